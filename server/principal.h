@@ -1,0 +1,63 @@
+/*
+ * principal.h: whoever is accounted for: a user of this node (uid of the unix socket's peer) or the
+ * name of a token. Shares, quotas and fair queues count principals, never connections, so opening
+ * more connections gains nobody anything.
+ *
+ * A fixed table, found by identity, kept while a connection or a request refers to it. Admission is
+ * a pure decision on what the principal and all together hold already.
+ * Owner: the loop thread.
+ */
+#ifndef SERVER_PRINCIPAL_H
+#define SERVER_PRINCIPAL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "proto/limits.h"
+#include "proto/status.h"
+#include "server/cost.h"
+
+#define PRINCIPAL_NONE UINT32_MAX
+
+struct principal {
+    char name[FAS_NAME_BYTES_MAX]; /* "uid:1000", "token:trainer" */
+    double weight;                 /* of its share; 1 unless the token file says otherwise */
+    bool admin;                    /* may DRAIN */
+    uint32_t references;           /* connections and requests; 0: the entry is free */
+    struct cost held;              /* admitted, not yet done */
+};
+
+struct principal_limits {
+    uint32_t requests; /* of one principal */
+    uint64_t bytes;    /* of one principal */
+    struct cost all; /* of all together: requests (slots), tokens, flops; bytes: the arena's say */
+};
+
+struct principals {
+    struct principal *entries;
+    uint32_t count;
+    struct cost held; /* by all */
+};
+
+bool principals_open(struct principals *principals, uint32_t count);
+void principals_close(struct principals *principals);
+
+/*
+ * The entry of that name, made if need be, with one reference more; PRINCIPAL_NONE if all are in
+ * use (one entry per connection and slot always suffices).
+ */
+uint32_t principal_take(struct principals *principals, const char *name, double weight, bool admin);
+void principal_keep(struct principals *principals, uint32_t principal);
+void principal_give(struct principals *principals, uint32_t principal);
+
+/*
+ * Whether the cost fits beside what is held; FAS_OK also books it. RESOURCE_EXHAUSTED if it does
+ * not fit now, INVALID_ARGUMENT if it never will, with both numbers. The caller fills
+ * error->retry_after_ms.
+ */
+enum fas_status principal_admit(struct principals *principals, uint32_t principal,
+                                const struct cost *cost, const struct principal_limits *limits,
+                                struct fas_error *error);
+void principal_release(struct principals *principals, uint32_t principal, const struct cost *cost);
+
+#endif

@@ -1,0 +1,164 @@
+/*
+ * tile.c: tiles of tensors in and out, and the two products that must not let an unseen key or row
+ * through.
+ */
+#include "kernels/cpu/tile.h"
+
+#include <limits.h>
+#include <string.h>
+
+struct range box_seen(const struct box *box, int32_t i)
+{
+    int32_t row = box->rows.first + i;
+    struct range seen = {first_key(&box->shape->mask, box->sequence, row),
+                         end_key(&box->shape->mask, box->sequence, row)};
+    seen = intersection(seen, box->keys);
+    seen.first -= box->keys.first;
+    seen.end -= box->keys.first;
+    return seen;
+}
+
+void box_clear_unseen(const struct box *box, int32_t i, float *row)
+{
+    struct range seen = box_seen(box, i);
+    int32_t keys = range_length(box->keys);
+    int32_t first = range_empty(seen) ? keys : seen.first;
+    int32_t end = range_empty(seen) ? keys : seen.end;
+    memset(row, 0, (size_t)first * sizeof *row);
+    memset(row + end, 0, (size_t)(keys - end) * sizeof *row);
+}
+
+void *tensor_at(const struct attn_tensor *tensor, int64_t row, int32_t head)
+{
+    return (char *)tensor->data + row * tensor->row_stride + head * tensor->head_stride;
+}
+
+float *statistic_at(const struct attn_tensor *tensor, int64_t row, int32_t head)
+{
+    return tensor_at(tensor, row, head);
+}
+
+/* BLAS counts strides in int elements and wants them at least as wide as the matrix. */
+static bool in_place(enum attn_dtype dtype, const struct attn_tensor *tensor, int32_t width)
+{
+    int64_t ld = tensor->row_stride / (int64_t)sizeof(float);
+    return dtype == ATTN_FP32 && ld >= width && ld <= INT_MAX;
+}
+
+static void load_row(const struct vector *vector, enum attn_dtype dtype, const void *from,
+                     int32_t width, float *to)
+{
+    if (dtype == ATTN_BF16)
+        vector->from_bf16(to, from, width);
+    else if (dtype == ATTN_FP16)
+        vector->from_fp16(to, from, width);
+    else
+        memcpy(to, from, (size_t)width * sizeof *to);
+}
+
+struct matrix tile_load(const struct attn_context *context, enum attn_dtype dtype,
+                        const struct attn_tensor *tensor, int64_t first, int32_t count,
+                        int32_t head, int32_t width, float *room)
+{
+    if (in_place(dtype, tensor, width))
+        return (struct matrix){tensor_at(tensor, first, head),
+                               (int)(tensor->row_stride / (int64_t)sizeof(float))};
+    for (int32_t i = 0; i < count; i++)
+        load_row(context->vector, dtype, tensor_at(tensor, first + i, head), width,
+                 room + (size_t)i * width);
+    return (struct matrix){room, width};
+}
+
+static void store_row(const struct vector *vector, enum attn_dtype dtype, const float *from,
+                      int32_t width, void *to)
+{
+    if (dtype == ATTN_BF16)
+        vector->to_bf16(to, from, width);
+    else if (dtype == ATTN_FP16)
+        vector->to_fp16(to, from, width);
+    else
+        memcpy(to, from, (size_t)width * sizeof *from);
+}
+
+void tile_store(const struct attn_context *context, enum attn_dtype dtype,
+                const struct attn_tensor *tensor, int64_t first, int32_t count, int32_t head,
+                int32_t width, struct matrix from)
+{
+    for (int32_t i = 0; i < count; i++)
+        store_row(context->vector, dtype, matrix_row(from, i), width,
+                  tensor_at(tensor, first + i, head));
+}
+
+void tile_store_zero(enum attn_dtype dtype, const struct attn_tensor *tensor, int64_t first,
+                     int32_t count, int32_t head, int32_t width)
+{
+    for (int32_t i = 0; i < count; i++)
+        memset(tensor_at(tensor, first + i, head), 0, (size_t)width * attn_dtype_bytes(dtype));
+}
+
+static bool all_finite(const struct attn_context *context, struct matrix m, int32_t rows,
+                       int32_t width)
+{
+    for (int32_t i = 0; i < rows; i++)
+        if (!context->vector->all_finite(matrix_row(m, i), width))
+            return false;
+    return true;
+}
+
+/* A product may take weights of 0 at their word only if nothing unseen is inf or NaN. */
+static bool product_safe(const struct attn_context *context, const struct box *box,
+                         struct matrix values, int32_t count, int32_t width)
+{
+    return all_seen(&box->shape->mask, box->sequence, box->rows, box->keys) ||
+           all_finite(context, values, count, width);
+}
+
+void box_add_over_keys(const struct attn_context *context, const struct box *box,
+                       struct matrix weights, struct matrix values, int32_t width,
+                       struct matrix out)
+{
+    int32_t rows = range_length(box->rows);
+    int32_t keys = range_length(box->keys);
+    if (product_safe(context, box, values, keys, width)) {
+        blas_add_nn(rows, width, keys, weights, values, out);
+        return;
+    }
+    for (int32_t i = 0; i < rows; i++) {
+        struct range seen = box_seen(box, i);
+        for (int32_t j = seen.first; j < seen.end; j++)
+            context->vector->add_scaled(matrix_row(out, i), matrix_row(weights, i)[j],
+                                        matrix_row(values, j), width);
+    }
+}
+
+void box_add_over_rows(const struct attn_context *context, const struct box *box,
+                       struct matrix weights, struct matrix values, int32_t width,
+                       struct matrix out)
+{
+    int32_t rows = range_length(box->rows);
+    int32_t keys = range_length(box->keys);
+    if (product_safe(context, box, values, rows, width)) {
+        blas_add_tn(keys, width, rows, weights, values, out);
+        return;
+    }
+    for (int32_t i = 0; i < rows; i++) {
+        struct range seen = box_seen(box, i);
+        for (int32_t j = seen.first; j < seen.end; j++)
+            context->vector->add_scaled(matrix_row(out, j), matrix_row(weights, i)[j],
+                                        matrix_row(values, i), width);
+    }
+}
+
+/*
+ * Waking a thread costs some 50 us of latency; 2^25 FLOPs are 150 to 300 us of one core's work, so
+ * a request of 128 tokens, 8 heads and head_dim 64 stays on the caller.
+ */
+int launch_helpers(const struct attn_launch *launch)
+{
+    const double flops_per_helper = 1 << 25;
+    double flops = 0;
+    for (int32_t s = 0; s < launch->sequence_count; s++)
+        flops += attn_flops(&launch->shape, launch->sequences[s].q_len, launch->sequences[s].k_len);
+    double helpers = flops / flops_per_helper;
+    return helpers < INT_MAX ? (int)helpers : INT_MAX;
+}

@@ -1,0 +1,111 @@
+/*
+ * tile.h: what the two passes share: tiles of tensors as fp32 matrices, the scores of a box of
+ * rows and keys, and where the work of a launch is.
+ */
+#ifndef ATTN_CPU_TILE_H
+#define ATTN_CPU_TILE_H
+
+#include <stddef.h>
+
+#include "kernels/attn.h"
+#include "kernels/cpu/blas.h"
+#include "kernels/cpu/mask.h"
+#include "kernels/cpu/pool.h"
+#include "kernels/cpu/vector.h"
+
+/*
+ * Tile sizes are fixed numbers: they decide bits. A worker's matrices (tile by head_dim, and
+ * TILE_ROWS by TILE_KEYS scores) should stay in a core's L2.
+ */
+enum { TILE_ROWS = 128, TILE_KEYS = 512, HEAD_DIM_MAX = 256 };
+
+/* One thread's own memory. */
+struct worker {
+    float *rows[4];   /* TILE_ROWS x HEAD_DIM_MAX each */
+    float *keys[4];   /* TILE_KEYS x HEAD_DIM_MAX each */
+    float *scores[3]; /* TILE_ROWS x TILE_KEYS each */
+    float row[2][TILE_ROWS];
+    void *memory;
+};
+
+struct attn_context {
+    struct pool *pool;
+    const struct vector *vector;
+    int worker_count;
+    struct worker workers[];
+};
+
+/* The part of one sequence's score matrix that a step works on. */
+struct box {
+    const struct attn_shape *shape;
+    const struct attn_sequence *sequence;
+    struct range rows, keys; /* non-empty */
+};
+
+static inline int32_t range_length(struct range r)
+{
+    return r.end - r.first;
+}
+
+static inline int32_t tiles_of(int32_t length, int32_t tile)
+{
+    return (int32_t)(((int64_t)length + tile - 1) / tile);
+}
+
+/* Tile t of `length` rows or keys. */
+static inline struct range tile_range(int32_t t, int32_t tile, int32_t length)
+{
+    int64_t end = ((int64_t)t + 1) * tile;
+    struct range range = {t * tile, end < length ? (int32_t)end : length};
+    return range;
+}
+
+static inline float *matrix_row(struct matrix m, int32_t i)
+{
+    return m.data + (int64_t)i * m.ld;
+}
+
+/* The keys that row i of the box (0 is its first) sees, counted from the box's first key. */
+struct range box_seen(const struct box *box, int32_t i);
+
+/* Sets the row's elements of unseen keys to 0. */
+void box_clear_unseen(const struct box *box, int32_t i, float *row);
+
+/* Element (row, head, 0); row counts from the start of the tensor. */
+void *tensor_at(const struct attn_tensor *tensor, int64_t row, int32_t head);
+
+/* fp32 statistics: lse, dlse, delta. */
+float *statistic_at(const struct attn_tensor *tensor, int64_t row, int32_t head);
+
+/*
+ * Rows [first, first + count) of a head as an fp32 matrix of `width` columns: in place where the
+ * tensor allows it, else converted into `room`.
+ */
+struct matrix tile_load(const struct attn_context *context, enum attn_dtype dtype,
+                        const struct attn_tensor *tensor, int64_t first, int32_t count,
+                        int32_t head, int32_t width, float *room);
+
+void tile_store(const struct attn_context *context, enum attn_dtype dtype,
+                const struct attn_tensor *tensor, int64_t first, int32_t count, int32_t head,
+                int32_t width, struct matrix from);
+
+void tile_store_zero(enum attn_dtype dtype, const struct attn_tensor *tensor, int64_t first,
+                     int32_t count, int32_t head, int32_t width);
+
+/*
+ * out_i += sum over the keys j that row i sees of weight_ij value_j; weights are 0 elsewhere, yet
+ * an unseen value that is inf or NaN does not count either.
+ */
+void box_add_over_keys(const struct attn_context *context, const struct box *box,
+                       struct matrix weights, struct matrix values, int32_t width,
+                       struct matrix out);
+
+/* out_j += sum over the rows i that see key j of weight_ij value_i; likewise. */
+void box_add_over_rows(const struct attn_context *context, const struct box *box,
+                       struct matrix weights, struct matrix values, int32_t width,
+                       struct matrix out);
+
+/* How many helpers are worth waking for the launch. */
+int launch_helpers(const struct attn_launch *launch);
+
+#endif

@@ -1,0 +1,575 @@
+/* problem.c: see problem.h. Slow and plain on purpose. */
+#include "problem.h"
+
+#include <check.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { GAP_ROWS = 3, CANARY = 4096, POISON = 0xff };
+
+enum side { SIDE_Q, SIDE_K };
+enum width { WIDTH_D, WIDTH_DV, WIDTH_STATISTIC };
+enum role { FWD_IN = 1, FWD_OUT = 2, BWD_IN = 4, BWD_OUT = 8 };
+
+/* What each tensor of a set is; the order is that of the blocks. */
+static const struct tensor_row {
+    size_t offset;
+    enum side side;
+    enum width width;
+    int roles;
+} tensor_table[TENSOR_COUNT] = {
+    {offsetof(struct attn_set, q), SIDE_Q, WIDTH_D, FWD_IN | BWD_IN},
+    {offsetof(struct attn_set, k), SIDE_K, WIDTH_D, FWD_IN | BWD_IN},
+    {offsetof(struct attn_set, v), SIDE_K, WIDTH_DV, FWD_IN | BWD_IN},
+    {offsetof(struct attn_set, o), SIDE_Q, WIDTH_DV, FWD_OUT | BWD_IN},
+    {offsetof(struct attn_set, lse), SIDE_Q, WIDTH_STATISTIC, FWD_OUT | BWD_IN},
+    {offsetof(struct attn_set, do_), SIDE_Q, WIDTH_DV, BWD_IN},
+    {offsetof(struct attn_set, dq), SIDE_Q, WIDTH_D, BWD_OUT},
+    {offsetof(struct attn_set, dk), SIDE_K, WIDTH_D, BWD_OUT},
+    {offsetof(struct attn_set, dv), SIDE_K, WIDTH_DV, BWD_OUT},
+    {offsetof(struct attn_set, dlse), SIDE_Q, WIDTH_STATISTIC, BWD_IN},
+    {offsetof(struct attn_set, delta), SIDE_Q, WIDTH_STATISTIC, BWD_IN},
+};
+
+static struct attn_tensor *tensor_of(struct attn_set *set, int t)
+{
+    return (struct attn_tensor *)((char *)set + tensor_table[t].offset);
+}
+
+static const struct attn_tensor *tensor_in(const struct attn_set *set, int t)
+{
+    return (const struct attn_tensor *)((const char *)set + tensor_table[t].offset);
+}
+
+/* ---- numbers in and out of the types ---- */
+
+static double from_half(uint16_t h)
+{
+    int exponent = (h >> 10) & 31;
+    double mantissa = h & 1023;
+    double magnitude = exponent == 31  ? (mantissa ? NAN : INFINITY)
+                       : exponent == 0 ? ldexp(mantissa, -24)
+                                       : ldexp(1024 + mantissa, exponent - 25);
+    return h & 0x8000 ? -magnitude : magnitude;
+}
+
+/* Rounds to `bits` of mantissa, ties to even, exponents from `lowest`. */
+static double rounded(double x, int bits, int lowest)
+{
+    if (x == 0 || !isfinite(x))
+        return x;
+    int exponent;
+    frexp(x, &exponent);
+    int last = exponent - bits < lowest ? lowest : exponent - bits;
+    return ldexp(nearbyint(ldexp(x, -last)), last);
+}
+
+static uint16_t to_half(double x)
+{
+    uint16_t sign = signbit(x) ? 0x8000 : 0;
+    double magnitude = rounded(fabs(x), 11, -24);
+    int exponent;
+    double fraction = frexp(magnitude, &exponent);
+    if (magnitude < 0x1p-14)
+        return sign | (uint16_t)ldexp(magnitude, 24);
+    return sign | (uint16_t)((exponent + 14) << 10 | ((int)ldexp(fraction, 11) & 1023));
+}
+
+double element(enum attn_dtype dtype, const struct attn_tensor *tensor, int64_t row, int head,
+               int c)
+{
+    const char *at = (const char *)tensor->data + row * tensor->row_stride +
+                     head * tensor->head_stride + (int64_t)c * (int64_t)attn_dtype_bytes(dtype);
+    uint16_t half = 0;
+    float single;
+    if (dtype == ATTN_FP32) {
+        memcpy(&single, at, sizeof single);
+        return single;
+    }
+    memcpy(&half, at, sizeof half);
+    if (dtype == ATTN_FP16)
+        return from_half(half);
+    uint32_t bits = (uint32_t)half << 16;
+    memcpy(&single, &bits, sizeof single);
+    return single;
+}
+
+void set_element(enum attn_dtype dtype, const struct attn_tensor *tensor, int64_t row, int head,
+                 int c, double value)
+{
+    char *at = (char *)tensor->data + row * tensor->row_stride + head * tensor->head_stride +
+               (int64_t)c * (int64_t)attn_dtype_bytes(dtype);
+    float single = (float)(dtype == ATTN_BF16 ? rounded(value, 8, -133) : value);
+    if (dtype == ATTN_FP32) {
+        memcpy(at, &single, sizeof single);
+        return;
+    }
+    uint32_t bits;
+    memcpy(&bits, &single, sizeof bits);
+    uint16_t half = dtype == ATTN_BF16 ? (uint16_t)(bits >> 16) : to_half(value);
+    memcpy(at, &half, sizeof half);
+}
+
+/* ---- placing ---- */
+
+struct attn_shape shape_of(enum attn_dtype dtype, int hq, int hkv, int d, int dv)
+{
+    struct attn_shape shape = {.dtype = dtype, .hq = hq, .hkv = hkv, .d = d, .dv = dv};
+    shape.softmax_scale = 1.0f / sqrtf((float)d);
+    return shape;
+}
+
+static int width_of(const struct attn_shape *shape, int t)
+{
+    static const int statistic = 1;
+    enum width width = tensor_table[t].width;
+    return width == WIDTH_D ? shape->d : width == WIDTH_DV ? shape->dv : statistic;
+}
+
+static enum attn_dtype dtype_of(const struct attn_shape *shape, int t)
+{
+    return tensor_table[t].width == WIDTH_STATISTIC ? ATTN_FP32 : shape->dtype;
+}
+
+static int heads_of(const struct attn_shape *shape, int t)
+{
+    return tensor_table[t].side == SIDE_Q ? shape->hq : shape->hkv;
+}
+
+static int in_role(const struct attn_shape *shape)
+{
+    return shape->pass == ATTN_FORWARD ? FWD_IN : BWD_IN;
+}
+
+static int out_role(const struct attn_shape *shape)
+{
+    return shape->pass == ATTN_FORWARD ? FWD_OUT : BWD_OUT;
+}
+
+static bool tensor_used(const struct attn_shape *shape, int t)
+{
+    size_t offset = tensor_table[t].offset;
+    if (offset == offsetof(struct attn_set, dlse) && !shape->has_dlse)
+        return false;
+    if (offset == offsetof(struct attn_set, delta) && !shape->has_delta)
+        return false;
+    if (shape->pass == ATTN_BACKWARD && offset == offsetof(struct attn_set, o) && shape->has_delta)
+        return false;
+    return tensor_table[t].roles & (in_role(shape) | out_role(shape));
+}
+
+static void block_open(struct block *block, size_t bytes)
+{
+    block->bytes = bytes;
+    size_t all = (bytes + 2 * CANARY + CANARY - 1) / CANARY * CANARY;
+    block->memory = aligned_alloc(CANARY, all);
+    ck_assert_ptr_nonnull(block->memory);
+    memset(block->memory, POISON, all);
+}
+
+/* Set 0 is packed (row, head, c), set 1 head-major, set 2 has holes between rows and heads. */
+static void tensor_open(struct problem *p, int set, int t, int64_t rows)
+{
+    int64_t heads = heads_of(&p->shape, t);
+    int64_t row_bytes = width_of(&p->shape, t) * (int64_t)attn_dtype_bytes(dtype_of(&p->shape, t));
+    struct attn_tensor *tensor = tensor_of(&p->sets[set], t);
+    if (tensor_table[t].width == WIDTH_STATISTIC || set % 3 == 1) {
+        tensor->row_stride = row_bytes;
+        tensor->head_stride = row_bytes * rows;
+    } else {
+        int64_t hole = set % 3 == 2 ? 48 : 0;
+        tensor->head_stride = row_bytes + hole;
+        tensor->row_stride = tensor->head_stride * heads + 2 * hole;
+    }
+    int64_t by_rows = tensor->row_stride * rows;
+    int64_t by_heads = tensor->head_stride * heads;
+    int64_t bytes = by_rows > by_heads ? by_rows : by_heads;
+    block_open(&p->blocks[set][t], (size_t)bytes);
+    tensor->data = p->blocks[set][t].memory + CANARY;
+}
+
+static void place(struct problem *p, int64_t *rows_q, int64_t *rows_k)
+{
+    int32_t index[64] = {0};
+    for (int i = 0; i < p->count; i++) {
+        struct item *item = &p->items[i];
+        if (item->q_span < item->q_len)
+            item->q_span = item->q_len;
+        if (item->k_span < item->k_len)
+            item->k_span = item->k_len;
+        int set = item->set;
+        rows_q[set] += GAP_ROWS;
+        rows_k[set] += GAP_ROWS;
+        p->sequences[i] = (struct attn_sequence){.set = set,
+                                                 .index = index[set]++,
+                                                 .q_first = rows_q[set],
+                                                 .k_first = rows_k[set],
+                                                 .q_len = item->q_len,
+                                                 .k_len = item->k_len,
+                                                 .q_span = item->q_span,
+                                                 .k_span = item->k_span};
+        rows_q[set] += item->q_span;
+        rows_k[set] += item->k_span;
+    }
+}
+
+/* ---- data ---- */
+
+static double random_unit(uint64_t *state)
+{
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return (double)(int64_t)*state * 0x1p-63;
+}
+
+static void fill_tensor(struct problem *p, int i, int t)
+{
+    const struct attn_sequence *s = &p->sequences[i];
+    const struct attn_tensor *tensor = tensor_in(&p->sets[s->set], t);
+    bool q = tensor_table[t].side == SIDE_Q;
+    uint64_t state = p->items[i].seed * 1000003u + (unsigned)t;
+    for (int row = 0; row < (q ? s->q_len : s->k_len); row++)
+        for (int head = 0; head < heads_of(&p->shape, t); head++)
+            for (int c = 0; c < width_of(&p->shape, t); c++)
+                set_element(dtype_of(&p->shape, t), tensor, (q ? s->q_first : s->k_first) + row,
+                            head, c, 2 * random_unit(&state));
+}
+
+/* ---- the answer ---- */
+
+/* One row of one head of one sequence, as attn.h defines it. */
+struct answer_row {
+    double *score, *slope, *p; /* per key; slope is d score / d (scaled product) */
+    double lse, delta;
+    double *o;
+};
+
+static bool sees(const struct attn_shape *shape, const struct attn_sequence *s, int64_t i,
+                 int64_t j)
+{
+    int64_t diagonal = i + s->k_len - s->q_len;
+    return (!shape->mask.has_right || j <= diagonal + shape->mask.right) &&
+           (!shape->mask.has_left || j >= diagonal - shape->mask.left);
+}
+
+static double dot(enum attn_dtype dtype, const struct attn_tensor *a, int64_t row_a, int head_a,
+                  const struct attn_tensor *b, int64_t row_b, int head_b, int width)
+{
+    double sum = 0;
+    for (int c = 0; c < width; c++)
+        sum += element(dtype, a, row_a, head_a, c) * element(dtype, b, row_b, head_b, c);
+    return sum;
+}
+
+static void answer_open(const struct problem *p, const struct attn_sequence *s,
+                        struct answer_row *a)
+{
+    size_t keys = (size_t)s->k_len + 1;
+    a->score = calloc(keys, sizeof(double));
+    a->slope = calloc(keys, sizeof(double));
+    a->p = calloc(keys, sizeof(double));
+    a->o = calloc((size_t)p->shape.dv, sizeof(double));
+}
+
+static void answer_close(struct answer_row *a)
+{
+    free(a->score);
+    free(a->slope);
+    free(a->p);
+    free(a->o);
+}
+
+static void answer_row(const struct problem *p, const struct attn_sequence *s, int i, int head,
+                       struct answer_row *a)
+{
+    const struct attn_shape *shape = &p->shape;
+    const struct attn_set *set = &p->sets[s->set];
+    int kv_head = head / (shape->hq / shape->hkv);
+    double sink = shape->has_sink ? (double)set->sink[head] : -INFINITY;
+    double m = sink;
+    for (int j = 0; j < s->k_len; j++) {
+        a->score[j] = -INFINITY;
+        if (!sees(shape, s, i, j))
+            continue;
+        double x = shape->softmax_scale * dot(shape->dtype, &set->q, s->q_first + i, head, &set->k,
+                                              s->k_first + j, kv_head, shape->d);
+        double t = shape->softcap > 0 ? tanh(x / shape->softcap) : 0;
+        a->score[j] = shape->softcap > 0 ? shape->softcap * t : x;
+        a->slope[j] = 1 - t * t;
+        m = fmax(m, a->score[j]);
+    }
+    double total = m == -INFINITY ? 0 : exp(sink - m);
+    for (int j = 0; j < s->k_len; j++)
+        total += m == -INFINITY ? 0 : exp(a->score[j] - m);
+    a->lse = total > 0 ? m + log(total) : -INFINITY;
+    memset(a->o, 0, (size_t)shape->dv * sizeof(double));
+    for (int j = 0; j < s->k_len; j++) {
+        a->p[j] = total > 0 ? exp(a->score[j] - a->lse) : 0;
+        for (int c = 0; c < shape->dv && sees(shape, s, i, j); c++)
+            a->o[c] += a->p[j] * element(shape->dtype, &set->v, s->k_first + j, kv_head, c);
+    }
+}
+
+/* Backward's inputs that come from a forward. */
+static void fill_from_forward(struct problem *p, int n)
+{
+    const struct attn_sequence *s = &p->sequences[n];
+    const struct attn_set *set = &p->sets[s->set];
+    struct answer_row a;
+    answer_open(p, s, &a);
+    for (int head = 0; head < p->shape.hq; head++)
+        for (int i = 0; i < s->q_len; i++) {
+            int64_t row = s->q_first + i;
+            double delta = 0;
+            answer_row(p, s, i, head, &a);
+            set_element(ATTN_FP32, &set->lse, row, head, 0, a.lse);
+            for (int c = 0; c < p->shape.dv; c++) {
+                delta += a.o[c] * element(p->shape.dtype, &set->do_, row, head, c);
+                if (!p->shape.has_delta)
+                    set_element(p->shape.dtype, &set->o, row, head, c, a.o[c]);
+            }
+            if (p->shape.has_delta)
+                set_element(ATTN_FP32, &set->delta, row, head, 0, delta);
+        }
+    answer_close(&a);
+}
+
+static void fill(struct problem *p, int n)
+{
+    for (int t = 0; t < TENSOR_COUNT; t++)
+        if (tensor_used(&p->shape, t) && (tensor_table[t].roles & in_role(&p->shape)))
+            fill_tensor(p, n, t);
+    if (p->shape.pass == ATTN_BACKWARD)
+        fill_from_forward(p, n);
+}
+
+static void sinks_open(struct problem *p, int set)
+{
+    size_t bytes = (size_t)p->shape.hq * sizeof(float);
+    block_open(&p->sinks[set], bytes);
+    block_open(&p->dsinks[set], bytes * (size_t)p->count);
+    float *sink = (float *)(p->sinks[set].memory + CANARY);
+    for (int head = 0; head < p->shape.hq; head++)
+        sink[head] = (float)(head % 3 - 1) + 0.25f * (float)head;
+    p->sets[set].sink = sink;
+    p->sets[set].dsink = (float *)(p->dsinks[set].memory + CANARY);
+}
+
+static void keep_copy(struct block *block)
+{
+    size_t all = block->bytes + 2 * CANARY;
+    block->before = malloc(all);
+    ck_assert_ptr_nonnull(block->before);
+    memcpy(block->before, block->memory, all);
+}
+
+struct problem *problem_open(const struct attn_shape *shape, const struct item *items, int count)
+{
+    struct problem *p = calloc(1, sizeof *p);
+    p->shape = *shape;
+    p->count = count;
+    for (int i = 0; i < count; i++)
+        p->set_count = items[i].set >= p->set_count ? items[i].set + 1 : p->set_count;
+    size_t sets = (size_t)p->set_count + 1;
+    p->sets = calloc(sets, sizeof *p->sets);
+    p->sequences = calloc((size_t)count + 1, sizeof *p->sequences);
+    p->items = calloc((size_t)count + 1, sizeof *p->items);
+    p->blocks = calloc(sets, sizeof *p->blocks);
+    p->sinks = calloc(sets, sizeof *p->sinks);
+    p->dsinks = calloc(sets, sizeof *p->dsinks);
+    if (count)
+        memcpy(p->items, items, (size_t)count * sizeof *items);
+    int64_t rows_q[64] = {0};
+    int64_t rows_k[64] = {0};
+    place(p, rows_q, rows_k);
+    for (int set = 0; set < p->set_count; set++) {
+        sinks_open(p, set);
+        for (int t = 0; t < TENSOR_COUNT; t++)
+            if (tensor_used(shape, t))
+                tensor_open(p, set, t,
+                            (tensor_table[t].side == SIDE_Q ? rows_q : rows_k)[set] + GAP_ROWS);
+    }
+    for (int i = 0; i < count; i++)
+        fill(p, i);
+    return p;
+}
+
+static void block_close(struct block *block)
+{
+    free(block->memory);
+    free(block->before);
+}
+
+void problem_close(struct problem *p)
+{
+    for (int set = 0; set < p->set_count; set++) {
+        for (int t = 0; t < TENSOR_COUNT; t++)
+            block_close(&p->blocks[set][t]);
+        block_close(&p->sinks[set]);
+        block_close(&p->dsinks[set]);
+    }
+    free(p->blocks);
+    free(p->sinks);
+    free(p->dsinks);
+    free(p->items);
+    free(p->sequences);
+    free(p->sets);
+    free(p);
+}
+
+/* ---- running ---- */
+
+/* Sets 1 in `map` for each byte of a span; everything else must still be poison. */
+static void check_untouched_outside(const struct problem *p, int set, int t)
+{
+    const struct block *block = &p->blocks[set][t];
+    size_t all = block->bytes + 2 * CANARY;
+    const struct attn_tensor *tensor = tensor_in(&p->sets[set], t);
+    bool q = tensor_table[t].side == SIDE_Q;
+    size_t row_bytes = (size_t)width_of(&p->shape, t) * attn_dtype_bytes(dtype_of(&p->shape, t));
+    unsigned char *map = calloc(all, 1);
+    for (int i = 0; i < p->count; i++) {
+        const struct attn_sequence *s = &p->sequences[i];
+        for (int row = 0; s->set == set && row < (q ? s->q_span : s->k_span); row++)
+            for (int head = 0; head < heads_of(&p->shape, t); head++)
+                memset(map + CANARY + ((q ? s->q_first : s->k_first) + row) * tensor->row_stride +
+                           head * tensor->head_stride,
+                       1, row_bytes);
+    }
+    for (size_t i = 0; i < all; i++)
+        if (!map[i])
+            ck_assert_msg(block->memory[i] == POISON, "set %d tensor %d: byte %zd was touched", set,
+                          t, (ptrdiff_t)i - CANARY);
+    free(map);
+}
+
+static void check_memory(const struct problem *p)
+{
+    for (int set = 0; set < p->set_count; set++)
+        for (int t = 0; t < TENSOR_COUNT; t++) {
+            const struct block *block = &p->blocks[set][t];
+            if (!block->memory)
+                continue;
+            if (tensor_table[t].roles & out_role(&p->shape))
+                check_untouched_outside(p, set, t);
+            else
+                ck_assert_msg(memcmp(block->memory, block->before, block->bytes + 2 * CANARY) == 0,
+                              "set %d: input %d was written", set, t);
+        }
+}
+
+void problem_run(struct problem *p, struct attn_context *context)
+{
+    for (int set = 0; set < p->set_count; set++)
+        for (int t = 0; t < TENSOR_COUNT; t++) {
+            struct block *block = &p->blocks[set][t];
+            if (block->memory && !block->before && (tensor_table[t].roles & in_role(&p->shape)))
+                keep_copy(block);
+        }
+    const char *reason;
+    const struct attn_row *row = attn_select(ATTN_CPU, &p->shape, &reason);
+    ck_assert_msg(row, "%s", reason);
+    struct attn_launch launch = {.shape = p->shape,
+                                 .sets = p->sets,
+                                 .sequences = p->sequences,
+                                 .set_count = p->set_count,
+                                 .sequence_count = p->count};
+    struct block scratch = {0};
+    block_open(&scratch, row->scratch_bytes(&launch));
+    launch.scratch = scratch.memory + CANARY;
+    launch.scratch_bytes = scratch.bytes;
+    ck_assert_int_eq(row->launch(context, &launch), ATTN_OK);
+    for (size_t i = 0; i < CANARY; i++) {
+        ck_assert_uint_eq(scratch.memory[i], POISON);
+        ck_assert_uint_eq(scratch.memory[CANARY + scratch.bytes + i], POISON);
+    }
+    block_close(&scratch);
+    check_memory(p);
+}
+
+/* ---- comparing ---- */
+
+/*
+ * The kernels compute in fp32 and round once, so the bound is tighter than the service's rule: one
+ * rounding step of the output type, and fp32 sums relative to the largest element.
+ */
+static void check_close(const char *what, enum attn_dtype dtype, double got, double want,
+                        double largest)
+{
+    static const double step[] = {
+        [ATTN_BF16] = 0x1p-8, [ATTN_FP16] = 0x1p-11, [ATTN_FP32] = 0x1p-24};
+    if (got == want)
+        return;
+    double bound = step[dtype] * fabs(want) + 4e-6 * fmax(largest, 1) + 0x1p-24;
+    ck_assert_msg(fabs(got - want) <= bound, "%s: got %.9g, want %.9g, off %.3g, bound %.3g", what,
+                  got, want, fabs(got - want), bound);
+}
+
+static void check_zero_rows(const struct problem *p, const char *what,
+                            const struct attn_tensor *tensor, int64_t first, int count, int heads,
+                            int width)
+{
+    for (int row = 0; row < count; row++)
+        for (int head = 0; head < heads; head++)
+            for (int c = 0; c < width; c++)
+                check_close(what, p->shape.dtype,
+                            element(p->shape.dtype, tensor, first + row, head, c), 0, 0);
+}
+
+static void check_forward(const struct problem *p, const struct attn_sequence *s)
+{
+    const struct attn_shape *shape = &p->shape;
+    const struct attn_set *set = &p->sets[s->set];
+    struct answer_row a;
+    answer_open(p, s, &a);
+    for (int head = 0; head < shape->hq; head++)
+        for (int i = 0; i < s->q_len; i++) {
+            answer_row(p, s, i, head, &a);
+            int64_t row = s->q_first + i;
+            check_close("lse", ATTN_FP32, element(ATTN_FP32, &set->lse, row, head, 0), a.lse, 1);
+            for (int c = 0; c < shape->dv; c++)
+                check_close("o", shape->dtype, element(shape->dtype, &set->o, row, head, c), a.o[c],
+                            2);
+        }
+    answer_close(&a);
+    check_zero_rows(p, "unused o", &set->o, s->q_first + s->q_len, s->q_span - s->q_len, shape->hq,
+                    shape->dv);
+    for (int row = s->q_len; row < s->q_span; row++)
+        for (int head = 0; head < shape->hq; head++)
+            ck_assert(element(ATTN_FP32, &set->lse, s->q_first + row, head, 0) == -INFINITY);
+}
+
+void problem_check(const struct problem *p)
+{
+    for (int i = 0; i < p->count; i++)
+        check_forward(p, &p->sequences[i]);
+}
+
+static void check_same_rows(const struct problem *a, int64_t row_a, int set_a,
+                            const struct problem *b, int64_t row_b, int set_b, int t, int rows)
+{
+    const struct attn_tensor *in_a = tensor_in(&a->sets[set_a], t);
+    const struct attn_tensor *in_b = tensor_in(&b->sets[set_b], t);
+    size_t bytes = (size_t)width_of(&a->shape, t) * attn_dtype_bytes(dtype_of(&a->shape, t));
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t head = 0; head < heads_of(&a->shape, t); head++)
+            ck_assert_msg(memcmp((char *)in_a->data + (row_a + row) * in_a->row_stride +
+                                     head * in_a->head_stride,
+                                 (char *)in_b->data + (row_b + row) * in_b->row_stride +
+                                     head * in_b->head_stride,
+                                 bytes) == 0,
+                          "tensor %d row %d head %d: other bits", t, (int)row, (int)head);
+}
+
+void problem_check_same(const struct problem *a, int i, const struct problem *b, int j)
+{
+    const struct attn_sequence *x = &a->sequences[i];
+    const struct attn_sequence *y = &b->sequences[j];
+    for (int t = 0; t < TENSOR_COUNT; t++)
+        if (tensor_used(&a->shape, t) && (tensor_table[t].roles & out_role(&a->shape))) {
+            bool q = tensor_table[t].side == SIDE_Q;
+            check_same_rows(a, q ? x->q_first : x->k_first, x->set, b, q ? y->q_first : y->k_first,
+                            y->set, t, q ? x->q_len : x->k_len);
+        }
+}

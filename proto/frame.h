@@ -14,25 +14,38 @@
  * other that they do not match. What each type carries stands in one table (frame.c): who may send
  * it, whether it has a header, a payload, a request. A frame that breaks its row is refused.
  *
- *   client -> server
- *   HELLO      header Hello. First message, once.
- *   OPEN       header Open: makes or opens a place; request = the caller's id for the answer.
- *   CLOSE      header Close: gives a place back.
- *   REQUEST    header Request; payload: the length arrays (wire.h). request = id, chosen by the
- *              client, unique among its unfinished requests, not 0.
- *   DATA       no header; flags = tensor, chunk = n: bytes [n * chunk_bytes, ...) of the packed
- * tensor; every chunk but a tensor's last is exactly chunk_bytes long (HELLO_ACK says how long), so
- * chunks can neither overlap nor hide a gap. Any order. CANCEL     request = id. The request still
- * ends in exactly one DONE or ERROR. RELEASE    header Release: a retained handle is no longer
- * needed. STATS, DRAIN   request = the caller's id for the answer. server -> client HELLO_ACK
- * header HelloAck. OPENED     header Opened. CLOSED: request = id of the CLOSE. ENQUEUED   request:
- * its done event is recorded, the caller's stream may wait on it. RESULT     header Result; flags =
- * tensor; payload: whole rows; of statistics: for each head the strip of those rows. DONE header
- * Done: the request succeeded, nothing more follows for it. ERROR      header Error: it failed,
- * nothing more follows. request = 0: the connection failed and is closed next. STATS_REPLY header
- * StatsReply. DRAIN_ACK: draining has begun. both CREDIT     header Credit: bytes of DATA (to the
- * client) or RESULT (to the server) payload the sender of CREDIT can take more. Initial credits are
- * in HELLO and HELLO_ACK. PING, PONG  request is echoed.
+ * client -> server
+ *   HELLO       header Hello. First message, once.
+ *   OPEN        header Open: makes or opens a place; request = the caller's id for the answer.
+ *   CLOSE       header Close: gives a place back; request as in OPEN.
+ *   REQUEST     header Request; payload: the length arrays (wire.h). request = id, chosen by the
+ *               client, unique among its unfinished requests, not 0.
+ *   DATA        no header; flags = tensor, chunk = n: bytes [n * chunk_bytes, ...) of the packed
+ *               tensor; every chunk but a tensor's last is exactly chunk_bytes long (HELLO_ACK says
+ *               how long), so chunks can neither overlap nor hide a gap. Any order.
+ *   CANCEL      request = id. The request still ends in exactly one DONE or ERROR.
+ *   RELEASE     header Release: a retained handle is no longer needed. Not answered.
+ *   STATS, DRAIN   request = the caller's id for the answer.
+ *
+ * server -> client
+ *   HELLO_ACK   header HelloAck.
+ *   OPENED      header Opened.
+ *   CLOSED      request = id of the CLOSE.
+ *   ENQUEUED    the request's done event is recorded, the caller's stream may wait on it.
+ *   RESULT      header Result; flags = tensor; payload: whole rows; of statistics: for each head
+ *               the strip of those rows. Without payload: only says that sequences are complete.
+ *   DONE        header Done: the request succeeded, nothing more follows for it.
+ *   ERROR       header Error: it failed, nothing more follows. request = 0: the connection failed
+ *               and is closed next.
+ *   STATS_REPLY header StatsReply.
+ *   DRAIN_ACK   draining has begun.
+ *
+ * both
+ *   CREDIT      header Credit: bytes of DATA (to the client) or RESULT (to the server) payload the
+ *               sender of CREDIT can take more. Initial credits are in HELLO and HELLO_ACK.
+ *   PING, PONG  request is echoed.
+ *
+ * What a row of the table does not name (flags, chunk, request) is 0.
  */
 #ifndef FAS_FRAME_H
 #define FAS_FRAME_H

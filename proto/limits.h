@@ -49,6 +49,26 @@ static_assert(FAS_ROWS_MAX * FAS_HEADS_MAX * FAS_HEAD_DIM_MAX * 4 <= (INT64_C(1)
 /* RESULT carries whole rows: a payload of at most chunk_bytes, or one row where a row is longer. */
 static_assert(FAS_HEADS_MAX * FAS_HEAD_DIM_MAX * 4u <= FAS_CHUNK_BYTES_MAX, "a row fits a payload");
 
+/* One CREDIT, and the first credits of HELLO: more than any machine's memory, and small enough that
+ * a sum of a million of them does not overflow. */
+#define FAS_CREDIT_BYTES_MAX (UINT64_C(1) << 43)
+
+/* A deadline counts from arrival. 30 days: "none" is 0, not a large number, and arrival + deadline
+ * can not overflow. */
+#define FAS_DEADLINE_US_MAX (UINT64_C(30) * 24 * 3600 * 1000000)
+#define FAS_PRIORITY_MAX 2u
+
+/* Places' ids are counted per connection, from 1. */
+#define FAS_PLACE_ID_MAX 0xffffu
+
+/* In-place tensors: bulk copies and tensor maps need 16-byte steps; statistics are read as fp32. */
+#define FAS_STRIDE_STEP 16u
+#define FAS_STATISTICS_STRIDE_STEP 4u
+
+/* First to last byte of an in-place tensor: the largest packed tensor, 2^50, in a region with gaps;
+ * offset + extent then stays below 2^63. */
+#define FAS_EXTENT_BYTES_MAX (INT64_C(1) << 56)
+
 /* A shared secret of 32 random bytes is 64 hex digits; room for other kinds. */
 #define FAS_TOKEN_BYTES_MAX 256u
 #define FAS_NAME_BYTES_MAX 64u

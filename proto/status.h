@@ -47,8 +47,8 @@ bool fas_status_retryable(enum fas_status status);
 
 /*
  * Fills *error (which may be NULL) and returns status, so that a check is one line:
- *     return fas_fail(error, FAS_INVALID_ARGUMENT, "hq", "%d is not a multiple of hkv %d", hq,
- * hkv); Long texts are cut, never overrun.
+ *     return fas_fail(error, FAS_INVALID_ARGUMENT, "hq", "%d is not a multiple of %d", hq, hkv);
+ * Long texts are cut, never overrun.
  */
 enum fas_status fas_fail(struct fas_error *error, enum fas_status status, const char *field,
                          const char *format, ...) __attribute__((format(printf, 4, 5)));

@@ -1,7 +1,8 @@
 /*
  * tensor.h: the words of a request: pass, dtype, tensors, places. One row per tensor says which
- * side's rows it has, how wide a row is, and in which pass it comes or goes; sizes, checks and
- * loops on both ends of the wire follow from the rows. Installed with the client library.
+ * side's rows it has, how many heads and how wide a row is; sizes, checks and loops on both ends of
+ * the wire follow from the rows. Which pass takes and gives which tensors: wire.h. Installed with
+ * the client library.
  *
  * Packed layout (what travels inline): row-major, (rows, heads, width), no gaps. The fp32
  * statistics are (heads, rows): all rows of head 0, then of head 1, ...
@@ -77,6 +78,7 @@ uint32_t fas_dtype_bytes(enum fas_dtype dtype);
 int64_t fas_tensor_rows(const struct fas_dims *dims, enum fas_tensor tensor);
 int32_t fas_tensor_heads(const struct fas_dims *dims, enum fas_tensor tensor);
 int32_t fas_tensor_width(const struct fas_dims *dims, enum fas_tensor tensor);
+uint32_t fas_tensor_element_bytes(const struct fas_dims *dims, enum fas_tensor tensor);
 uint64_t fas_tensor_bytes(const struct fas_dims *dims, enum fas_tensor tensor);
 
 /* Bytes of one row over all heads: what RESULT chunks are cut by. */

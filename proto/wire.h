@@ -1,12 +1,13 @@
 /*
- * wire.h: protobuf headers <-> checked C structs. The only file that knows protobuf-c.
+ * wire.h: protobuf headers <-> checked C structs. Only wire_*.c know protobuf-c.
  *
  * encode: struct -> bytes in the caller's buffer; returns their length. The buffer of
  *         FAS_HEADER_BYTES_MAX always suffices, so encoding can not fail.
  * decode: bytes of a peer nobody trusts -> struct, or a status whose error names the field. Memory
- * for protobuf-c comes from a budget of FAS_DECODE_BYTES_MAX per call, all freed before return;
- *         strings are copied, cut to their arrays and terminated. After a successful decode every
- *         number obeys limits.h and every enum is in its range: parse once at the door, then trust.
+ *         for protobuf-c comes from a budget of FAS_DECODE_BYTES_MAX per call (budget.h), all freed
+ *         before return; strings are copied, cut to their arrays and terminated. After a successful
+ *         decode every number obeys limits.h and every enum is in its range: parse once at the
+ *         door, then trust. After a failed one the struct's contents are unspecified.
  * Both are pure, reentrant, and used by both ends: the reader of a message refuses what its writer
  * would never send.
  */
@@ -115,9 +116,24 @@ struct wire_request {
     uint32_t wait_event, done_event;
 };
 
-/* Tensors the caller sends and gets back, as bit sets of 1u << fas_tensor. */
+/*
+ * Tensors the caller sends and gets back, as bit sets of 1u << fas_tensor. With a handle the
+ * forward's tensors (its sink included) are at the server already: only do and dlse are sent.
+ */
 uint32_t wire_request_inputs(const struct wire_request *request);
 uint32_t wire_request_outputs(const struct wire_request *request);
+
+/*
+ * The rules that tie the fields of a request to each other: heads, sides, mask, what goes with
+ * which pass, tensors in place. wire_decode_request has called it; a client may, before it sends.
+ */
+enum fas_status wire_request_check(const struct wire_request *request, struct fas_error *error);
+
+/*
+ * The highest version both ends speak, or UNSUPPORTED with both ranges in the text.
+ */
+enum fas_status wire_version_pick(const struct wire_hello *hello, uint32_t *version,
+                                  struct fas_error *error);
 
 /*
  * The payload of REQUEST: int32 little-endian arrays, in this order, each only if its side has it:
@@ -126,9 +142,10 @@ uint32_t wire_request_outputs(const struct wire_request *request);
 struct wire_lengths {
     int32_t batch;
     const int32_t *cu_seqlens_q, *cu_seqlens_k, *seqused_q, *seqused_k; /* NULL: absent */
-    int32_t max_len_q, max_len_k;
+    int32_t max_len_q, max_len_k; /* rows of the longest span of the side */
 };
 
+/* One sequence on one side: rows [first, first + span) are its own, the first len of them count. */
 struct wire_span {
     int64_t first;
     int32_t len, span;
@@ -185,7 +202,9 @@ size_t wire_encode_release(uint64_t handle, uint8_t *out);
 size_t wire_encode_credit(uint64_t bytes, uint8_t *out);
 size_t wire_encode_stats(const struct wire_stats *stats, uint8_t *out);
 
-/* Decoders: *error names the field as in faserve.proto ("q.total", "mask.left"). */
+/* Decoders. HELLO's wishes are brought into limits.h rather than refused: a newer client may wish
+ * for more than this version knows. *error names the field as in faserve.proto ("q.total",
+ * "mask.left"). */
 enum fas_status wire_decode_hello(const uint8_t *in, size_t bytes, struct wire_hello *hello,
                                   struct fas_error *error);
 enum fas_status wire_decode_hello_ack(const uint8_t *in, size_t bytes, struct wire_hello_ack *ack,

@@ -14,13 +14,13 @@
 #define ATTN_SM90_ROWS
 #endif
 
-enum { HEAD_DIM_STEP = 8, HEAD_DIM_MAX = 256 };
-
 static const struct attn_row rows[] = {
     ATTN_SM90_ROWS
     /* name, arch, pass, dtypes, d, dv, refuse, scratch_bytes, launch */
-    {"cpu_fwd", ATTN_CPU, ATTN_FORWARD, ATTN_CPU_DTYPES, HEAD_DIM_STEP, HEAD_DIM_MAX, HEAD_DIM_STEP,
-     HEAD_DIM_MAX, NULL, attn_cpu_forward_scratch, attn_cpu_forward},
+    {"cpu_fwd", ATTN_CPU, ATTN_FORWARD, ATTN_CPU_DTYPES, ATTN_HEAD_DIM_STEP, ATTN_HEAD_DIM_MAX,
+     ATTN_HEAD_DIM_STEP, ATTN_HEAD_DIM_MAX, NULL, attn_cpu_forward_scratch, attn_cpu_forward},
+    {"cpu_bwd", ATTN_CPU, ATTN_BACKWARD, ATTN_CPU_DTYPES, ATTN_HEAD_DIM_STEP, ATTN_HEAD_DIM_MAX,
+     ATTN_HEAD_DIM_STEP, ATTN_HEAD_DIM_MAX, NULL, attn_cpu_backward_scratch, attn_cpu_backward},
 };
 
 const struct attn_row *attn_rows(size_t *count)
@@ -60,7 +60,7 @@ const struct attn_row *attn_select(enum attn_arch arch, const struct attn_shape 
 
 static bool head_dim_ok(int32_t d)
 {
-    return d >= HEAD_DIM_STEP && d <= HEAD_DIM_MAX && d % HEAD_DIM_STEP == 0;
+    return d >= ATTN_HEAD_DIM_STEP && d <= ATTN_HEAD_DIM_MAX && d % ATTN_HEAD_DIM_STEP == 0;
 }
 
 const char *attn_shape_check(const struct attn_shape *s)

@@ -59,18 +59,20 @@ struct attn_mask {
     int32_t left, right; /* >= 0, in keys; ignored without has_ */
 };
 
+enum { ATTN_HEAD_DIM_STEP = 8, ATTN_HEAD_DIM_MAX = 256 };
+
 /* Requests whose shapes compare equal (attn_shape_equal) may share a launch. */
 struct attn_shape {
     enum attn_pass pass;
     enum attn_dtype dtype;
     int32_t hq, hkv; /* hq is a multiple of hkv */
-    int32_t d, dv;   /* multiples of 8, 8..256 */
+    int32_t d, dv;   /* multiples of ATTN_HEAD_DIM_STEP, up to ATTN_HEAD_DIM_MAX */
     struct attn_mask mask;
     float softmax_scale; /* > 0, finite */
     float softcap;       /* 0: none */
     bool has_sink;
     bool has_dlse;      /* backward: set.dlse is read */
-    bool has_delta;     /* backward: set.delta replaces set.o */
+    bool has_delta;     /* backward: set.delta, sum_c do_ic o_ic, replaces set.o */
     bool deterministic; /* backward */
 };
 

@@ -22,9 +22,9 @@ static void give_each(float **slots, size_t count, size_t floats, float **next)
 
 static bool worker_open(struct worker *w)
 {
-    size_t rows = (size_t)TILE_ROWS * HEAD_DIM_MAX;
-    size_t keys = (size_t)TILE_KEYS * HEAD_DIM_MAX;
-    size_t scores = (size_t)TILE_ROWS * TILE_KEYS;
+    size_t rows = (size_t)TILE_ROWS * ATTN_HEAD_DIM_MAX;
+    size_t keys = (size_t)TILE_KEYS_MAX * ATTN_HEAD_DIM_MAX;
+    size_t scores = (size_t)TILE_ROWS * TILE_KEYS_MAX;
     size_t floats =
         COUNT_OF(w->rows) * rows + COUNT_OF(w->keys) * keys + COUNT_OF(w->scores) * scores;
     float *next = w->memory = aligned_alloc(ALIGNMENT, floats * sizeof(float));
@@ -44,6 +44,10 @@ struct attn_context *attn_cpu_open(int threads)
         calloc(1, sizeof *context + (size_t)threads * sizeof context->workers[0]);
     if (!context)
         return NULL;
+    if (!turn_room_open(&context->turns)) {
+        free(context);
+        return NULL;
+    }
     context->vector = vector_best();
     context->worker_count = threads;
     for (int i = 0; i < threads; i++) {
@@ -65,6 +69,7 @@ void attn_cpu_close(struct attn_context *context)
     if (!context)
         return;
     pool_close(context->pool);
+    turn_room_close(&context->turns);
     for (int i = 0; i < context->worker_count; i++)
         free(context->workers[i].memory);
     free(context);

@@ -9,4 +9,7 @@
 size_t attn_cpu_forward_scratch(const struct attn_launch *launch);
 enum attn_status attn_cpu_forward(struct attn_context *context, const struct attn_launch *launch);
 
+size_t attn_cpu_backward_scratch(const struct attn_launch *launch);
+enum attn_status attn_cpu_backward(struct attn_context *context, const struct attn_launch *launch);
+
 #endif

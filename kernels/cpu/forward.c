@@ -2,7 +2,7 @@
  * forward.c: o and lse of attn.h, for every sequence of a launch.
  *
  * An item is a tile of query rows of one head of one sequence. It walks the keys that some row of
- * the tile sees, TILE_KEYS at a time, and keeps per row the softmax of what it has seen so far
+ * the tile sees, FORWARD_KEYS at a time, and keeps per row the softmax of what it has seen so far
  * (Milakov and Gimelshein, arXiv 1805.02867):
  *   m      largest score
  *   total  sum of exp(score - m)
@@ -77,13 +77,13 @@ static void tile_step(struct tile *t, struct range keys)
                                 t->kv_head, shape->d, t->worker->keys[0]);
     struct matrix v = tile_load(t->context, shape->dtype, &t->set->v, first_key_row, count,
                                 t->kv_head, shape->dv, t->worker->keys[1]);
-    struct matrix p = {t->worker->scores[0], TILE_KEYS};
+    struct matrix p = {t->worker->scores[0], FORWARD_KEYS};
     blas_multiply_nt(rows, count, shape->d, factor, t->q, k, p);
     for (int32_t i = 0; i < rows; i++) {
         struct range seen = box_seen(&box, i);
         if (!range_empty(seen))
             row_step(t, i, matrix_row(p, i), seen);
-        box_clear_unseen(&box, i, matrix_row(p, i));
+        clear_outside(matrix_row(p, i), seen, count);
     }
     box_add_over_keys(t->context, &box, p, v, shape->dv, t->o);
 }
@@ -123,7 +123,7 @@ static void tile_compute(struct tile *t)
     tile_begin(t);
     struct range seen = keys_seen(&t->shape->mask, t->sequence, t->rows);
     for (int32_t first = seen.first, end; first < seen.end; first = end) {
-        end = seen.end - first < TILE_KEYS ? seen.end : first + TILE_KEYS;
+        end = seen.end - first < FORWARD_KEYS ? seen.end : first + FORWARD_KEYS;
         struct range keys = {first, end};
         tile_step(t, keys);
     }

@@ -18,14 +18,12 @@ struct range box_seen(const struct box *box, int32_t i)
     return seen;
 }
 
-void box_clear_unseen(const struct box *box, int32_t i, float *row)
+void clear_outside(float *row, struct range kept, int32_t count)
 {
-    struct range seen = box_seen(box, i);
-    int32_t keys = range_length(box->keys);
-    int32_t first = range_empty(seen) ? keys : seen.first;
-    int32_t end = range_empty(seen) ? keys : seen.end;
+    int32_t first = range_empty(kept) ? count : kept.first;
+    int32_t end = range_empty(kept) ? count : kept.end;
     memset(row, 0, (size_t)first * sizeof *row);
-    memset(row + end, 0, (size_t)(keys - end) * sizeof *row);
+    memset(row + end, 0, (size_t)(count - end) * sizeof *row);
 }
 
 void *tensor_at(const struct attn_tensor *tensor, int64_t row, int32_t head)

@@ -11,25 +11,32 @@
 #include "kernels/cpu/blas.h"
 #include "kernels/cpu/mask.h"
 #include "kernels/cpu/pool.h"
+#include "kernels/cpu/turn.h"
 #include "kernels/cpu/vector.h"
 
 /*
  * Tile sizes are fixed numbers: they decide bits. A worker's matrices (tile by head_dim, and
- * TILE_ROWS by TILE_KEYS scores) should stay in a core's L2.
+ * TILE_ROWS by keys scores) should stay in a core's L2.
  */
-enum { TILE_ROWS = 128, TILE_KEYS = 512, HEAD_DIM_MAX = 256 };
+enum {
+    TILE_ROWS = 128,
+    FORWARD_KEYS = 512,
+    BACKWARD_KEYS = 256,
+    TILE_KEYS_MAX = 512,
+};
 
 /* One thread's own memory. */
 struct worker {
-    float *rows[4];   /* TILE_ROWS x HEAD_DIM_MAX each */
-    float *keys[4];   /* TILE_KEYS x HEAD_DIM_MAX each */
-    float *scores[3]; /* TILE_ROWS x TILE_KEYS each */
+    float *rows[2];   /* TILE_ROWS x ATTN_HEAD_DIM_MAX each */
+    float *keys[4];   /* TILE_KEYS_MAX x ATTN_HEAD_DIM_MAX each */
+    float *scores[3]; /* TILE_ROWS x TILE_KEYS_MAX each */
     float row[2][TILE_ROWS];
     void *memory;
 };
 
 struct attn_context {
     struct pool *pool;
+    struct turn_room turns;
     const struct vector *vector;
     int worker_count;
     struct worker workers[];
@@ -65,11 +72,17 @@ static inline float *matrix_row(struct matrix m, int32_t i)
     return m.data + (int64_t)i * m.ld;
 }
 
+/* The matrix without its first i rows. */
+static inline struct matrix matrix_from_row(struct matrix m, int32_t i)
+{
+    return (struct matrix){matrix_row(m, i), m.ld};
+}
+
 /* The keys that row i of the box (0 is its first) sees, counted from the box's first key. */
 struct range box_seen(const struct box *box, int32_t i);
 
-/* Sets the row's elements of unseen keys to 0. */
-void box_clear_unseen(const struct box *box, int32_t i, float *row);
+/* Sets the elements of a row of `count` that are not in `kept`, which may be empty, to 0. */
+void clear_outside(float *row, struct range kept, int32_t count);
 
 /* Element (row, head, 0); row counts from the start of the tensor. */
 void *tensor_at(const struct attn_tensor *tensor, int64_t row, int32_t head);

@@ -501,7 +501,7 @@ static void check_close(const char *what, enum attn_dtype dtype, double got, dou
         [ATTN_BF16] = 0x1p-8, [ATTN_FP16] = 0x1p-11, [ATTN_FP32] = 0x1p-24};
     if (got == want)
         return;
-    double bound = step[dtype] * fabs(want) + 4e-6 * fmax(largest, 1) + 0x1p-24;
+    double bound = step[dtype] * fabs(want) + 2e-5 * fmax(largest, 1) + 0x1p-24;
     ck_assert_msg(fabs(got - want) <= bound, "%s: got %.9g, want %.9g, off %.3g, bound %.3g", what,
                   got, want, fabs(got - want), bound);
 }
@@ -540,10 +540,133 @@ static void check_forward(const struct problem *p, const struct attn_sequence *s
             ck_assert(element(ATTN_FP32, &set->lse, s->q_first + row, head, 0) == -INFINITY);
 }
 
+/* delta as the kernel can know it: from the o or delta it is given. */
+static double answer_delta(const struct problem *p, const struct attn_sequence *s, int i, int head)
+{
+    const struct attn_shape *shape = &p->shape;
+    const struct attn_set *set = &p->sets[s->set];
+    int64_t row = s->q_first + i;
+    double delta = shape->has_delta
+                       ? element(ATTN_FP32, &set->delta, row, head, 0)
+                       : dot(shape->dtype, &set->do_, row, head, &set->o, row, head, shape->dv);
+    return shape->has_dlse ? delta - element(ATTN_FP32, &set->dlse, row, head, 0) : delta;
+}
+
+/* Gradients of one sequence, (heads, rows, width) each. */
+struct gradients {
+    double *dq, *dk, *dv, *dsink;
+};
+
+static void gradients_open(const struct problem *p, const struct attn_sequence *s,
+                           struct gradients *g)
+{
+    size_t q_rows = (size_t)s->q_len * (size_t)p->shape.hq + 1;
+    size_t k_rows = (size_t)s->k_len * (size_t)p->shape.hkv + 1;
+    g->dq = calloc(q_rows * (size_t)p->shape.d, sizeof(double));
+    g->dk = calloc(k_rows * (size_t)p->shape.d, sizeof(double));
+    g->dv = calloc(k_rows * (size_t)p->shape.dv, sizeof(double));
+    g->dsink = calloc((size_t)p->shape.hq, sizeof(double));
+}
+
+static void gradients_close(struct gradients *g)
+{
+    free(g->dq);
+    free(g->dk);
+    free(g->dv);
+    free(g->dsink);
+}
+
+/* What one pair of a row and a key adds. */
+static void add_pair(const struct problem *p, const struct attn_sequence *s, int i, int head, int j,
+                     const struct answer_row *a, struct gradients *g)
+{
+    const struct attn_shape *shape = &p->shape;
+    const struct attn_set *set = &p->sets[s->set];
+    int kv_head = head / (shape->hq / shape->hkv);
+    int64_t q_row = s->q_first + i;
+    int64_t k_row = s->k_first + j;
+    double dp = dot(shape->dtype, &set->do_, q_row, head, &set->v, k_row, kv_head, shape->dv);
+    double ds = a->p[j] * (dp - a->delta) * a->slope[j] * shape->softmax_scale;
+    double *dq = g->dq + ((int64_t)head * s->q_len + i) * shape->d;
+    double *dk = g->dk + ((int64_t)kv_head * s->k_len + j) * shape->d;
+    double *dv = g->dv + ((int64_t)kv_head * s->k_len + j) * shape->dv;
+    for (int c = 0; c < shape->d; c++) {
+        dq[c] += ds * element(shape->dtype, &set->k, k_row, kv_head, c);
+        dk[c] += ds * element(shape->dtype, &set->q, q_row, head, c);
+    }
+    for (int c = 0; c < shape->dv; c++)
+        dv[c] += a->p[j] * element(shape->dtype, &set->do_, q_row, head, c);
+}
+
+static void answer_gradients(const struct problem *p, const struct attn_sequence *s,
+                             struct gradients *g)
+{
+    struct answer_row a;
+    answer_open(p, s, &a);
+    for (int head = 0; head < p->shape.hq; head++)
+        for (int i = 0; i < s->q_len; i++) {
+            answer_row(p, s, i, head, &a);
+            a.delta = answer_delta(p, s, i, head);
+            for (int j = 0; j < s->k_len; j++)
+                if (sees(&p->shape, s, i, j))
+                    add_pair(p, s, i, head, j, &a, g);
+            if (p->shape.has_sink)
+                g->dsink[head] -= exp((double)p->sets[s->set].sink[head] - a.lse) * a.delta;
+        }
+    answer_close(&a);
+}
+
+static double largest_of(const double *x, int64_t count)
+{
+    double largest = 0;
+    for (int64_t i = 0; i < count; i++)
+        largest = fmax(largest, fabs(x[i]));
+    return largest;
+}
+
+static void check_gradient(const struct problem *p, const char *what,
+                           const struct attn_tensor *tensor, int64_t first, int rows, int heads,
+                           int width, const double *want)
+{
+    double largest = largest_of(want, (int64_t)rows * heads * width);
+    for (int head = 0; head < heads; head++)
+        for (int row = 0; row < rows; row++)
+            for (int c = 0; c < width; c++)
+                check_close(what, p->shape.dtype,
+                            element(p->shape.dtype, tensor, first + row, head, c),
+                            want[((int64_t)head * rows + row) * width + c], largest);
+}
+
+static void check_backward(const struct problem *p, const struct attn_sequence *s)
+{
+    const struct attn_shape *shape = &p->shape;
+    const struct attn_set *set = &p->sets[s->set];
+    struct gradients g;
+    gradients_open(p, s, &g);
+    answer_gradients(p, s, &g);
+    check_gradient(p, "dq", &set->dq, s->q_first, s->q_len, shape->hq, shape->d, g.dq);
+    check_gradient(p, "dk", &set->dk, s->k_first, s->k_len, shape->hkv, shape->d, g.dk);
+    check_gradient(p, "dv", &set->dv, s->k_first, s->k_len, shape->hkv, shape->dv, g.dv);
+    for (int head = 0; head < shape->hq && shape->has_sink; head++)
+        check_close("dsink", ATTN_FP32, (double)set->dsink[s->index * shape->hq + head],
+                    g.dsink[head], largest_of(g.dsink, shape->hq));
+    gradients_close(&g);
+    check_zero_rows(p, "unused dq", &set->dq, s->q_first + s->q_len, s->q_span - s->q_len,
+                    shape->hq, shape->d);
+    check_zero_rows(p, "unused dk", &set->dk, s->k_first + s->k_len, s->k_span - s->k_len,
+                    shape->hkv, shape->d);
+    check_zero_rows(p, "unused dv", &set->dv, s->k_first + s->k_len, s->k_span - s->k_len,
+                    shape->hkv, shape->dv);
+}
+
 void problem_check(const struct problem *p)
 {
-    for (int i = 0; i < p->count; i++)
-        check_forward(p, &p->sequences[i]);
+    for (int i = 0; i < p->count; i++) {
+        if (p->shape.pass == ATTN_FORWARD)
+            check_forward(p, &p->sequences[i]);
+        else
+            check_backward(p, &p->sequences[i]);
+    }
 }
 
 static void check_same_rows(const struct problem *a, int64_t row_a, int set_a,
@@ -572,4 +695,9 @@ void problem_check_same(const struct problem *a, int i, const struct problem *b,
             check_same_rows(a, q ? x->q_first : x->k_first, x->set, b, q ? y->q_first : y->k_first,
                             y->set, t, q ? x->q_len : x->k_len);
         }
+    size_t sinks = (size_t)a->shape.hq;
+    if (a->shape.has_sink && a->shape.pass == ATTN_BACKWARD)
+        ck_assert(memcmp(a->sets[x->set].dsink + (size_t)x->index * sinks,
+                         b->sets[y->set].dsink + (size_t)y->index * sinks,
+                         sinks * sizeof(float)) == 0);
 }

@@ -33,9 +33,9 @@ struct batch_part {
     double flops;
 };
 
-/* A run of batch.sequences. */
+/* A run of batch.sequences, [first, first + span); the first `count` of them are to be launched. */
 struct batch_slice {
-    int32_t first, count;
+    int32_t first, span, count;
     int32_t first_request, request_count; /* whose sequences are in it */
     double flops;
 };
@@ -50,13 +50,14 @@ struct batch_request {
 struct batch {
     uint64_t id;
     struct attn_shape shape;
-    struct cost cost; /* requests, sequences, tokens, flops of the whole */
+    double flops;
     struct attn_set *sets;
     struct attn_sequence *sequences;
     struct batch_request *requests; /* requests[i] owns sets[i] */
     struct batch_slice *slices;
     int32_t request_count, sequence_count, slice_count;
     int32_t requests_max, sequences_max;
+    int32_t *order; /* of parts, lightest first */
 };
 
 bool batch_open(struct batch *batch, int32_t requests_max, int32_t sequences_max);

@@ -22,7 +22,7 @@ enum log_level { LOG_LEVEL_DEBUG, LOG_LEVEL_INFO, LOG_LEVEL_WARN, LOG_LEVEL_ERRO
 /* A write of at most PIPE_BUF (4096) bytes to a pipe is atomic: lines of threads do not mix. */
 #define LOG_LINE_BYTES_MAX 2048u
 
-enum log_kind { LOG_KIND_I64, LOG_KIND_U64, LOG_KIND_F64, LOG_KIND_STR, LOG_KIND_BYTES };
+enum log_kind { LOG_KIND_I64, LOG_KIND_U64, LOG_KIND_F64, LOG_KIND_STR };
 
 struct log_field {
     const char *key; /* a literal of ours: not escaped */

@@ -37,24 +37,62 @@ struct queue_item {
     struct cost cost;
 };
 
-struct queue_entry;
-struct queue_lane;
-struct queue_class;
-struct queue_share;
+/* Neighbours in one of the lists below. */
+struct queue_link {
+    uint32_t prev, next;
+};
+
+struct queue_list {
+    uint32_t head, tail;
+};
+
+/* One waiting request, by its slot. */
+struct queue_entry {
+    bool waiting;
+    uint32_t lane;
+    struct queue_item item;
+};
+
+/* Waiting requests of one principal and class. */
+struct queue_lane {
+    uint32_t principal, class;
+    uint32_t count;
+    uint32_t passed; /* serial of the pick that passed this lane over */
+    struct queue_list waiting[QUEUE_PRIORITIES];
+};
+
+/* Waiting requests that may share a launch. */
+struct queue_class {
+    struct attn_shape shape;
+    struct cost cost;
+    struct queue_list lanes;
+};
+
+/* One principal's part. */
+struct queue_share {
+    double weight;
+    double virtual_flops;
+    struct queue_list lanes;
+};
 
 struct queue {
     struct cost waiting; /* of all entries */
 
-    /* for sched.c */
+    /* For sched.c. Lists link indices: [i] of a link array is the neighbourhood of item i. */
+    uint32_t slots, principals;
     struct queue_entry *entries; /* by slot */
     struct queue_lane *lanes;
     struct queue_class *classes;
-    struct queue_share *shares; /* by principal */
-    uint32_t slots, principals;
-    uint32_t free_lane, free_class;
-    uint32_t first_class, first_share; /* those with something waiting */
-    double clock;                      /* virtual time of the last principal served first */
-    uint64_t first_deadline_us;        /* no deadline is before it */
+    struct queue_share *shares;         /* by principal */
+    struct queue_link *entry_links;     /* of a lane's requests of one priority, oldest first */
+    struct queue_link *lane_links;      /* of a share's lanes */
+    struct queue_link *lane_peer_links; /* of a class's lanes */
+    struct queue_link *class_links;     /* of classes with something waiting */
+    struct queue_link *share_links;     /* of shares with something waiting */
+    struct queue_list free_lanes, free_classes, busy_classes, busy_shares;
+    double clock;               /* virtual time of the last leader */
+    uint64_t first_deadline_us; /* no waiting request's deadline is before it */
+    uint32_t picks;             /* serial of picks */
 };
 
 bool queue_open(struct queue *queue, uint32_t slots, uint32_t principals);

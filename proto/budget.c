@@ -17,9 +17,9 @@ static size_t rounded(size_t bytes)
     return bytes > SIZE_MAX - step ? SIZE_MAX : (bytes + step - 1) / step * step;
 }
 
-void *budget_alloc(void *data, size_t bytes)
+void *budget_alloc(void *opened, size_t bytes)
 {
-    struct budget *budget = data;
+    struct budget *budget = opened;
     size_t need = rounded(bytes == 0 ? 1 : bytes);
     if (need > budget->left) {
         budget->overdrawn = true;
@@ -36,9 +36,9 @@ void *budget_alloc(void *data, size_t bytes)
     return memory;
 }
 
-void budget_free(void *data, void *memory)
+void budget_free(void *opened, void *memory)
 {
-    const struct budget *budget = data;
+    const struct budget *budget = opened;
     uintptr_t at = (uintptr_t)memory, near = (uintptr_t)budget->near;
     bool is_near = at >= near && at < near + BUDGET_NEAR_BYTES;
     if (!is_near) {

@@ -27,10 +27,10 @@ struct budget {
 
 void budget_open(struct budget *budget, size_t bytes);
 
-/* NULL when the grant is spent or malloc fails; the flags say which. */
-void *budget_alloc(void *budget, size_t bytes);
+/* opened: a struct budget. NULL when the grant is spent or malloc fails; the flags say which. */
+void *budget_alloc(void *opened, size_t bytes);
 
 /* Of what budget_alloc returned, or NULL. */
-void budget_free(void *budget, void *memory);
+void budget_free(void *opened, void *memory);
 
 #endif

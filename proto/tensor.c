@@ -6,20 +6,20 @@
 #define STATISTICS_BYTES 4u /* fp32, whatever the request's dtype */
 
 static const struct fas_tensor_row rows[FAS_TENSOR_COUNT] = {
-    /* tensor             name     side           width          kv_heads statistics */
-    [FAS_Q] = {FAS_Q, "q", FAS_SIDE_Q, FAS_WIDTH_D, false, false},
-    [FAS_K] = {FAS_K, "k", FAS_SIDE_K, FAS_WIDTH_D, true, false},
-    [FAS_V] = {FAS_V, "v", FAS_SIDE_K, FAS_WIDTH_DV, true, false},
-    [FAS_O] = {FAS_O, "o", FAS_SIDE_Q, FAS_WIDTH_DV, false, false},
-    [FAS_LSE] = {FAS_LSE, "lse", FAS_SIDE_Q, FAS_WIDTH_ONE, false, true},
-    [FAS_DO] = {FAS_DO, "do", FAS_SIDE_Q, FAS_WIDTH_DV, false, false},
-    [FAS_DQ] = {FAS_DQ, "dq", FAS_SIDE_Q, FAS_WIDTH_D, false, false},
-    [FAS_DK] = {FAS_DK, "dk", FAS_SIDE_K, FAS_WIDTH_D, true, false},
-    [FAS_DV] = {FAS_DV, "dv", FAS_SIDE_K, FAS_WIDTH_DV, true, false},
-    [FAS_DLSE] = {FAS_DLSE, "dlse", FAS_SIDE_Q, FAS_WIDTH_ONE, false, true},
-    [FAS_DELTA] = {FAS_DELTA, "delta", FAS_SIDE_Q, FAS_WIDTH_ONE, false, true},
-    [FAS_SINK] = {FAS_SINK, "sink", FAS_SIDE_NONE, FAS_WIDTH_ONE, false, true},
-    [FAS_DSINK] = {FAS_DSINK, "dsink", FAS_SIDE_NONE, FAS_WIDTH_ONE, false, true},
+    /* name, tensor, side, width, kv_heads, statistics */
+    [FAS_Q] = {"q", FAS_Q, FAS_SIDE_Q, FAS_WIDTH_D, false, false},
+    [FAS_K] = {"k", FAS_K, FAS_SIDE_K, FAS_WIDTH_D, true, false},
+    [FAS_V] = {"v", FAS_V, FAS_SIDE_K, FAS_WIDTH_DV, true, false},
+    [FAS_O] = {"o", FAS_O, FAS_SIDE_Q, FAS_WIDTH_DV, false, false},
+    [FAS_LSE] = {"lse", FAS_LSE, FAS_SIDE_Q, FAS_WIDTH_ONE, false, true},
+    [FAS_DO] = {"do", FAS_DO, FAS_SIDE_Q, FAS_WIDTH_DV, false, false},
+    [FAS_DQ] = {"dq", FAS_DQ, FAS_SIDE_Q, FAS_WIDTH_D, false, false},
+    [FAS_DK] = {"dk", FAS_DK, FAS_SIDE_K, FAS_WIDTH_D, true, false},
+    [FAS_DV] = {"dv", FAS_DV, FAS_SIDE_K, FAS_WIDTH_DV, true, false},
+    [FAS_DLSE] = {"dlse", FAS_DLSE, FAS_SIDE_Q, FAS_WIDTH_ONE, false, true},
+    [FAS_DELTA] = {"delta", FAS_DELTA, FAS_SIDE_Q, FAS_WIDTH_ONE, false, true},
+    [FAS_SINK] = {"sink", FAS_SINK, FAS_SIDE_NONE, FAS_WIDTH_ONE, false, true},
+    [FAS_DSINK] = {"dsink", FAS_DSINK, FAS_SIDE_NONE, FAS_WIDTH_ONE, false, true},
 };
 
 static const struct {

@@ -54,8 +54,8 @@ enum fas_side { FAS_SIDE_Q, FAS_SIDE_K, FAS_SIDE_NONE };
 enum fas_width { FAS_WIDTH_D, FAS_WIDTH_DV, FAS_WIDTH_ONE };
 
 struct fas_tensor_row {
-    enum fas_tensor tensor;
     const char *name; /* "q", "lse", "do": as in safetensors files and error fields */
+    enum fas_tensor tensor;
     enum fas_side side;
     enum fas_width width;
     bool kv_heads;   /* hkv heads instead of hq */

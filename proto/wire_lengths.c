@@ -85,8 +85,11 @@ static enum fas_status check_seqused(const int32_t *cu, const int32_t *seqused, 
 /* The next array of the payload, or NULL when the request does not have it. */
 static const int32_t *take_array(const int32_t **at, bool has, int32_t count)
 {
-    const int32_t *array = has ? *at : NULL;
-    *at += has ? count : 0;
+    if (!has) {
+        return NULL;
+    }
+    const int32_t *array = *at;
+    *at += count;
     return array;
 }
 

@@ -26,7 +26,7 @@
 
 struct config {
     /* Who may connect. Empty text: off. */
-    char listen_ipc[CONFIG_TEXT_BYTES_MAX];
+    char listen_ipc[CONFIG_TEXT_BYTES_MAX]; /* "auto": config_ipc_path */
     char ipc_group[CONFIG_TEXT_BYTES_MAX];
     uint32_t ipc_mode;
     char listen_tcp[CONFIG_TEXT_BYTES_MAX]; /* host:port */
@@ -73,7 +73,7 @@ struct config {
     uint64_t drain_timeout_us;
 
     /* Retained forwards. */
-    uint64_t retain_bytes; /* per device, out of the arena; 0: none are kept */
+    uint64_t retain_bytes; /* per device, out of the arena; 0: half of it */
     uint64_t retain_bytes_per_principal;
     uint64_t retain_ttl_us;
 
@@ -99,7 +99,7 @@ struct config_command {
 /* Defaults, then the file, then the flags, then the rules between options. */
 struct config_command config_open(struct config *config, int argc, char **argv);
 
-/* All defaults, as for this user and environment. */
+/* All defaults. */
 void config_default(struct config *config);
 
 /* Sets one option from text; false with *error filled if it is unknown or ill-typed. */
@@ -111,6 +111,12 @@ bool config_set(struct config *config, const char *name, const char *value, char
  * with the error naming the option.
  */
 bool config_check(const struct config *config, char *error, size_t error_bytes);
+
+/*
+ * Path of the unix socket with "auto" resolved; false if there is no place for one (then say
+ * --listen-ipc) or it does not fit.
+ */
+bool config_ipc_path(const struct config *config, char *path, size_t bytes);
 
 /* --print-config: with comments, deploy/faserved.conf is this output for the defaults. */
 void config_print(const struct config *config, FILE *out);

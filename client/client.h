@@ -1,0 +1,156 @@
+/*
+ * client.h: what the files of libfaserve share. One lock per client (the connection's) guards all
+ * of it; comments name the exceptions.
+ *
+ *   client.c    connect, greet, close        call.c      the life of a call
+ *   sender.c    what is sent next            receiver.c  what arrives, and where it goes
+ *   question.c  ping, stats, drain           strided.c   packed bytes <-> strided tensors
+ *
+ * A call goes one way:  FREE -> OPEN -> ANSWERED -> ENDING -> ENDED -> FREE.
+ *   OPEN      the daemon may send results into the caller's memory
+ *   ANSWERED  the daemon is done with it; a batch in flight may still read the caller's memory
+ *   ENDING    nothing touches the caller's memory; on_end is running
+ *   ENDED     the caller's, until fas_call_close
+ */
+#ifndef CLIENT_CLIENT_H
+#define CLIENT_CLIENT_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+
+#include "client/connection.h"
+#include "client/faserve.h"
+#include "proto/wire.h"
+
+enum call_state { CALL_FREE, CALL_OPEN, CALL_ANSWERED, CALL_ENDING, CALL_ENDED };
+
+struct fas_call {
+    struct fas_client *client;
+    uint64_t id; /* slot + 1, with a count of uses above: late frames find nobody */
+    enum call_state state;
+    struct fas_request request;
+    struct wire_request wire;
+    uint32_t inputs, outputs; /* bit sets of 1u << fas_tensor */
+
+    /* Sending: what is next. */
+    bool announced, sending, cancelling; /* REQUEST is out; in a send queue; in client.cancels */
+    uint32_t tensors_left;               /* inputs not wholly handed over */
+    uint32_t chunk;                      /* of the lowest of them */
+    uint32_t held;                       /* ranges of the batch in flight in the caller's memory */
+
+    /* Receiving. */
+    int64_t rows_left[FAS_TENSOR_COUNT];
+
+    struct fas_report report;
+    uint64_t submitted_ns;
+    bool closed_in_callback;
+    pthread_t teller; /* runs on_end, while ENDING */
+    pthread_cond_t ended;
+    TAILQ_ENTRY(fas_call) send_link, cancel_link, end_link;
+};
+
+TAILQ_HEAD(call_queue, fas_call);
+
+/* Ping, stats, drain: a thread asks and waits. On its stack. */
+struct question {
+    enum frame_type asks, answered_by;
+    uint64_t id;
+    bool sent, answered;
+    struct fas_error error;
+    struct wire_stats *stats; /* STATS: where the reply goes */
+    pthread_cond_t done;
+    TAILQ_ENTRY(question) link;
+};
+
+struct release {
+    uint64_t handle;
+    TAILQ_ENTRY(release) link;
+};
+
+/* Frames not in answer to a call have ids with this bit. */
+#define QUESTION_BIT (UINT64_C(1) << 63)
+
+/* Ranges of one batch that lie in callers' memory. */
+#define HELD_MAX BATCH_RANGES_MAX
+
+struct fas_client {
+    struct connection *connection;
+    struct fas_server server; /* constant once greeted */
+    char name[FAS_NAME_BYTES_MAX];
+    const char *token; /* the caller's, until greeted */
+    uint32_t calls_wanted;
+
+    bool greeted, lost;
+    struct fas_error failure; /* when lost */
+    pthread_cond_t changed;   /* greeted or lost */
+
+    struct fas_call *calls;
+    uint32_t call_count, calls_open;
+    struct call_queue free, ending, finished;
+    int event; /* readable while finished has calls */
+
+    /* sender.c */
+    bool hello_sent, pong_wanted, ping_wanted, small_went_last;
+    uint64_t pong_id;
+    struct call_queue small, bulk, cancels;
+    TAILQ_HEAD(, question) questions;
+    TAILQ_HEAD(, release) releases;
+    uint64_t upload_credit, result_window, credit_owed;
+    uint64_t next_id;
+    uint8_t *stage; /* frame heads, headers and small or gathered payloads of the batch in flight */
+    size_t stage_bytes, stage_used;
+    struct fas_call *held[HELD_MAX];
+    uint32_t held_count;
+
+    /* receiver.c; touched by the receive chain alone */
+    struct fas_call *receiving;
+    struct wire_result result;
+    void *scatter; /* a payload on its way to a strided tensor */
+    uint8_t *bounce;
+    struct wire_hello_ack *ack;
+    struct wire_stats *stats;
+
+    uint32_t silence_ms, silent_ms; /* how long nothing was heard */
+};
+
+/* sender.c */
+bool sender_next_batch(void *context, struct batch *batch);
+void sender_batch_sent(void *context);
+/* The call has things to send; the call has nothing to send any more. Under the lock. */
+void sender_add(struct fas_call *call);
+void sender_remove(struct fas_call *call);
+enum fas_status sender_open(struct fas_client *client);
+
+/* receiver.c */
+enum fas_status receiver_on_head(void *context, const struct frame *frame, const uint8_t *header,
+                                 void **payload, struct fas_error *error);
+enum fas_status receiver_on_frame(void *context, const struct frame *frame,
+                                  struct fas_error *error);
+
+/* call.c */
+enum fas_status call_open_all(struct fas_client *client);
+void call_free_all(struct fas_client *client);
+/* An OPEN call that the daemon has heard of, by its id, or NULL. Under the lock. */
+struct fas_call *call_find(struct fas_client *client, uint64_t id);
+/* The daemon is done with it. Under the lock; then call_tell without. */
+void call_answer(struct fas_call *call, const struct fas_error *error);
+/* No longer read by the batch. Under the lock. */
+void call_unhold(struct fas_call *call);
+/* Runs on_end of calls that have ended, and wakes who waits. Without the lock. */
+void call_tell(struct fas_client *client);
+/* The connection is gone, and nothing touches memory any more. Under the lock. */
+void call_lose_all(struct fas_client *client, const struct fas_error *error);
+
+/* question.c. Under the lock. */
+struct question *question_find(struct fas_client *client, uint64_t id, enum frame_type answered_by);
+void question_answer(struct question *question, const struct fas_error *error);
+
+/* client.c */
+uint64_t client_now_ns(void);
+/* An absolute CLOCK_MONOTONIC time in so many ms, for condition variables of client_cond_init. */
+struct timespec client_in_ms(uint64_t ms);
+void client_cond_init(pthread_cond_t *cond);
+
+#endif

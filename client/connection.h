@@ -1,0 +1,80 @@
+/*
+ * connection.h: one byte stream to a daemon, as messages. The client's only file that knows nng.
+ *
+ * Who does what: nng's threads complete the two operations in flight, one send and one receive. The
+ * receive chain reads into a buffer of its own, finds frames in it and asks the owner where a
+ * payload goes; what is not in the buffer yet is received straight there. The send chain asks the
+ * owner for the next batch of ranges and sends it whole. Neither ever waits.
+ *
+ * Locks: connection_lock guards the owner's state, too: one lock per client. next_batch is called
+ * with it held, the other calls of the owner without.
+ */
+#ifndef CLIENT_CONNECTION_H
+#define CLIENT_CONNECTION_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "client/faserve.h"
+#include "proto/frame.h"
+
+struct connection;
+
+/* nng takes at most 8 ranges per send. */
+#define BATCH_RANGES_MAX 8
+
+/* Bytes to send, in order. They must stay until batch_sent. */
+struct batch {
+    struct {
+        const void *data;
+        size_t bytes;
+    } ranges[BATCH_RANGES_MAX];
+    int count;
+};
+
+struct connection_owner {
+    void *context;
+    /* A frame's head and header are here: *payload is where its payload goes (frame->payload_bytes
+     * of room), or NULL for one without. A status other than OK ends the connection. */
+    enum fas_status (*on_head)(void *context, const struct frame *frame, const uint8_t *header,
+                               void **payload, struct fas_error *error);
+    /* And now its payload, too. */
+    enum fas_status (*on_frame)(void *context, const struct frame *frame, struct fas_error *error);
+    /* All frames that had arrived are handled; the next receive is about to begin. */
+    void (*on_read)(void *context);
+    /* Fills the empty batch; false: nothing to send now. The only one under the lock. */
+    bool (*next_batch)(void *context, struct batch *batch);
+    /* The last batch is no longer read. */
+    void (*batch_sent)(void *context);
+    /* Every period_ms; heard: bytes came or went since the last time. */
+    void (*on_tick)(void *context, bool heard);
+    /* The stream is closed and both chains rest: nothing touches anyone's memory any more. Last. */
+    void (*on_lost)(void *context, const struct fas_error *error);
+};
+
+/* Dials within the options' time. The receive chain is started by connection_start. */
+enum fas_status connection_open(const struct fas_connect_options *options,
+                                const struct connection_owner *owner,
+                                struct connection **connection, struct fas_error *error);
+
+void connection_start(struct connection *connection, uint32_t period_ms);
+
+bool connection_is_ipc(const struct connection *connection);
+void connection_lock(struct connection *connection);
+void connection_unlock(struct connection *connection);
+/* For condition variables that go with the lock. */
+pthread_mutex_t *connection_mutex(struct connection *connection);
+
+/* There may be something to send: starts the send chain unless it runs. Without the lock. */
+void connection_push(struct connection *connection);
+
+/* Closes the stream; on_lost follows with the first error given. Any thread, without the lock. */
+void connection_fail(struct connection *connection, const struct fas_error *error);
+
+/* Fails it if that has not happened, waits until on_lost has returned, frees. Not on nng's threads.
+ */
+void connection_close(struct connection *connection);
+
+#endif

@@ -1,0 +1,293 @@
+/*
+ * faserve.h: variable-length attention, forward and backward, computed by the daemon `faserved`.
+ * This header is the manual of libfaserve. client/example.c is a whole program.
+ *
+ *     struct fas_connect_options options = {.url = "ipc:///run/faserved/faserved.sock"};
+ *     struct fas_client *client;
+ *     if (fas_connect(&options, &client, &error) != FAS_OK) ...
+ *     struct fas_request request = {...};            what to compute, on which buffers
+ *     struct fas_report report;
+ *     fas_run(client, &request, &report);            or fas_submit, and go on meanwhile
+ *     fas_close(client);
+ *
+ * Zero is the default. Every struct here is filled from zero ({0}; in C++ {}); zero fields mean
+ * "the usual", and `reserved` must stay zero, so that programs keep working when fields are added.
+ *
+ * Memory. Tensors and length arrays are the caller's. Inputs are sent straight from their buffers,
+ * results are received straight into theirs; nothing is allocated per request. A call ENDS exactly
+ * once, and until then its inputs must not change and its outputs must not be read, except the rows
+ * that on_progress reported. A call ends only when neither the library nor the daemon can touch the
+ * caller's memory any more: that holds after success, error, cancel, deadline and lost connection
+ * alike. The structs passed in are copied; only what they point to must stay.
+ *
+ * Errors. Each function that can fail returns a status and fills *error (NULL: not wanted) with the
+ * status, the name of the field at fault as spelled here and a text. The daemon judges requests;
+ * the library refuses on its own only what would endanger the caller's memory, so rules live in one
+ * place. A request is a pure function of its bytes: submitting it again is always safe.
+ *
+ * Lost connections. Nothing reconnects by itself. All calls of the connection end with UNAVAILABLE,
+ * later ones are refused with it; fas_close, then fas_connect again and resubmit. A daemon that has
+ * hung or become unreachable is found out by pings, within silence_ms.
+ *
+ * Threads. A client and its calls may be used from any number of threads at once; exceptions stand
+ * at the function. Callbacks run on threads of the library with no lock held, those of one call one
+ * after the other: they may submit, cancel, take and close ended calls, and must not wait (fas_run,
+ * fas_wait, fas_ping, fas_stats, fas_drain, closing an unended call, fas_close), nor take long:
+ * they hold up the results of the other calls. The library uses nng, so a process must not fork
+ * without exec after fas_connect.
+ */
+#ifndef FASERVE_H
+#define FASERVE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "proto/status.h" /* enum fas_status, struct fas_error */
+#include "proto/tensor.h" /* enum fas_tensor, fas_dtype, fas_pass; struct fas_dims; sizes */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* "0.1.0". Static. */
+const char *fas_version(void);
+
+/* ---- connections ---- */
+
+struct fas_client;
+
+struct fas_connect_options {
+    /*
+     * ipc:///run/faserved/faserved.sock   same node; the peer's uid is the identity
+     * tcp://10.0.0.7:7411                 needs a token; neither secret nor sealed on the way
+     * tls+tcp://node7:7411                TLS 1.2 and a token; about 0.14 GB/s (mbedTLS)
+     */
+    const char *url;
+    const char *token;             /* shared secret; NULL: none */
+    const char *name;              /* for the daemon's log; NULL: the program's name */
+    const char *tls_ca_file;       /* PEM of the authorities to trust; needed with tls+tcp */
+    const char *tls_server_name;   /* as in the certificate; NULL: the url's host */
+    const char *tls_cert_key_file; /* PEM of own certificate and key; NULL: none */
+    uint32_t connect_timeout_ms;   /* dialling and greeting; 0: 5000 */
+    uint32_t silence_ms;           /* a daemon silent this long is lost; 0: 30000 */
+    uint32_t calls_max;            /* in flight at once; 0: 64; the daemon may allow fewer */
+    uint64_t result_window_bytes;  /* results on the way at once; 0: 64 MiB */
+    uint64_t reserved[8];
+};
+
+/*
+ * Connects and greets. On success *client is to be closed by fas_close. UNAVAILABLE: nobody
+ * listens; UNAUTHENTICATED: token missing or wrong; UNSUPPORTED, field "version": the two ends
+ * speak no common version; DEADLINE_EXCEEDED: no answer in time.
+ */
+enum fas_status fas_connect(const struct fas_connect_options *options, struct fas_client **client,
+                            struct fas_error *error);
+
+/*
+ * Ends the connection and every call still in flight (their callbacks run with CANCELLED), closes
+ * all its calls and frees it. NULL is ignored. No other thread may use the client any more.
+ */
+void fas_close(struct fas_client *client);
+
+#define FAS_SERVER_DEVICES_MAX 16
+#define FAS_SERVER_KERNELS_MAX 64
+
+struct fas_server_device {
+    char name[64], uuid[64], arch[64]; /* "cpu:0"; CUDA devices only; "cpu", "sm90" */
+    uint64_t arena_bytes;
+};
+
+struct fas_server_kernel {
+    char name[64], arch[64];
+    enum fas_pass pass;
+    uint32_t dtypes; /* bit set of 1u << fas_dtype */
+    int32_t d_min, d_max, dv_min, dv_max;
+};
+
+/* What the daemon said when it greeted. Valid until fas_close; never changes. */
+struct fas_server {
+    char name[64]; /* "faserved 0.1.0" */
+    uint32_t version;
+    uint32_t calls_max;     /* requests in flight on this connection */
+    uint32_t sequences_max; /* of one request */
+    uint64_t request_bytes_max, retain_bytes_max;
+    uint32_t chunk_bytes;
+    uint32_t device_count, kernel_count;
+    struct fas_server_device devices[FAS_SERVER_DEVICES_MAX];
+    struct fas_server_kernel kernels[FAS_SERVER_KERNELS_MAX];
+};
+const struct fas_server *fas_server(const struct fas_client *client);
+
+/* ---- requests ---- */
+
+/*
+ * One tensor. Element (row, head, c) is at data + row * row_stride + head * head_stride + c * size,
+ * strides in bytes. Both strides 0: packed, as tensor.h lays it out, and then nothing is copied in
+ * the library. Otherwise rows are gathered on the way out and scattered on the way in, at the price
+ * of one copy; the last dimension is always contiguous. The statistics (lse, dlse, delta) are one
+ * fp32 per row and head: packed is (heads, rows); (rows, heads) is row_stride 4 * heads,
+ * head_stride 4. Strides must be multiples of the element's size, and not make outputs overlap.
+ */
+struct fas_buffer {
+    void *data; /* inputs are only read */
+    int64_t row_stride, head_stride;
+};
+
+/*
+ * How one side's rows form sequences. With cu_seqlens, sequence b is rows cu_seqlens[b] up to
+ * cu_seqlens[b + 1]; the first is 0, the last total. Without, sequence b starts at b * max_len.
+ * With seqused, only the first seqused[b] rows of it count; the others' results are 0 (lse: -inf).
+ * The two sides choose freely. The arrays must stay as they are until the call ends.
+ */
+struct fas_lengths {
+    const int32_t *cu_seqlens; /* batch + 1, or NULL */
+    const int32_t *seqused;    /* batch, or NULL */
+    int32_t max_len;           /* only without cu_seqlens: rows per sequence, used or not */
+};
+
+/*
+ * Key j is seen by query i iff j <= i + len_k - len_q + right (with has_right) and
+ * j >= i + len_k - len_q - left (with has_left): bottom-right aligned. Zero: everything is seen.
+ * Causal is has_right with right 0.
+ */
+struct fas_mask {
+    bool has_left, has_right;
+    int32_t left, right;
+};
+
+enum fas_priority { FAS_PRIORITY_NORMAL = 0, FAS_PRIORITY_HIGH = 1, FAS_PRIORITY_LOW = 2 };
+
+#define FAS_BUFFERS_MAX 16 /* room for tensors to come */
+
+struct fas_call;
+struct fas_report;
+
+/*
+ * The call has ended; its report is valid until the call is closed, which may be done right here.
+ * Runs once, possibly before fas_submit has returned.
+ */
+typedef void fas_on_end(struct fas_call *call, const struct fas_report *report, void *context);
+
+/* All results of sequences [first, first + count) are in place and may be used. */
+typedef void fas_on_progress(struct fas_call *call, int32_t first, int32_t count, void *context);
+
+/*
+ * What to compute. tensors[] is indexed by enum fas_tensor (FAS_Q, ...):
+ *   forward    in: q, k, v, [sink]           out: o, lse (left out when its data is NULL)
+ *   backward   in: q, k, v, o, lse, do, [sink, dlse; delta in place of o]
+ *              out: dq, dk, dv, [dsink with a sink]
+ *   backward of a retained forward (handle): in: do, [dlse]          out: as above
+ * q, o, do, dq have dims.hq heads, k, v, dk, dv have dims.hkv; o, v and their gradients are dims.dv
+ * wide. sink and dsink are fp32 (hq). Every output row is written.
+ */
+struct fas_request {
+    enum fas_pass pass;
+    struct fas_dims dims; /* dtype, heads, head dims, rows of either side */
+    int32_t batch;        /* sequences */
+    struct fas_lengths q, k;
+    struct fas_mask mask;
+    float softmax_scale; /* 0: 1 / sqrt(d) */
+    float softcap;       /* 0: none */
+    bool deterministic;  /* backward: bitwise-equal gradients, run after run */
+    bool retain;         /* forward: the daemon keeps q, k, v, o, lse; the report names a handle */
+    enum fas_priority priority;
+    uint64_t handle;      /* backward: of a retained forward; else 0 */
+    uint64_t deadline_us; /* from arrival at the daemon; 0: none */
+    struct fas_buffer tensors[FAS_BUFFERS_MAX];
+    fas_on_end *on_end;           /* NULL: none */
+    fas_on_progress *on_progress; /* NULL: none */
+    void *context;                /* for the callbacks and fas_call_context */
+    bool queue;                   /* when ended, put it where fas_take finds it */
+    uint64_t reserved[8];
+};
+
+/* How a call ended. error.status FAS_OK: the results are complete. Times are the daemon's. */
+struct fas_report {
+    struct fas_error error;
+    uint64_t queue_us;    /* complete at the daemon, until picked for a batch */
+    uint64_t copy_in_us;  /* arrival of the request, until its inputs are at the device */
+    uint64_t compute_us;  /* the batch's launches */
+    uint64_t copy_out_us; /* computed, until the last result was handed to the network */
+    uint64_t server_us;   /* arrival to answer */
+    uint64_t client_us;   /* fas_submit to end, as seen here */
+    uint64_t batch_id, batch_tokens; /* what it was batched with */
+    uint32_t batch_requests, batch_sequences;
+    uint32_t launches;
+    uint32_t places; /* bit set of 1u << fas_place: how the tensors travelled */
+    uint64_t handle; /* of a retained forward, to be released by fas_release; else 0 */
+    char device[64], kernel[64];
+};
+
+/* ---- calls ---- */
+
+/*
+ * Hands a request over and returns at once; *call (NULL: not wanted) is to be closed by
+ * fas_call_close. An error means that the call does not exist: no callback runs.
+ * RESOURCE_EXHAUSTED, field "calls_max": that many are in flight already. The end of the call is
+ * learnt by any of: on_end; fas_wait; with request.queue, fas_fd and fas_take.
+ */
+enum fas_status fas_submit(struct fas_client *client, const struct fas_request *request,
+                           struct fas_call **call, struct fas_error *error);
+
+/* Waits for the call's end; negative timeout: for ever. False: it has not ended yet. */
+bool fas_wait(struct fas_call *call, int64_t timeout_ms);
+
+/* The report of a call that has ended, until it is closed; before that NULL. */
+const struct fas_report *fas_call_report(struct fas_call *call);
+
+/* request.context. */
+void *fas_call_context(const struct fas_call *call);
+
+/*
+ * Asks the daemon to stop. The call still ends as usual, soon, with CANCELLED, or with what it had
+ * come to. A call of which nothing has been sent yet ends here and now, on_end included. Ended
+ * calls are left alone.
+ */
+void fas_cancel(struct fas_call *call);
+
+/* Gives the call back; one that has not ended is cancelled and waited for. NULL is ignored. */
+void fas_call_close(struct fas_call *call);
+
+/*
+ * fas_submit, fas_wait, fas_call_close. *report (NULL: not wanted) is always filled; on_end and
+ * queue of the request are ignored.
+ */
+enum fas_status fas_run(struct fas_client *client, const struct fas_request *request,
+                        struct fas_report *report);
+
+/*
+ * A descriptor that polls readable while fas_take has something to give. It is the client's: do not
+ * read or close it.
+ */
+int fas_fd(const struct fas_client *client);
+
+/* The next ended call that was submitted with request.queue, in order of ending; NULL: none now. */
+struct fas_call *fas_take(struct fas_client *client);
+
+/* The daemon may forget a retained forward. Never waits. */
+enum fas_status fas_release(struct fas_client *client, uint64_t handle, struct fas_error *error);
+
+/* ---- the daemon ---- */
+
+/* Time to the daemon's loop and back. */
+enum fas_status fas_ping(struct fas_client *client, uint32_t timeout_ms, uint64_t *round_trip_us,
+                         struct fas_error *error);
+
+struct fas_stat {
+    char name[64];
+    double value;
+};
+
+/* Fills up to room stats, *count says how many. 512 is room for all. */
+enum fas_status fas_stats(struct fas_client *client, uint32_t timeout_ms, struct fas_stat *stats,
+                          uint32_t room, uint32_t *count, struct fas_error *error);
+
+/* The daemon refuses new requests from now on, finishes what it has and exits. For operators. */
+enum fas_status fas_drain(struct fas_client *client, uint32_t timeout_ms, struct fas_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

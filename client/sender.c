@@ -1,0 +1,334 @@
+/*
+ * sender.c: what is sent next. The connection asks for a batch when the last one is gone, so the
+ * choice is made as late as can be: answers and cancels first, then credit, then requests.
+ *
+ * Requests that fit one chunk ("small") and others ("bulk") wait in two queues which take turns, so
+ * that a small request waits behind one chunk and not behind all the bytes of a large one. Within a
+ * queue the first goes first: finishing one upload early beats finishing two late.
+ *
+ * Payloads are sent straight from the caller's memory, except small ones, which are copied beside
+ * their frame's head so that a small request leaves as one piece, and tensors with gaps, which are
+ * gathered. The daemon's upload credit bounds DATA. All under the client's lock.
+ */
+#include "client/client.h"
+#include "client/strided.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Copying 16 KiB takes 1 us; another range of a send costs about as much. */
+#define COPY_BYTES_MAX (16u << 10)
+
+/* What a cancel may have to wait for; two chunks of the default size keep a fast stream full. */
+#define BATCH_BYTES (2u << 20)
+
+#define STAGE_BYTES (FAS_CHUNK_BYTES_MAX + 4 * FAS_HEADER_BYTES_MAX)
+
+enum fas_status sender_open(struct fas_client *client)
+{
+    TAILQ_INIT(&client->small);
+    TAILQ_INIT(&client->bulk);
+    TAILQ_INIT(&client->cancels);
+    TAILQ_INIT(&client->questions);
+    TAILQ_INIT(&client->releases);
+    client->stage_bytes = STAGE_BYTES;
+    client->stage = malloc(client->stage_bytes); /* touched only as far as it is used */
+    return client->stage ? FAS_OK : FAS_RESOURCE_EXHAUSTED;
+}
+
+/* ---- one batch ---- */
+
+struct writer {
+    struct fas_client *client;
+    struct batch *batch;
+    size_t bytes;
+};
+
+/* Room for a frame of any kind with `ranges` ranges beside its head, and `staged` bytes copied. */
+static bool writer_has_room(const struct writer *w, int ranges, size_t staged)
+{
+    size_t most = FRAME_HEAD_BYTES_MAX + FAS_HEADER_BYTES_MAX + staged;
+    return w->batch->count + 1 + ranges <= BATCH_RANGES_MAX && w->bytes < BATCH_BYTES &&
+           w->client->stage_bytes - w->client->stage_used >= most;
+}
+
+static void writer_add(struct writer *w, const void *data, size_t bytes)
+{
+    struct batch *batch = w->batch;
+    int last = batch->count - 1;
+    if (last >= 0 &&
+        (const uint8_t *)batch->ranges[last].data + batch->ranges[last].bytes == data) {
+        batch->ranges[last].bytes += bytes;
+    } else {
+        assert(batch->count < BATCH_RANGES_MAX);
+        batch->ranges[batch->count].data = data;
+        batch->ranges[batch->count++].bytes = bytes;
+    }
+    w->bytes += bytes;
+}
+
+/* The next bytes of the stage; writer_has_room has been asked. */
+static uint8_t *writer_stage(struct writer *w, size_t bytes)
+{
+    uint8_t *at = w->client->stage + w->client->stage_used;
+    w->client->stage_used += bytes;
+    writer_add(w, at, bytes);
+    return at;
+}
+
+/* Where a header may be encoded: behind the room for its frame's head. */
+static uint8_t *writer_header(struct writer *w)
+{
+    return w->client->stage + w->client->stage_used +
+           frame_prefix_bytes(connection_is_ipc(w->client->connection)) + FAS_PREAMBLE_BYTES;
+}
+
+/* The frame's head, in front of a header that has been encoded at writer_header. */
+static void writer_frame(struct writer *w, const struct frame *frame)
+{
+    bool ipc = connection_is_ipc(w->client->connection);
+    uint8_t *at =
+        writer_stage(w, frame_prefix_bytes(ipc) + FAS_PREAMBLE_BYTES + frame->header_bytes);
+    uint8_t head[FRAME_HEAD_BYTES_MAX];
+    memcpy(at, head, frame_encode(frame, ipc, head));
+}
+
+/* Bytes of a call's memory: copied when few, else sent from there. */
+static void writer_payload(struct writer *w, struct fas_call *call, const void *data, size_t bytes)
+{
+    if (bytes == 0) {
+        return;
+    }
+    if (bytes <= COPY_BYTES_MAX) {
+        memcpy(writer_stage(w, bytes), data, bytes);
+        return;
+    }
+    writer_add(w, data, bytes);
+    assert(w->client->held_count < HELD_MAX);
+    w->client->held[w->client->held_count++] = call;
+    call->held++;
+}
+
+/* ---- frames without a call ---- */
+
+static void put_hello(struct writer *w)
+{
+    struct fas_client *client = w->client;
+    memcpy(writer_stage(w, FRAME_SP_HELLO_BYTES), frame_sp_hello, FRAME_SP_HELLO_BYTES);
+    struct wire_hello hello = {.version_min = FAS_VERSION_MIN, .version_max = FAS_VERSION_MAX};
+    memcpy(hello.client, client->name, sizeof(hello.client));
+    size_t token = client->token ? strlen(client->token) : 0;
+    assert(token <= FAS_TOKEN_BYTES_MAX);
+    hello.token_bytes = (uint32_t)token;
+    if (token > 0) {
+        memcpy(hello.token, client->token, token);
+    }
+    hello.wanted.requests_in_flight = client->calls_wanted;
+    hello.result_credit_bytes = client->result_window;
+    struct frame frame = {.type = FRAME_HELLO};
+    frame.header_bytes = (uint32_t)wire_encode_hello(&hello, writer_header(w));
+    writer_frame(w, &frame);
+    client->hello_sent = true;
+}
+
+static void put_bare(struct writer *w, enum frame_type type, uint64_t id)
+{
+    struct frame frame = {.type = type, .request = id};
+    writer_frame(w, &frame);
+}
+
+static void put_pings(struct writer *w)
+{
+    struct fas_client *client = w->client;
+    if (client->pong_wanted) {
+        put_bare(w, FRAME_PONG, client->pong_id);
+        client->pong_wanted = false;
+    }
+    if (client->ping_wanted) {
+        put_bare(w, FRAME_PING, QUESTION_BIT);
+        client->ping_wanted = false;
+    }
+}
+
+static void put_questions(struct writer *w)
+{
+    struct question *question;
+    TAILQ_FOREACH(question, &w->client->questions, link)
+    {
+        if (!question->sent && writer_has_room(w, 0, 0)) {
+            put_bare(w, question->asks, question->id);
+            question->sent = true;
+        }
+    }
+}
+
+static void put_releases(struct writer *w)
+{
+    struct release *release;
+    while ((release = TAILQ_FIRST(&w->client->releases)) && writer_has_room(w, 0, 0)) {
+        struct frame frame = {.type = FRAME_RELEASE};
+        frame.header_bytes = (uint32_t)wire_encode_release(release->handle, writer_header(w));
+        writer_frame(w, &frame);
+        TAILQ_REMOVE(&w->client->releases, release, link);
+        free(release);
+    }
+}
+
+static void put_cancels(struct writer *w)
+{
+    struct fas_call *call;
+    while ((call = TAILQ_FIRST(&w->client->cancels)) && writer_has_room(w, 0, 0)) {
+        put_bare(w, FRAME_CANCEL, call->id);
+        TAILQ_REMOVE(&w->client->cancels, call, cancel_link);
+        call->cancelling = false;
+    }
+}
+
+/* Credit is given back in quarters of the window: few frames, and the daemon never runs dry. */
+static void put_credit(struct writer *w)
+{
+    struct fas_client *client = w->client;
+    if (client->credit_owed < client->result_window / 4 || !writer_has_room(w, 0, 0)) {
+        return;
+    }
+    struct frame frame = {.type = FRAME_CREDIT};
+    frame.header_bytes = (uint32_t)wire_encode_credit(client->credit_owed, writer_header(w));
+    writer_frame(w, &frame);
+    client->credit_owed = 0;
+}
+
+/* ---- frames of calls ---- */
+
+static bool put_request(struct writer *w, struct fas_call *call)
+{
+    if (!writer_has_room(w, 4, 4 * (size_t)COPY_BYTES_MAX)) {
+        return false;
+    }
+    const struct fas_request *request = &call->request;
+    struct frame frame = {.type = FRAME_REQUEST, .request = call->id};
+    frame.header_bytes = (uint32_t)wire_encode_request(&call->wire, writer_header(w));
+    frame.payload_bytes = wire_lengths_bytes(&call->wire);
+    writer_frame(w, &frame);
+    size_t used = 4 * (size_t)request->batch, cu = used + 4;
+    writer_payload(w, call, request->q.cu_seqlens, request->q.cu_seqlens ? cu : 0);
+    writer_payload(w, call, request->k.cu_seqlens, request->k.cu_seqlens ? cu : 0);
+    writer_payload(w, call, request->q.seqused, request->q.seqused ? used : 0);
+    writer_payload(w, call, request->k.seqused, request->k.seqused ? used : 0);
+    call->announced = true;
+    return true;
+}
+
+static bool put_data(struct writer *w, struct fas_call *call)
+{
+    struct fas_client *client = w->client;
+    const struct fas_dims *dims = &call->request.dims;
+    uint32_t chunk_bytes = client->server.chunk_bytes;
+    enum fas_tensor tensor = (enum fas_tensor)__builtin_ctz(call->tensors_left);
+    uint64_t all = fas_tensor_bytes(dims, tensor);
+    uint64_t offset = (uint64_t)call->chunk * chunk_bytes;
+    size_t bytes = all - offset < chunk_bytes ? (size_t)(all - offset) : chunk_bytes;
+    if (bytes > client->upload_credit || !writer_has_room(w, 2, bytes)) {
+        return false;
+    }
+    struct frame frame = {.type = FRAME_DATA,
+                          .flags = (uint16_t)tensor,
+                          .chunk = call->chunk,
+                          .request = call->id,
+                          .payload_bytes = bytes};
+    writer_frame(w, &frame);
+    struct strided s = strided_of(dims, tensor, &call->request.tensors[tensor]);
+    if (s.packed) {
+        writer_payload(w, call, s.data + offset, bytes);
+    } else {
+        strided_gather(&s, offset, bytes, writer_stage(w, bytes));
+    }
+    client->upload_credit -= bytes;
+    call->chunk++;
+    if (offset + bytes == all) {
+        call->tensors_left &= call->tensors_left - 1;
+        call->chunk = 0;
+    }
+    return true;
+}
+
+static bool put_next_of(struct writer *w, struct fas_call *call)
+{
+    bool put = call->announced ? put_data(w, call) : put_request(w, call);
+    if (put && call->tensors_left == 0) {
+        sender_remove(call);
+    }
+    return put;
+}
+
+/* The two queues take turns; false: neither has anything that may go now. */
+static bool put_call(struct writer *w)
+{
+    struct fas_client *client = w->client;
+    struct fas_call *small = TAILQ_FIRST(&client->small), *bulk = TAILQ_FIRST(&client->bulk);
+    if (small && (!bulk || !client->small_went_last)) {
+        client->small_went_last = true;
+        if (put_next_of(w, small)) {
+            return true;
+        }
+    }
+    client->small_went_last = false;
+    return bulk && put_next_of(w, bulk);
+}
+
+bool sender_next_batch(void *context, struct batch *batch)
+{
+    struct fas_client *client = context;
+    struct writer w = {.client = client, .batch = batch};
+    client->stage_used = 0;
+    if (!client->hello_sent) {
+        put_hello(&w);
+        return true;
+    }
+    put_pings(&w);
+    put_cancels(&w);
+    put_questions(&w);
+    put_releases(&w);
+    put_credit(&w);
+    while (put_call(&w)) {
+    }
+    return batch->count > 0;
+}
+
+void sender_batch_sent(void *context)
+{
+    struct fas_client *client = context;
+    connection_lock(client->connection);
+    for (uint32_t i = 0; i < client->held_count; i++) {
+        call_unhold(client->held[i]);
+    }
+    client->held_count = 0;
+    connection_unlock(client->connection);
+    call_tell(client);
+}
+
+/* ---- queues ---- */
+
+static struct call_queue *queue_of(struct fas_call *call)
+{
+    uint64_t bytes = 0;
+    for (uint32_t left = call->inputs; left; left &= left - 1) {
+        bytes += fas_tensor_bytes(&call->request.dims, (enum fas_tensor)__builtin_ctz(left));
+    }
+    bool small = bytes <= call->client->server.chunk_bytes;
+    return small ? &call->client->small : &call->client->bulk;
+}
+
+void sender_add(struct fas_call *call)
+{
+    TAILQ_INSERT_TAIL(queue_of(call), call, send_link);
+    call->sending = true;
+}
+
+void sender_remove(struct fas_call *call)
+{
+    if (call->sending) {
+        TAILQ_REMOVE(queue_of(call), call, send_link);
+        call->sending = false;
+    }
+}

@@ -157,8 +157,8 @@ __global__ void __launch_bounds__(128, 1) multiply(float *out)
 inline const char *start(float *out, int32_t *flag)
 {
     tensor_map map;
-    tensor_shape shape = tensor_ragged(tensor_panels(element_of<bf16>::value, swizzle::b128, out,
-                                                     256, 256, 1000, 1, 128, 64));
+    tensor_shape shape = tensor_ragged(
+        tensor_panels(element_of<bf16>::value, swizzle::b128, out, 256, 256, 1000, 1, 128, 64));
     if (!tensor_map_encode(&map, shape)) {
         return "encode";
     }
@@ -169,11 +169,10 @@ inline const char *start(float *out, int32_t *flag)
 #define EVERY_N(N)                                                                                 \
     error = error ? error : launch(config, multiply<N, bf16, major::k, major::mn>, out)
     EVERY_N(8), EVERY_N(16), EVERY_N(24), EVERY_N(32), EVERY_N(40), EVERY_N(48), EVERY_N(56),
-        EVERY_N(64), EVERY_N(72), EVERY_N(80), EVERY_N(88), EVERY_N(96), EVERY_N(104),
-        EVERY_N(112), EVERY_N(120), EVERY_N(128), EVERY_N(136), EVERY_N(144), EVERY_N(152),
-        EVERY_N(160), EVERY_N(168), EVERY_N(176), EVERY_N(184), EVERY_N(192), EVERY_N(200),
-        EVERY_N(208), EVERY_N(216), EVERY_N(224), EVERY_N(232), EVERY_N(240), EVERY_N(248),
-        EVERY_N(256);
+        EVERY_N(64), EVERY_N(72), EVERY_N(80), EVERY_N(88), EVERY_N(96), EVERY_N(104), EVERY_N(112),
+        EVERY_N(120), EVERY_N(128), EVERY_N(136), EVERY_N(144), EVERY_N(152), EVERY_N(160),
+        EVERY_N(168), EVERY_N(176), EVERY_N(184), EVERY_N(192), EVERY_N(200), EVERY_N(208),
+        EVERY_N(216), EVERY_N(224), EVERY_N(232), EVERY_N(240), EVERY_N(248), EVERY_N(256);
 #undef EVERY_N
     error = error ? error : launch(config, multiply<64, fp16, major::k, major::k>, out);
     error = error ? error : launch(config, multiply<64, fp16, major::mn, major::k>, out);

@@ -1,0 +1,146 @@
+#include "sim/block.h"
+
+#include <algorithm>
+#include <string.h>
+
+#include "sim/machine.h"
+#include "sim/ops.h"
+#include "sim/shadow.h"
+
+namespace sim
+{
+
+namespace
+{
+
+constexpr int REGISTERS = 65536;
+constexpr int REGISTERS_MAX = 255; /* of a thread at launch */
+
+void shadow_reset(shadow *s, uint32_t bytes)
+{
+    s->writers.assign(bytes / 4 + 4, 0);
+    s->reader_slot.assign(bytes / 16 + 1, 0);
+    s->readers.assign(1, {});
+    s->async.resize(bytes / 128 + 1);
+    s->async_used.assign(bytes / 128 + 1, 0);
+    std::fill(s->async.begin(), s->async.end(), async_marks{});
+    s->version.assign(bytes / 1024 + 1, version_now() + 1);
+}
+
+void warp_reset(warp *w, block *b, int index)
+{
+    w->owner = b;
+    w->index = index;
+    w->ready = 0;
+    w->queued = false;
+    w->elected = static_cast<int>(random_below(LANES));
+    w->live = LANES;
+    w->now = 1;
+    w->synced = 0;
+    w->meeting = {};
+    w->multiplies.clear();
+    w->multiplies_base = 0;
+    w->multiplies_issued = 0;
+    w->accumulators.clear();
+    w->bulk_groups = 0;
+}
+
+void thread_reset(thread *t, block *b, warp *w, int index)
+{
+    t->owner = b;
+    t->of = w;
+    t->index = index;
+    t->lane = index % LANES;
+    t->done = false;
+    t->known = {};
+    t->trace = 0;
+    t->waits_for = nullptr;
+    t->waits_at = {"start", 0};
+    t->wait_address = 0;
+    t->multiply_fenced = false;
+    t->multiply_at = {"start", 0};
+    t->multiply_groups = 0;
+    t->multiply_next = 0;
+    t->bulk.clear();
+    w->lanes[t->lane] = t;
+}
+
+template <typename T>
+void resize_owned(std::vector<std::unique_ptr<T>> *v, size_t count)
+{
+    v->resize(count);
+    for (auto &p : *v) {
+        if (p == nullptr) {
+            p = std::make_unique<T>();
+        }
+    }
+}
+
+} // namespace
+
+void block_reset(block &b, machine &m, int index)
+{
+    const int *grid = m.shape.grid;
+    b.owner = &m;
+    b.index = index;
+    b.at[0] = index % grid[0];
+    b.at[1] = index / grid[0] % grid[1];
+    b.at[2] = index / grid[0] / grid[1];
+    b.smem_bytes = m.shape.smem_bytes;
+    b.data.assign(b.smem_bytes + 16, 0xcd);
+    shadow_reset(&b.marks, b.smem_bytes);
+    b.mbarriers.clear();
+    for (named_barrier &n : b.named) {
+        n = {};
+    }
+    int count = m.shape.threads;
+    resize_owned(&b.warps, static_cast<size_t>(count / LANES));
+    resize_owned(&b.threads, static_cast<size_t>(count));
+    for (int w = 0; w < count / LANES; w++) {
+        warp_reset(b.warps[static_cast<size_t>(w)].get(), &b, w);
+    }
+    for (int i = 0; i < count; i++) {
+        thread_reset(b.threads[static_cast<size_t>(i)].get(), &b,
+                     b.warps[static_cast<size_t>(i / LANES)].get(), i);
+    }
+    /* What ptxas gives a kernel with __launch_bounds__(threads, 1). */
+    int each = std::min(REGISTERS_MAX, REGISTERS / count / 8 * 8);
+    for (auto &w : b.warps) {
+        w->registers = each;
+    }
+    b.registers_free = REGISTERS - each * count;
+    b.waiting_for_registers.clear();
+    b.live = count;
+}
+
+void thread_exit(thread &t)
+{
+    where end = {"the end of the kernel", 0};
+    for (const auto &g : t.bulk) {
+        if (g->number == 0 && (g->reading > 0 || g->writing > 0)) {
+            fail_at(t.waits_at, "ends with bulk stores that were never committed");
+        } else if (g->reading > 0) {
+            fail_at(t.waits_at, "ends while its bulk store still reads shared memory: the block's "
+                                "memory may be given away (bulk_wait_read is missing)");
+        }
+    }
+    for (const auto &a : t.of->accumulators) {
+        if ((a->taken >> t.lane & 1) && !(a->given >> t.lane & 1)) {
+            fail_at(a->last, "ends without a wgmma_wait for the wgmma issued here");
+        }
+    }
+    if (t.of->meeting.arrived > 0) {
+        fail_at(t.of->meeting.at, "ends while other lanes of its warp wait in %s",
+                t.of->meeting.name);
+    }
+    t.waits_at = end;
+}
+
+void publish(thread &t, clock *into)
+{
+    t.known.generic.add_lane(t.of->index, t.of->now, t.lane);
+    clock_join(into, t.known);
+    t.of->now++;
+}
+
+} // namespace sim

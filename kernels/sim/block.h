@@ -1,0 +1,203 @@
+/*
+ * sim/block: threads, warps and the shared memory of one block, with the shadow that remembers who
+ * wrote and who read what. Owner: the machine; everything runs on one host thread.
+ */
+#ifndef SIM_BLOCK_H
+#define SIM_BLOCK_H
+
+#include <array>
+#include <memory>
+#include <stdint.h>
+#include <vector>
+
+#include "sim/clock.h"
+#include "sim/fiber.h"
+#include "sim/where.h"
+
+namespace sim
+{
+
+constexpr int LANES = 32;
+constexpr uint32_t SMEM_BASE = 1024; /* not 0, so that an address 0 is a found bug */
+constexpr uint32_t SMEM_MAX = 227 * 1024;
+constexpr int NAMED_BARRIERS = 16;
+
+struct block;
+struct warp;
+struct machine;
+
+/* ------------------------------------------------------------------ shadow of shared memory */
+
+/* Who wrote these four bytes last: an agent of the clock, its stamp, lane and source line. */
+struct tag {
+    uint32_t stamp;
+    uint8_t agent;
+    uint8_t lane;
+    uint16_t place;
+
+    uint64_t bits() const
+    {
+        return static_cast<uint64_t>(place) << 48 | static_cast<uint64_t>(lane) << 40 |
+               static_cast<uint64_t>(agent) << 32 | stamp;
+    }
+    static tag of(uint64_t bits)
+    {
+        return {static_cast<uint32_t>(bits), static_cast<uint8_t>(bits >> 32),
+                static_cast<uint8_t>(bits >> 40), static_cast<uint16_t>(bits >> 48)};
+    }
+};
+
+constexpr uint8_t AGENT_NONE = 0;       /* never written */
+constexpr uint8_t AGENT_GENERIC = 1;    /* + warp */
+constexpr uint8_t AGENT_BARRIER = 64;   /* + mbarrier: TMA data */
+constexpr uint8_t AGENT_RESERVED = 255; /* an mbarrier lives here */
+
+/* Ordinary readers of 16 bytes, per warp. */
+struct read_mark {
+    uint32_t stamp, lanes;
+    uint16_t place;
+};
+
+struct read_marks {
+    read_mark of[WARPS_MAX];
+};
+
+/* Asynchronous readers of 128 bytes: newest group of each wgmma stream, then of each bulk stream.
+ */
+struct async_marks {
+    uint32_t group[2 * WARPS_MAX];
+    uint16_t place[2 * WARPS_MAX];
+};
+
+struct shadow {
+    std::vector<uint64_t> writers;     /* per 4 bytes: tag */
+    std::vector<uint16_t> reader_slot; /* per 16 bytes: index into readers, 0 none */
+    std::vector<read_marks> readers;
+    std::vector<async_marks> async;  /* per 128 bytes */
+    std::vector<uint8_t> async_used; /* per 128 bytes */
+    std::vector<uint64_t> version; /* per 1024 bytes: when it last changed, for decoded operands */
+};
+
+/* ------------------------------------------------------------------ barriers */
+
+struct mbarrier {
+    uint32_t address;
+    uint32_t arrivals, pending;
+    int64_t missing_bytes; /* of the current round */
+    uint32_t rounds;       /* completed */
+    bool visible_to_tma;   /* mbarrier_init_fence ran after the init */
+    tag writer;            /* the init, as a write that users must know of */
+    clock gathering, complete;
+    std::vector<struct thread *> waiting;
+    where arrived_at; /* the newest arrival, for reports */
+};
+
+struct named_barrier {
+    int expected, arrived;
+    clock gathering;
+    std::vector<warp *> waiting;
+    where at;
+};
+
+/* ------------------------------------------------------------------ wgmma, one stream per warp */
+
+constexpr int COLUMNS_MAX = 256;
+
+/* A warp's 16 rows of an accumulator that is in flight. */
+struct accumulator {
+    float *at[LANES];      /* each lane's register array */
+    uint32_t taken, given; /* lanes whose registers were taken, given back */
+    int columns;
+    uint32_t last_group;
+    where last;
+    alignas(32) float tile[16 * COLUMNS_MAX];
+};
+
+struct multiply {
+    accumulator *d;
+    uint64_t a_descriptor, b_descriptor;
+    bool a_in_registers, bf16, a_mn, b_mn, add;
+    int columns;
+    uint32_t a_registers[LANES][4];
+    const uint32_t *a_at[LANES];
+    int deposits;
+    uint32_t group;
+    bool done;
+    where at;
+};
+
+/* ------------------------------------------------------------------ bulk groups, per thread */
+
+struct bulk_group {
+    struct thread *owner;
+    uint32_t number;      /* in the warp's bulk stream; 0 while open */
+    int reading, writing; /* operations that still do */
+};
+
+/* ------------------------------------------------------------------ threads and warps */
+
+struct thread {
+    block *owner;
+    warp *of;
+    int lane, index;
+    fiber context;
+    bool done;
+    clock known;
+    uint32_t trace; /* of warp-wide calls; lanes that meet must agree */
+
+    const char *waits_for; /* while blocked */
+    where waits_at;
+    uint32_t wait_address, wait_value;
+
+    bool multiply_fenced;
+    where multiply_at;        /* the newest wgmma or commit */
+    uint32_t multiply_groups; /* committed */
+    size_t multiply_next;     /* index into the warp's queue of this lane's next deposit */
+    std::vector<std::shared_ptr<bulk_group>> bulk; /* oldest first; the last may be open */
+};
+
+struct collective {
+    const char *name;
+    where at;
+    int arrived;
+    uint64_t in[LANES], out[LANES];
+};
+
+struct warp {
+    block *owner;
+    int index;
+    thread *lanes[LANES];
+    uint32_t ready; /* lanes that can run */
+    bool queued;    /* in the machine's ready list */
+    int elected;
+    int live;
+    uint32_t now;    /* stamp of its accesses; moves on at each release */
+    uint32_t synced; /* stamp when its lanes last met */
+    collective meeting;
+    std::vector<std::unique_ptr<multiply>> multiplies; /* not retired by all lanes */
+    size_t multiplies_base;                            /* number of the queue's first entry */
+    size_t multiplies_issued;                          /* numbers below this are issued */
+    std::vector<std::unique_ptr<accumulator>> accumulators;
+    uint32_t bulk_groups; /* closed */
+    int registers;        /* per thread */
+};
+
+struct block {
+    machine *owner;
+    int index; /* of the grid, x fastest */
+    int at[3];
+    uint32_t smem_bytes;
+    std::vector<uint8_t> data; /* address - SMEM_BASE */
+    shadow marks;
+    std::vector<std::unique_ptr<mbarrier>> mbarriers;
+    std::array<named_barrier, NAMED_BARRIERS> named;
+    std::vector<std::unique_ptr<thread>> threads;
+    std::vector<std::unique_ptr<warp>> warps;
+    int live; /* threads */
+    int registers_free;
+    std::vector<thread *> waiting_for_registers;
+};
+
+} // namespace sim
+
+#endif

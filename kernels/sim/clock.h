@@ -1,0 +1,63 @@
+/*
+ * sim/clock: who knows what. Every thread carries a vector clock over the agents of its block; an
+ * access is legal if the accessing thread knows the accesses it must come after. Judging each
+ * access when it is issued finds a missing wait even on schedules where the data happened to be
+ * there.
+ *
+ * Agents (few, so that a clock is 768 bytes and a join some SIMD instructions):
+ *   generic[w]   ordinary accesses of warp w. Stamps count releases of the warp; of the newest
+ * stamp it also matters which lanes are known (full up to one stamp, `lanes` up to `part`).
+ *   fenced[w]    the same, as far as fence_async_smem made the writes visible to the async proxy
+ *   multiply[w]  wgmma groups of warp w that are known to be finished
+ *   bulk[w]      bulk store groups of warp w that are known to have read their source
+ *   barrier[b]   rounds of mbarrier b that are known to be complete: TMA data carries such a stamp
+ */
+#ifndef SIM_CLOCK_H
+#define SIM_CLOCK_H
+
+#include <stdint.h>
+
+namespace sim
+{
+
+constexpr int WARPS_MAX = 16;    /* of a block: 512 threads */
+constexpr int BARRIERS_MAX = 64; /* mbarriers of a block */
+
+/* Known of the lanes of each warp: everything up to full, and up to part from `lanes`. */
+struct knowledge {
+    uint32_t full[WARPS_MAX];
+    uint32_t part[WARPS_MAX];
+    uint32_t lanes[WARPS_MAX];
+
+    bool covers(int warp, uint32_t stamp, uint32_t of_lanes) const
+    {
+        return full[warp] >= stamp || (part[warp] >= stamp && (of_lanes & ~lanes[warp]) == 0);
+    }
+
+    /* Learn that `lane` of the warp did everything up to stamp. */
+    void add_lane(int warp, uint32_t stamp, int lane)
+    {
+        lanes[warp] = (part[warp] > full[warp] ? lanes[warp] : 0) | 1u << lane;
+        part[warp] = stamp;
+    }
+
+    void add_all(int warp, uint32_t stamp)
+    {
+        full[warp] = full[warp] > stamp ? full[warp] : stamp;
+    }
+};
+
+struct alignas(32) clock {
+    knowledge generic;
+    knowledge fenced;
+    uint32_t multiply[WARPS_MAX];
+    uint32_t bulk[WARPS_MAX];
+    uint32_t barrier[BARRIERS_MAX];
+};
+
+/* into = what either knows. */
+void clock_join(clock *into, const clock &from);
+
+} // namespace sim
+
+#endif

@@ -1,0 +1,92 @@
+/*
+ * sim/device: a GPU for tests. Register the buffers that a kernel may touch, launch with the
+ * ordinary gpu::launch (its stream is a device), and read `error`: empty, or a message that names
+ * the rule, the kernel's line and the other party. Same seed, same run. One host thread at a time.
+ */
+#ifndef SIM_DEVICE_H
+#define SIM_DEVICE_H
+
+#include <functional>
+#include <memory>
+#include <stddef.h>
+#include <stdint.h>
+#include <string>
+#include <vector>
+
+#include "sim/where.h"
+
+namespace sim
+{
+
+/* What kernels may do to a buffer. */
+enum class usage {
+    input,   /* read only */
+    output,  /* each 4 bytes written at most once in the buffer's life; see device_unwritten */
+    scratch, /* anything */
+};
+
+struct buffer {
+    const char *name;
+    uintptr_t base;
+    size_t bytes;
+    usage use;
+    std::vector<uint8_t> writes; /* per 4 bytes, stops counting at 255 */
+};
+
+/* A protocol step of a kernel: what it calls and where. */
+struct step {
+    const char *name;
+    where at;
+};
+
+struct block;
+
+struct device {
+    uint64_t seed = 1;
+    int resident = 2; /* blocks that run at a time */
+
+    /*
+     * wgmma groups finish per warp (the weakest reading of the instruction): a stage must be
+     * released by each warp. True: the four warps of a warpgroup finish together, so that one
+     * elected thread of the warpgroup may release for all, as shipped kernels do.
+     */
+    bool warpgroup_finishes_together = false;
+
+    /*
+     * Mutation tests: a run with `record` notes every call of a wait, arrive, fence, commit or
+     * barrier; a run with one of these places as `dropped` leaves that call out, and something must
+     * object. Kernels need no hook for it.
+     */
+    bool record = false;
+    std::vector<step> recorded;
+    step dropped = {"", {"", 0}};
+
+    std::string error;
+    uint64_t switches = 0;   /* fiber switches of all launches */
+    uint64_t multiplies = 0; /* 16 x N x 16 products of all launches */
+
+    std::vector<buffer> buffers;
+    std::vector<std::unique_ptr<block>> spare; /* shared memory and shadows, reused */
+
+    device();
+    ~device();
+};
+
+void device_add(device *d, const char *name, const void *base, size_t bytes, usage use);
+
+/* Offset of the first 4 bytes of the buffer that no kernel wrote, or -1. */
+int64_t device_unwritten(const device *d, const void *base);
+
+struct launch_shape {
+    int grid[3];
+    int threads;
+    uint32_t smem_bytes;
+    int cluster;
+};
+
+/* Runs the grid to its end; body is called once in each thread. False: see d->error. */
+bool device_run(device *d, const launch_shape &shape, const std::function<void()> &body);
+
+} // namespace sim
+
+#endif

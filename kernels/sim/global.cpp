@@ -1,0 +1,145 @@
+#include <string.h>
+
+#include "sim/machine.h"
+#include "sim/ops.h"
+
+namespace sim
+{
+
+namespace
+{
+
+buffer *buffer_of(uintptr_t address, size_t bytes)
+{
+    for (buffer &b : the_machine().on->buffers) {
+        if (address >= b.base && address - b.base <= b.bytes &&
+            bytes <= b.bytes - (address - b.base)) {
+            return &b;
+        }
+    }
+    return nullptr;
+}
+
+/* Count a write; an output takes each word once. */
+bool count_write(buffer &b, uintptr_t address, size_t bytes, std::string *why)
+{
+    if (b.use != usage::output) {
+        return true;
+    }
+    for (size_t word = (address - b.base) / 4; word < (address - b.base + bytes + 3) / 4; word++) {
+        uint8_t &n = b.writes[word];
+        n = static_cast<uint8_t>(n == 255 ? 255 : n + 1);
+        if (n > 1) {
+            *why = std::string("writes byte ") + std::to_string(word * 4) + " of \"" + b.name +
+                   "\" a second time";
+            return false;
+        }
+    }
+    return true;
+}
+
+void check(const char *what, const void *at_address, size_t bytes, bool write, where at)
+{
+    std::string why;
+    if (reinterpret_cast<uintptr_t>(at_address) % (bytes < 16 ? bytes : 16) != 0) {
+        fail_at(at, "%s of %zu bytes at %p is not aligned", what, bytes, at_address);
+    }
+    if (!global_usable(at_address, bytes, write, &why)) {
+        fail_at(at, "%s %s", what, why.c_str());
+    }
+}
+
+void wake_pollers()
+{
+    machine &m = the_machine();
+    for (thread *t : m.polling) {
+        wake(t);
+    }
+    m.polling.clear();
+}
+
+} // namespace
+
+bool global_usable(const void *at_address, size_t bytes, bool write, std::string *why)
+{
+    uintptr_t address = reinterpret_cast<uintptr_t>(at_address);
+    buffer *b = buffer_of(address, bytes);
+    if (b == nullptr) {
+        *why = "touches global memory outside every registered buffer";
+        for (const buffer &near : the_machine().on->buffers) {
+            if (address + bytes + 4096 > near.base && address < near.base + near.bytes + 4096) {
+                *why += std::string(", byte ") +
+                        std::to_string(static_cast<int64_t>(address - near.base)) + " of \"" +
+                        near.name + "\" (" + std::to_string(near.bytes) + " bytes)";
+            }
+        }
+        return false;
+    }
+    if (write && b->use == usage::input) {
+        *why = std::string("writes the input \"") + b->name + "\"";
+        return false;
+    }
+    return !write || count_write(*b, address, bytes, why);
+}
+
+void global_read(const void *from, void *to, size_t bytes, where at)
+{
+    check("global_load", from, bytes, false, at);
+    memcpy(to, from, bytes);
+}
+
+void global_write(void *to, const void *from, size_t bytes, where at)
+{
+    check("global_store", to, bytes, true, at);
+    memcpy(to, from, bytes);
+}
+
+int32_t global_fetch_add(int32_t *at_address, int32_t value, bool orders, where at)
+{
+    check("atomic_add", at_address, 4, true, at);
+    (void)orders;
+    int32_t before = *at_address;
+    *at_address += value;
+    wake_pollers();
+    return before;
+}
+
+void global_add(float *at_address, const float *values, int count, where at)
+{
+    check("red_add", at_address, static_cast<size_t>(count) * 4, true, at);
+    for (int i = 0; i < count; i++) {
+        at_address[i] += values[i];
+    }
+}
+
+int32_t flag_load(const int32_t *flag, where at)
+{
+    check("flag_load", flag, 4, false, at);
+    int32_t value = *flag;
+    yield(); /* callers spin */
+    return value;
+}
+
+void flag_store(int32_t *flag, int32_t value, where at)
+{
+    if (dropped("flag_store", at)) {
+        return;
+    }
+    check("flag_store", flag, 4, true, at);
+    *flag = value;
+    wake_pollers();
+}
+
+void flag_wait(const int32_t *flag, int32_t value, where at)
+{
+    if (dropped("flag_wait", at)) {
+        return;
+    }
+    check("flag_wait", flag, 4, false, at);
+    while (*flag != value) {
+        the_machine().polling.push_back(&self());
+        sleep_until_woken("a flag in global memory", at);
+    }
+}
+
+} // namespace sim

@@ -1,0 +1,109 @@
+/*
+ * sim/ops: what the host versions of kernels/gpu/ call. One function per protocol step; each checks
+ * its rules, does its work or starts it, and says in `at` which kernel line it came from.
+ */
+#ifndef SIM_OPS_H
+#define SIM_OPS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "gpu/tensor_shape.cuh"
+#include "sim/block.h"
+
+namespace sim
+{
+
+/* life of a block and of a thread (block.cpp) */
+void block_reset(block &b, machine &m, int index);
+void thread_exit(thread &t);
+
+/*
+ * This thread lets others know what it did: its clock joins *into. Its later accesses are newer
+ * than what was published.
+ */
+void publish(thread &t, clock *into);
+
+/* warp-wide meetings (warp.cpp). finish computes out from in when all 32 lanes are there. */
+enum class meet { values_only, orders_memory };
+uint64_t warp_meet(const char *name, where at, uint64_t value, meet kind,
+                   void (*finish)(warp &, collective &) = nullptr);
+/* A warp-wide call that does not wait; lanes must make the same calls in the same order. */
+void warp_trace(const char *name, where at);
+void check_traces(const warp &w, where at);
+bool warp_elect(where at);
+void matrix_store(uint32_t row_address, const uint32_t *registers, int count, bool transposed,
+                  where at);
+void matrix_load(uint32_t row_address, uint32_t *registers, int count, bool transposed, where at);
+
+/* barriers of the block (barrier.cpp) */
+void named_sync(int id, int threads, where at);
+void named_arrive(int id, int threads, where at);
+void registers_change(int count, bool take, where at);
+
+/* mbarriers (mbarrier.cpp) */
+mbarrier &mbarrier_at(const char *what, uint32_t address, where at);
+int mbarrier_number(const block &b, const mbarrier &m);
+void mbarrier_open(uint32_t address, uint32_t arrivals, where at);
+void mbarrier_fence(where at);
+void mbarrier_arrive(uint32_t address, uint32_t expected_bytes, where at);
+bool mbarrier_try(uint32_t address, uint32_t rounds, where at);
+void mbarrier_wait(uint32_t address, uint32_t rounds, where at);
+/* From the engine: bytes arrived, issued by a thread that knew this. */
+void mbarrier_bytes(block &b, mbarrier &m, uint32_t bytes, uint32_t round, const clock &issuer,
+                    where at);
+
+/* A cluster of one block (barrier.cpp): larger ones are refused at launch. */
+uint32_t cluster_rank();
+void cluster_arrive(where at);
+void cluster_wait(where at);
+void mbarrier_arrive_remote(uint32_t address, uint32_t rank, where at);
+
+/* fences (barrier.cpp) */
+void fence_async(where at);
+
+/* shared memory by ordinary instructions (warp.cpp) */
+void smem_read(uint32_t address, void *to, uint32_t bytes, where at);
+void smem_write(uint32_t address, const void *from, uint32_t bytes, where at);
+
+/* asynchronous copies (tma.cpp, bulk.cpp) */
+void tensor_load(uint32_t target, const gpu::tensor_shape &map, uint32_t barrier,
+                 const int32_t *coordinates, int rank, where at);
+void tensor_store(const gpu::tensor_shape &map, uint32_t source, const int32_t *coordinates,
+                  int rank, bool add, where at);
+void bulk_load(uint32_t target, const void *source, uint32_t bytes, uint32_t barrier, where at);
+void bulk_store(void *target, uint32_t source, uint32_t bytes, bool add, where at);
+void bulk_commit(where at);
+void bulk_wait(int pending, bool only_reads, where at);
+
+/* wgmma (wgmma.cpp) */
+struct multiply_call {
+    float *d;
+    int columns;
+    const uint32_t *a_registers; /* or NULL and the descriptor */
+    uint64_t a_descriptor, b_descriptor;
+    bool bf16, a_mn, b_mn, add;
+};
+struct register_array {
+    void *at;
+    size_t bytes;
+};
+void wgmma_fence();
+void wgmma_issue(const multiply_call &call, where at);
+void wgmma_commit(where at);
+void wgmma_wait(int pending, const register_array *arrays, int count);
+
+/* global memory (global.cpp) */
+void global_read(const void *from, void *to, size_t bytes, where at);
+void global_write(void *to, const void *from, size_t bytes, where at);
+/* From any context; only the range and the buffer's use are checked. */
+bool global_usable(const void *at_address, size_t bytes, bool write, std::string *why);
+int32_t global_fetch_add(int32_t *at_address, int32_t value, bool orders, where at);
+void global_add(float *at_address, const float *values, int count, where at);
+int32_t flag_load(const int32_t *flag, where at);
+void flag_store(int32_t *flag, int32_t value, where at);
+void flag_wait(const int32_t *flag, int32_t value, where at);
+
+} // namespace sim
+
+#endif

@@ -1,0 +1,529 @@
+#include "server/connection.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "server/intake.h"
+#include "server/log.h"
+#include "server/reply.h"
+#include "server/server.h"
+
+bool connections_open(struct connections *connections, uint32_t count)
+{
+    *connections = (struct connections){.count = count};
+    connections->entries = calloc(count, sizeof *connections->entries);
+    /* Pages exist once they are used. */
+    uint8_t *memory = mmap(NULL, (size_t)count * 2u * OUTBOX_BYTES, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (!connections->entries || memory == MAP_FAILED) {
+        return false;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        struct outbox *outbox = &connections->entries[i].outbox;
+        outbox->filling = memory + (size_t)i * 2u * OUTBOX_BYTES;
+        outbox->sending = outbox->filling + OUTBOX_BYTES;
+    }
+    return true;
+}
+
+/* ---- its requests ---- */
+
+void connection_add_slot(struct server *server, struct connection *connection, struct slot *slot)
+{
+    struct slot *slots = server->slots.entries;
+    slot->connection = connection;
+    if (connection->first_slot == SLOT_NONE) {
+        connection->first_slot = slot->next = slot->previous = slot->index;
+    } else { /* behind the last: its turn comes after the others' */
+        struct slot *first = &slots[connection->first_slot];
+        slot->next = first->index;
+        slot->previous = first->previous;
+        slots[slot->previous].next = slot->index;
+        first->previous = slot->index;
+    }
+    connection->slot_count++;
+    connection->unanswered++;
+}
+
+void connection_remove_slot(struct server *server, struct slot *slot)
+{
+    struct slot *slots = server->slots.entries;
+    struct connection *connection = slot->connection;
+    slots[slot->previous].next = slot->next;
+    slots[slot->next].previous = slot->previous;
+    if (connection->first_slot == slot->index) {
+        connection->first_slot = slot->next == slot->index ? SLOT_NONE : slot->next;
+    }
+    connection->slot_count--;
+    slot->connection = NULL;
+}
+
+struct slot *connection_find(struct server *server, struct connection *connection, uint64_t id)
+{
+    uint32_t index = connection->first_slot;
+    for (uint32_t count = connection->slot_count; count > 0; count--) {
+        struct slot *slot = &server->slots.entries[index];
+        if (slot->id == id && !slot->answered) {
+            return slot;
+        }
+        index = slot->next;
+    }
+    return NULL;
+}
+
+void connection_refuse(struct connection *connection, uint64_t id, const struct fas_error *error)
+{
+    uint8_t header[FAS_HEADER_BYTES_MAX];
+    size_t bytes = wire_encode_error(error, header);
+    outbox_put(&connection->outbox, (struct frame){.type = FRAME_ERROR, .request = id}, header,
+               bytes);
+}
+
+/* ---- its end ---- */
+
+static void close_now(struct connection *connection)
+{
+    connection->state = CONNECTION_CLOSING;
+    stream_close(connection->stream);
+}
+
+void connection_fail(struct server *server, struct connection *connection,
+                     const struct fas_error *error, uint64_t now_us)
+{
+    (void)now_us;
+    if (connection->state == CONNECTION_CLOSING || connection->state == CONNECTION_FAREWELL) {
+        return;
+    }
+    stats_add(&server->stats, STATS_CONNECTIONS_LOST, 1);
+    log_info("connection_failed", log_u64("connection", connection->number),
+             log_str("status", fas_status_name(error->status)), log_str("field", error->field),
+             log_str("text", error->text));
+    if (outbox_room(&connection->outbox, 0)) {
+        connection_refuse(connection, 0, error);
+        connection->state = CONNECTION_FAREWELL;
+    } else {
+        close_now(connection);
+    }
+}
+
+/* Nothing of the stream is outstanding: its requests lose their peer, its place is free. */
+static void on_closed(struct server *server, struct connection *connection)
+{
+    while (connection->first_slot != SLOT_NONE) {
+        intake_orphan(server, &server->slots.entries[connection->first_slot]);
+    }
+    if (connection->principal != PRINCIPAL_NONE) {
+        principal_give(&server->principals, connection->principal);
+    }
+    log_info("connection_closed", log_u64("connection", connection->number),
+             log_str("client", connection->client));
+    stream_release(connection->stream);
+    connection->stream = NULL;
+    connection->state = CONNECTION_FREE;
+    server->connections.open--;
+}
+
+/* No more will come from the peer. A protocol error is told, everything else just ends. */
+static void on_ended(struct server *server, struct connection *connection, uint64_t now_us)
+{
+    struct fas_error error = {0};
+    stream_error(connection->stream, &error);
+    if (error.status == FAS_INVALID_ARGUMENT || error.status == FAS_UNSUPPORTED) {
+        connection_fail(server, connection, &error, now_us);
+        return;
+    }
+    log_debug("stream_ended", log_u64("connection", connection->number),
+              log_str("reason", error.text));
+    close_now(connection);
+}
+
+/* ---- its beginning ---- */
+
+static void on_accepted(struct server *server, struct stream *stream, uint64_t now_us)
+{
+    struct connection *connection = &server->connections.entries[stream_index(stream)];
+    assert(connection->state == CONNECTION_FREE);
+    struct outbox outbox = connection->outbox;
+    *connection = (struct connection){.state = CONNECTION_GREETING,
+                                      .stream = stream,
+                                      .number = ++server->connections.accepted,
+                                      .principal = PRINCIPAL_NONE,
+                                      .accepted_us = now_us,
+                                      .first_slot = SLOT_NONE,
+                                      .outbox = outbox};
+    server->connections.open++;
+    stats_add(&server->stats, STATS_CONNECTIONS_ACCEPTED, 1);
+    outbox_reset(&connection->outbox, stream_reader(stream)->ipc);
+    outbox_put_raw(&connection->outbox, frame_sp_hello, FRAME_SP_HELLO_BYTES);
+    log_debug("connection_accepted", log_u64("connection", connection->number),
+              log_str("peer", stream_peer(stream)->address));
+    stream_start(stream);
+}
+
+/* Who is it? A token's name if one is shown, else the uid a unix socket vouches for. */
+static enum fas_status identify(struct server *server, struct connection *connection,
+                                const struct wire_hello *hello, struct fas_error *error)
+{
+    const struct stream_peer *peer = stream_peer(connection->stream);
+    const struct token *token = NULL;
+    char name[FAS_NAME_BYTES_MAX];
+    double weight = 1;
+    if (hello->token_bytes > 0) {
+        token = tokens_find(&server->tokens, hello->token, hello->token_bytes);
+        if (!token) {
+            return fas_fail(error, FAS_UNAUTHENTICATED, "token", "not a token of this server");
+        }
+        snprintf(name, sizeof name, "token:%s", token->name);
+        weight = token->weight;
+        connection->admin = token->admin;
+    } else if (peer->local) {
+        snprintf(name, sizeof name, "uid:%" PRIu64, peer->uid);
+    } else if (server->config.insecure) {
+        snprintf(name, sizeof name, "anonymous");
+    } else {
+        return fas_fail(error, FAS_UNAUTHENTICATED, "token", "needed on this listener");
+    }
+    if (peer->local && (peer->uid == 0 || peer->uid == geteuid())) {
+        connection->admin = true;
+    }
+    connection->principal = principal_take(&server->principals, name, weight, connection->admin);
+    assert(connection->principal != PRINCIPAL_NONE);
+    const struct principal *principal = &server->principals.entries[connection->principal];
+    for (uint32_t i = 0; i < server->executor_count; i++) {
+        queue_weigh(&server->executors[i].queue, connection->principal, weight,
+                    principal->references == 1);
+    }
+    return FAS_OK;
+}
+
+static uint64_t smaller(uint64_t wanted, uint64_t limit)
+{
+    return wanted > 0 && wanted < limit ? wanted : limit;
+}
+
+static void agree_limits(const struct server *server, struct connection *connection,
+                         const struct wire_limits *wanted)
+{
+    const struct config *config = &server->config;
+    uint64_t request_bytes = 0;
+    for (uint32_t i = 0; i < server->executor_count; i++) {
+        uint64_t bytes = server->executors[i].arena.bytes;
+        request_bytes = bytes > request_bytes ? bytes : request_bytes;
+    }
+    uint32_t chunk_bytes = (uint32_t)smaller(wanted->chunk_bytes, config->chunk_bytes);
+    connection->limits = (struct wire_limits){
+        .requests_in_flight =
+            (uint32_t)smaller(wanted->requests_in_flight, config->requests_per_connection),
+        .chunk_bytes = chunk_bytes < FAS_CHUNK_BYTES_MIN ? FAS_CHUNK_BYTES_MIN : chunk_bytes,
+        .request_bytes =
+            smaller(wanted->request_bytes, smaller(config->request_bytes_max, request_bytes)),
+        .sequences = (uint32_t)smaller(wanted->sequences, config->sequences_max),
+        .retain_bytes = smaller(wanted->retain_bytes, config->retain_bytes_per_principal),
+    };
+}
+
+static void describe_server(const struct server *server, struct wire_hello_ack *ack)
+{
+    for (uint32_t i = 0; i < server->executor_count && i < FAS_DEVICES_MAX; i++) {
+        const struct device *device = &server->executors[i].device;
+        struct wire_device *described = &ack->devices[ack->device_count++];
+        snprintf(described->name, sizeof described->name, "%s", device->name);
+        snprintf(described->uuid, sizeof described->uuid, "%s", device->uuid);
+        snprintf(described->arch, sizeof described->arch, "%s", request_arch_name(device->arch));
+        described->arena_bytes = device->arena_bytes;
+    }
+    ack->kernel_count =
+        request_describe_kernels(server->executors[0].device.arch, ack->kernels, FAS_KERNELS_MAX);
+}
+
+static void on_hello(struct server *server, struct connection *connection,
+                     const struct inbox_record *record, uint64_t now_us)
+{
+    static struct wire_hello_ack ack; /* 12 KiB; only the loop uses it */
+    uint8_t header[FAS_HEADER_BYTES_MAX];
+    struct wire_hello hello;
+    struct fas_error error = {0};
+    enum fas_status status =
+        wire_decode_hello(record->header, record->frame.header_bytes, &hello, &error);
+    if (status == FAS_OK &&
+        (hello.version_min > FAS_VERSION_MAX || hello.version_max < FAS_VERSION_MIN)) {
+        status = fas_fail(&error, FAS_UNSUPPORTED, "version_min",
+                          "versions %u to %u offered, this server speaks %u to %u",
+                          hello.version_min, hello.version_max, FAS_VERSION_MIN, FAS_VERSION_MAX);
+    }
+    if (status == FAS_OK && hello.has_join) {
+        status = fas_fail(&error, FAS_UNSUPPORTED, "join", "one connection per client here");
+    }
+    if (status == FAS_OK) {
+        status = identify(server, connection, &hello, &error);
+    }
+    if (status != FAS_OK) {
+        stats_add(&server->stats, STATS_CONNECTIONS_REFUSED, 1);
+        connection_fail(server, connection, &error, now_us);
+        return;
+    }
+    snprintf(connection->client, sizeof connection->client, "%s", hello.client);
+    agree_limits(server, connection, &hello.wanted);
+    connection->result_credit = connection->result_window = hello.result_credit_bytes;
+    connection->state = CONNECTION_OPEN;
+    ack = (struct wire_hello_ack){.version = hello.version_max < FAS_VERSION_MAX ? hello.version_max
+                                                                                 : FAS_VERSION_MAX,
+                                  .limits = connection->limits,
+                                  .upload_credit_bytes = server->config.upload_credit_bytes};
+    snprintf(ack.server, sizeof ack.server, "faserved %s", FAS_SERVER_VERSION);
+    describe_server(server, &ack);
+    if (getrandom(ack.nonce, sizeof ack.nonce, GRND_NONBLOCK) < 0) {
+        memset(ack.nonce, 0, sizeof ack.nonce); /* joins nothing */
+    }
+    size_t bytes = wire_encode_hello_ack(&ack, header);
+    outbox_put(&connection->outbox, (struct frame){.type = FRAME_HELLO_ACK}, header, bytes);
+    reader_greet(stream_reader(connection->stream), connection->limits.chunk_bytes,
+                 server->config.upload_credit_bytes);
+    log_info("connection_open", log_u64("connection", connection->number),
+             log_str("client", connection->client),
+             log_str("principal", server->principals.entries[connection->principal].name),
+             log_str("peer", stream_peer(connection->stream)->address));
+}
+
+/* ---- other messages ---- */
+
+static void on_cancel(struct server *server, struct connection *connection,
+                      const struct inbox_record *record, uint64_t now_us)
+{
+    (void)now_us;
+    struct slot *slot = connection_find(server, connection, record->frame.request);
+    if (slot) {
+        struct fas_error error;
+        fas_fail(&error, FAS_CANCELLED, "", "by the client, while %s",
+                 slot_state_name(slot->state));
+        intake_end(server, slot, &error);
+    }
+}
+
+static void on_credit(struct server *server, struct connection *connection,
+                      const struct inbox_record *record, uint64_t now_us)
+{
+    uint64_t bytes;
+    struct fas_error error = {0};
+    if (wire_decode_credit(record->header, record->frame.header_bytes, &bytes, &error) != FAS_OK) {
+        connection_fail(server, connection, &error, now_us);
+        return;
+    }
+    uint64_t room = UINT64_MAX - connection->result_credit;
+    connection->result_credit += bytes < room ? bytes : room;
+}
+
+static void on_ping(struct server *server, struct connection *connection,
+                    const struct inbox_record *record, uint64_t now_us)
+{
+    (void)server;
+    (void)now_us;
+    outbox_put(&connection->outbox,
+               (struct frame){.type = FRAME_PONG, .request = record->frame.request}, NULL, 0);
+}
+
+static void on_pong(struct server *server, struct connection *connection,
+                    const struct inbox_record *record, uint64_t now_us)
+{
+    (void)server;
+    (void)connection;
+    (void)record;
+    (void)now_us;
+}
+
+static void on_stats(struct server *server, struct connection *connection,
+                     const struct inbox_record *record, uint64_t now_us)
+{
+    static struct wire_stats reply; /* 37 KiB; only the loop uses it */
+    static struct stats_value values[FAS_STATS_MAX];
+    uint8_t header[FAS_HEADER_BYTES_MAX];
+    server_measure(server, now_us);
+    size_t count = stats_snapshot(&server->stats, values, FAS_STATS_MAX);
+    reply.count = (uint32_t)(count < FAS_STATS_MAX ? count : FAS_STATS_MAX);
+    for (uint32_t i = 0; i < reply.count; i++) {
+        memcpy(reply.stats[i].name, values[i].name, sizeof reply.stats[i].name);
+        reply.stats[i].value = values[i].value;
+    }
+    size_t bytes = wire_encode_stats(&reply, header);
+    outbox_put(&connection->outbox,
+               (struct frame){.type = FRAME_STATS_REPLY, .request = record->frame.request}, header,
+               bytes);
+}
+
+static void on_drain(struct server *server, struct connection *connection,
+                     const struct inbox_record *record, uint64_t now_us)
+{
+    (void)now_us;
+    if (!connection->admin) {
+        struct fas_error error;
+        fas_fail(&error, FAS_UNAUTHENTICATED, "",
+                 "DRAIN is for root, the daemon's user, or an admin token");
+        connection_refuse(connection, record->frame.request, &error);
+        return;
+    }
+    outbox_put(&connection->outbox,
+               (struct frame){.type = FRAME_DRAIN_ACK, .request = record->frame.request}, NULL, 0);
+    server_drain(server);
+}
+
+static void on_open(struct server *server, struct connection *connection,
+                    const struct inbox_record *record, uint64_t now_us)
+{
+    (void)server;
+    (void)now_us;
+    struct fas_error error;
+    fas_fail(&error, FAS_UNSUPPORTED, "place", "this server has inline tensors only");
+    connection_refuse(connection, record->frame.request, &error);
+}
+
+static void on_close(struct server *server, struct connection *connection,
+                     const struct inbox_record *record, uint64_t now_us)
+{
+    (void)server;
+    (void)now_us;
+    struct fas_error error;
+    fas_fail(&error, FAS_NOT_FOUND, "id", "no such place on this connection");
+    connection_refuse(connection, record->frame.request, &error);
+}
+
+static void on_release(struct server *server, struct connection *connection,
+                       const struct inbox_record *record, uint64_t now_us)
+{
+    uint64_t handle;
+    struct fas_error error = {0};
+    if (wire_decode_release(record->header, record->frame.header_bytes, &handle, &error) !=
+        FAS_OK) {
+        connection_fail(server, connection, &error, now_us);
+        return;
+    }
+    (void)handle; /* nothing is retained here */
+}
+
+typedef void handler(struct server *server, struct connection *connection,
+                     const struct inbox_record *record, uint64_t now_us);
+
+/* Which message goes where. frame.c has refused those that a client does not send. */
+static handler *const handlers[FRAME_TYPE_COUNT] = {
+    [FRAME_HELLO] = on_hello,         [FRAME_OPEN] = on_open,     [FRAME_CLOSE] = on_close,
+    [FRAME_REQUEST] = intake_request, [FRAME_DATA] = intake_data, [FRAME_RELEASE] = on_release,
+    [FRAME_CREDIT] = on_credit,       [FRAME_CANCEL] = on_cancel, [FRAME_PING] = on_ping,
+    [FRAME_PONG] = on_pong,           [FRAME_STATS] = on_stats,   [FRAME_DRAIN] = on_drain,
+};
+
+/* Reads the inbox as long as there is room for an answer to anything in it. */
+static void read_inbox(struct server *server, struct connection *connection, uint64_t now_us)
+{
+    const struct inbox_record *record;
+    connection->backlog = false;
+    while (connection->state == CONNECTION_GREETING || connection->state == CONNECTION_OPEN) {
+        if (!outbox_room(&connection->outbox, 0)) {
+            connection->backlog = true; /* goes on when the send is over */
+            return;
+        }
+        record = reader_next(stream_reader(connection->stream));
+        if (!record) {
+            break;
+        }
+        handlers[record->frame.type](server, connection, record, now_us);
+    }
+    stream_resume(connection->stream);
+}
+
+static void serve(struct server *server, struct stream *stream, unsigned events, uint64_t now_us)
+{
+    if (events & STREAM_ACCEPTED) {
+        on_accepted(server, stream, now_us);
+    }
+    struct connection *connection = &server->connections.entries[stream_index(stream)];
+    if (events & STREAM_SENT) {
+        reply_sent(server, connection);
+        if (connection->state == CONNECTION_FAREWELL && outbox_empty(&connection->outbox)) {
+            close_now(connection);
+        }
+    }
+    if (events & STREAM_RECEIVED || connection->backlog) {
+        read_inbox(server, connection, now_us);
+    }
+    if (events & STREAM_ENDED && connection->state != CONNECTION_CLOSING) {
+        on_ended(server, connection, now_us);
+    }
+    if (events & STREAM_CLOSED) {
+        on_closed(server, connection);
+    }
+}
+
+void connection_serve_all(struct server *server, uint64_t now_us)
+{
+    unsigned events;
+    struct stream *stream;
+    while ((stream = transport_take(server->transport, &events))) {
+        serve(server, stream, events, now_us);
+    }
+}
+
+/* ---- time ---- */
+
+/* A peer that neither sends what it announced nor takes what it asked for holds memory. */
+static void watch_slot(struct server *server, struct slot *slot, uint64_t now_us)
+{
+    struct fas_error error;
+    if (slot->deadline_us && now_us >= slot->deadline_us && slot->state != SLOT_REPLYING) {
+        fas_fail(&error, FAS_DEADLINE_EXCEEDED, "deadline_us", "passed while %s",
+                 slot_state_name(slot->state));
+        intake_end(server, slot, &error);
+    } else if (slot->state == SLOT_RECEIVING &&
+               now_us > slot->times.progress + server->config.progress_timeout_us) {
+        fas_fail(&error, FAS_DEADLINE_EXCEEDED, "data",
+                 "%" PRIu64 " bytes are missing and none "
+                 "came for %" PRIu64 " ms",
+                 slot->bytes_missing, server->config.progress_timeout_us / 1000);
+        intake_end(server, slot, &error);
+    }
+}
+
+static bool stalled(const struct server *server, const struct slot *slot, uint64_t now_us)
+{
+    uint64_t since_us =
+        slot->times.progress > slot->times.computed ? slot->times.progress : slot->times.computed;
+    return slot->state == SLOT_REPLYING && !slot->answered && slot->error.status == FAS_OK &&
+           now_us > since_us + server->config.result_timeout_us;
+}
+
+static void watch(struct server *server, struct connection *connection, uint64_t now_us)
+{
+    struct fas_error error;
+    if (connection->state == CONNECTION_GREETING &&
+        now_us > connection->accepted_us + server->config.hello_timeout_us) {
+        fas_fail(&error, FAS_DEADLINE_EXCEEDED, "hello", "none came in time");
+        connection_fail(server, connection, &error, now_us);
+    }
+    uint32_t index = connection->first_slot;
+    for (uint32_t count = connection->slot_count; count > 0; count--) {
+        struct slot *slot = &server->slots.entries[index];
+        index = slot->next;
+        if (stalled(server, slot, now_us)) {
+            fas_fail(&error, FAS_DEADLINE_EXCEEDED, "credit",
+                     "results of request %" PRIu64 " were not taken", slot->id);
+            connection_fail(server, connection, &error, now_us);
+            close_now(connection);
+            return;
+        }
+        watch_slot(server, slot, now_us);
+    }
+}
+
+void connection_watch_all(struct server *server, uint64_t now_us)
+{
+    for (uint32_t i = 0; i < server->connections.count; i++) {
+        struct connection *connection = &server->connections.entries[i];
+        if (connection->state == CONNECTION_GREETING || connection->state == CONNECTION_OPEN) {
+            watch(server, connection, now_us);
+        }
+    }
+}

@@ -1,0 +1,79 @@
+/*
+ * connection.h: one peer, from accept to close: who it is, what it may have in flight, what goes
+ * out to it next.
+ *
+ *   FREE -> GREETING (HELLO awaited) -> OPEN -> FAREWELL (an ERROR is on its way) -> CLOSING ->
+ * FREE
+ *
+ * Owner: the loop thread. One per stream of the transport, by index; none is allocated later.
+ */
+#ifndef SERVER_CONNECTION_H
+#define SERVER_CONNECTION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "proto/wire.h"
+#include "server/outbox.h"
+#include "server/slot.h"
+#include "server/transport.h"
+
+struct server;
+
+enum connection_state {
+    CONNECTION_FREE,
+    CONNECTION_GREETING,
+    CONNECTION_OPEN,
+    CONNECTION_FAREWELL,
+    CONNECTION_CLOSING,
+};
+
+struct connection {
+    enum connection_state state;
+    struct stream *stream;
+    uint64_t number; /* for logs: counts from the start */
+    char client[FAS_NAME_BYTES_MAX];
+    uint32_t principal;
+    bool admin;
+    struct wire_limits limits; /* as agreed */
+    uint64_t accepted_us;
+
+    uint32_t first_slot; /* ring of its slots; the first is next to be served. SLOT_NONE: none */
+    uint32_t slot_count; /* in the ring */
+    uint32_t unanswered; /* of them */
+
+    struct outbox outbox;
+    bool sending;           /* a send is outstanding */
+    bool backlog;           /* it stopped reading its inbox for want of room in its outbox */
+    uint64_t result_credit; /* bytes of RESULT the peer can take */
+    uint64_t result_window; /* its first credit */
+    uint64_t credit_due;    /* bytes of DATA to be credited to the peer */
+};
+
+struct connections {
+    struct connection *entries;
+    uint32_t count, open;
+    uint64_t accepted;
+};
+
+bool connections_open(struct connections *connections, uint32_t count);
+
+/* Takes everything streams have to tell. */
+void connection_serve_all(struct server *server, uint64_t now_us);
+
+/* Timeouts of HELLO, of uploads, of results nobody takes. Called some times a second. */
+void connection_watch_all(struct server *server, uint64_t now_us);
+
+/* The connection failed: the peer is told (ERROR for request 0), then it is closed. */
+void connection_fail(struct server *server, struct connection *connection,
+                     const struct fas_error *error, uint64_t now_us);
+
+/* Slots in its ring. */
+void connection_add_slot(struct server *server, struct connection *connection, struct slot *slot);
+void connection_remove_slot(struct server *server, struct slot *slot);
+struct slot *connection_find(struct server *server, struct connection *connection, uint64_t id);
+
+/* An ERROR for a request (or OPEN, STATS, ...) that has no slot. */
+void connection_refuse(struct connection *connection, uint64_t id, const struct fas_error *error);
+
+#endif

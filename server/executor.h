@@ -1,0 +1,62 @@
+/*
+ * executor.h: one device at work: its arena, its queue, the batch that runs.
+ *
+ * When the device is free the executor picks what is there (sched.h), lays it out in slices
+ * (batch.h) and launches them one by one; after each slice the results of its sequences are ready
+ * to leave, and requests that were cancelled or ran out of time fall out of the slices to come.
+ * Owner: the loop thread.
+ */
+#ifndef SERVER_EXECUTOR_H
+#define SERVER_EXECUTOR_H
+
+#include "server/arena.h"
+#include "server/batch.h"
+#include "server/device.h"
+#include "server/queue.h"
+#include "server/sched.h"
+#include "server/slot.h"
+
+struct server;
+
+struct executor {
+    uint32_t index;
+    struct device device;
+    struct arena arena;
+    struct queue queue;
+    uint32_t *picked; /* slots taken from the queue, in order; [laid, picked_count) still to run */
+    uint32_t picked_count, laid;
+    struct attn_shape shape; /* of the picked */
+    struct batch batch;
+    struct cost batch_cost;
+    struct batch_part *parts;
+    struct attn_set *sets; /* of the parts */
+    bool running;
+    int32_t slice;            /* the one on the device */
+    double flops_per_us;      /* measured, smoothed */
+    double flops_outstanding; /* of all its slots: for routing */
+    double busy_us, flops_done;
+    uint64_t batches;
+    bool lost; /* the device failed: nothing runs here any more */
+};
+
+enum fas_status executor_open(struct executor *executor, uint32_t index, const char *device,
+                              const struct config *config, uint32_t principals, device_wake *wake,
+                              void *wake_context, struct fas_error *error);
+
+/* Takes what the device finished. */
+void executor_collect(struct server *server, struct executor *executor, uint64_t now_us);
+
+/* Starts the next batch if the device is free. Returns when to ask again. */
+uint64_t executor_start(struct server *server, struct executor *executor, uint64_t now_us);
+
+/* All inputs are there: the slot waits for its turn. */
+void executor_enqueue(struct server *server, struct slot *slot, uint64_t now_us);
+
+/* The slot must not run (any further). It becomes REPLYING at once, or after the slice that runs.
+ */
+void executor_drop(struct server *server, struct slot *slot);
+
+/* Where a request may run soonest: the device with the fewest outstanding FLOPs; NULL: all lost. */
+struct executor *executor_choose(struct server *server);
+
+#endif

@@ -1,0 +1,366 @@
+#include "server/intake.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "server/log.h"
+#include "server/server.h"
+
+/* Room comes back when something in flight ends: about a batch. */
+#define RETRY_AFTER_MS 50u
+
+enum stats_counter intake_counter(enum fas_status status)
+{
+    static const enum stats_counter counters[FAS_STATUS_COUNT] = {
+        [FAS_OK] = STATS_REQUESTS_OK,
+        [FAS_INVALID_ARGUMENT] = STATS_REQUESTS_INVALID,
+        [FAS_UNSUPPORTED] = STATS_REQUESTS_UNSUPPORTED,
+        [FAS_RESOURCE_EXHAUSTED] = STATS_REQUESTS_EXHAUSTED,
+        [FAS_DEADLINE_EXCEEDED] = STATS_REQUESTS_DEADLINE,
+        [FAS_CANCELLED] = STATS_REQUESTS_CANCELLED,
+        [FAS_UNAVAILABLE] = STATS_REQUESTS_UNAVAILABLE,
+        [FAS_UNAUTHENTICATED] = STATS_REQUESTS_INVALID,
+        [FAS_NOT_FOUND] = STATS_REQUESTS_FAULTED,
+        [FAS_DEVICE_FAULT] = STATS_REQUESTS_FAULTED,
+        [FAS_INTERNAL] = STATS_REQUESTS_FAULTED,
+    };
+    return counters[status];
+}
+
+/* ---- admission: each step reserves one thing, or says why not ---- */
+
+/* What this server can not do yet is refused by name. */
+static enum fas_status check_support(const struct wire_request *wire, struct fas_error *error)
+{
+    for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
+        if (wire->tensors[tensor].place != FAS_PLACE_INLINE) {
+            return fas_fail(error, FAS_UNSUPPORTED, "tensors.place", "%s of %s: only inline here",
+                            fas_place_name(wire->tensors[tensor].place),
+                            fas_tensor_row(tensor)->name);
+        }
+    }
+    if (wire->wait_event != 0 || wire->done_event != 0) {
+        return fas_fail(error, FAS_UNSUPPORTED, wire->wait_event ? "wait_event" : "done_event",
+                        "events need a CUDA device");
+    }
+    if (wire->retain || wire->handle != 0) {
+        return fas_fail(error, FAS_UNSUPPORTED, wire->retain ? "retain" : "handle",
+                        "this server keeps nothing");
+    }
+    return FAS_OK;
+}
+
+static enum fas_status check_connection(const struct server *server,
+                                        const struct connection *connection,
+                                        const struct wire_request *wire, struct fas_error *error)
+{
+    if (server->draining) {
+        return fas_fail(error, FAS_UNAVAILABLE, "", "draining");
+    }
+    if (connection->unanswered >= connection->limits.requests_in_flight) {
+        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "requests_in_flight",
+                        "%u are unanswered on this connection, its limit is %u",
+                        connection->unanswered, connection->limits.requests_in_flight);
+    }
+    if ((uint32_t)wire->batch > connection->limits.sequences) {
+        return fas_fail(error, FAS_INVALID_ARGUMENT, "batch", "%d sequences, the limit is %u",
+                        wire->batch, connection->limits.sequences);
+    }
+    return FAS_OK;
+}
+
+/* Chunks of all inputs, in the order of tensors: where each tensor's bits begin. */
+static uint32_t count_chunks(const struct request *request, uint32_t chunk_bytes,
+                             struct route_tensor tensors[FAS_TENSOR_COUNT])
+{
+    uint32_t chunks = 0;
+    for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
+        tensors[tensor] = (struct route_tensor){0};
+        if (request->inputs >> tensor & 1) {
+            uint64_t bytes = fas_tensor_bytes(&request->wire.dims, tensor);
+            tensors[tensor] = (struct route_tensor){.bytes = bytes, .first_chunk = chunks};
+            chunks += route_chunks(bytes, chunk_bytes);
+        }
+    }
+    return chunks;
+}
+
+/* Host memory for the sequences and the chunk bit map, in one span. */
+static enum fas_status reserve_notes(struct server *server, struct slot *slot,
+                                     const struct wire_lengths *lengths, uint32_t chunks,
+                                     struct fas_error *error)
+{
+    uint64_t bitmap_bytes = (chunks + 63u) / 64u * 8u;
+    uint64_t sequences_bytes = request_sequences_bytes(&slot->request);
+    if (chunks > ROUTE_CHUNKS_MAX) {
+        return fas_fail(error, FAS_INVALID_ARGUMENT, "chunk_bytes",
+                        "%u chunks, the limit is %u: agree on larger ones", chunks,
+                        ROUTE_CHUNKS_MAX);
+    }
+    if (arena_take(&server->notes, bitmap_bytes + sequences_bytes, &slot->notes) != ARENA_OK) {
+        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "batch", "no room for %d more sequences now",
+                        slot->request.sequence_count);
+    }
+    uint8_t *memory = server->notes_memory + slot->notes.offset;
+    slot->claimed = (uint64_t *)(void *)memory;
+    memset(slot->claimed, 0, bitmap_bytes);
+    request_sequences(&slot->request, lengths,
+                      (struct attn_sequence *)(void *)(memory + bitmap_bytes));
+    return FAS_OK;
+}
+
+static enum fas_status reserve_arena(struct executor *executor, struct slot *slot,
+                                     struct fas_error *error)
+{
+    const struct device *device = &executor->device;
+    if (slot->request.scratch_bytes > device->scratch_bytes) {
+        return fas_fail(error, FAS_INVALID_ARGUMENT, "scratch_bytes",
+                        "%zu needed, the scratch of %s has %" PRIu64, slot->request.scratch_bytes,
+                        device->name, device->scratch_bytes);
+    }
+    switch (arena_take(&executor->arena, slot->request.layout.bytes, &slot->span)) {
+    case ARENA_OK:
+        return FAS_OK;
+    case ARENA_FULL:
+        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "request_bytes",
+                        "%" PRIu64 " bytes do not fit now: %" PRIu64 " of %" PRIu64
+                        " are in use on %s",
+                        slot->request.layout.bytes, executor->arena.used_bytes,
+                        executor->arena.bytes, device->name);
+    default:
+        return fas_fail(error, FAS_INVALID_ARGUMENT, "request_bytes",
+                        "%" PRIu64 " bytes, the arena of %s has %" PRIu64,
+                        slot->request.layout.bytes, device->name, executor->arena.bytes);
+    }
+}
+
+/* Everything the request will need, or nothing. */
+static enum fas_status reserve(struct server *server, struct connection *connection,
+                               struct slot *slot, const struct wire_lengths *lengths,
+                               struct route_tensor tensors[FAS_TENSOR_COUNT],
+                               struct fas_error *error)
+{
+    struct executor *executor = &server->executors[slot->executor];
+    uint32_t chunks = count_chunks(&slot->request, connection->limits.chunk_bytes, tensors);
+    request_layout(&slot->request);
+    if (slot->request.layout.bytes > connection->limits.request_bytes) {
+        return fas_fail(error, FAS_INVALID_ARGUMENT, "request_bytes",
+                        "%" PRIu64 " bytes, the limit is %" PRIu64, slot->request.layout.bytes,
+                        connection->limits.request_bytes);
+    }
+    enum fas_status status = reserve_notes(server, slot, lengths, chunks, error);
+    if (status != FAS_OK) {
+        return status;
+    }
+    slot->request.cost.bytes = slot->request.layout.bytes;
+    status = principal_admit(&server->principals, slot->principal, &slot->request.cost,
+                             &server->principal_limits, error);
+    if (status != FAS_OK) {
+        return status;
+    }
+    slot->admitted = true;
+    return reserve_arena(executor, slot, error);
+}
+
+/* The places of its inputs, for the receiving thread. */
+static void open_route(struct server *server, struct connection *connection, struct slot *slot,
+                       struct route_tensor tensors[FAS_TENSOR_COUNT])
+{
+    uint8_t *base = server->executors[slot->executor].device.arena + slot->span.offset;
+    for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
+        if (slot->request.inputs >> tensor & 1) {
+            tensors[tensor].base = base + slot->request.layout.offsets[tensor];
+            slot->bytes_missing += tensors[tensor].bytes;
+        }
+    }
+    reader_admit(stream_reader(connection->stream), slot->id, tensors, slot->claimed);
+}
+
+static enum fas_status admit(struct server *server, struct connection *connection,
+                             const struct inbox_record *record, uint64_t now_us,
+                             struct slot **admitted, struct fas_error *error)
+{
+    struct wire_request wire;
+    struct wire_lengths lengths;
+    enum fas_status status =
+        wire_decode_request(record->header, record->frame.header_bytes, &wire, error);
+    if (status == FAS_OK) {
+        status = wire_lengths_decode(&wire, stream_reader(connection->stream)->lengths,
+                                     record->frame.payload_bytes, &lengths, error);
+    }
+    if (status == FAS_OK) {
+        status = check_support(&wire, error);
+    }
+    if (status == FAS_OK) {
+        status = check_connection(server, connection, &wire, error);
+    }
+    if (status != FAS_OK) {
+        return status;
+    }
+    struct executor *executor = executor_choose(server);
+    if (!executor) {
+        return fas_fail(error, FAS_UNAVAILABLE, "", "no device is left");
+    }
+    struct slot *slot = slot_take(&server->slots);
+    if (!slot) {
+        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "requests", "all %u slots are in use",
+                        server->slots.count);
+    }
+    *admitted = slot;
+    slot->id = record->frame.request;
+    slot->executor = executor->index;
+    slot->principal = connection->principal;
+    slot->times.arrived = slot->times.progress = now_us;
+    slot->deadline_us = wire.deadline_us ? now_us + wire.deadline_us : 0;
+    principal_keep(&server->principals, slot->principal);
+    connection_add_slot(server, connection, slot);
+    status = request_shape(&slot->request, &wire, executor->device.arch, error);
+    struct route_tensor tensors[FAS_TENSOR_COUNT];
+    if (status == FAS_OK) {
+        status = reserve(server, connection, slot, &lengths, tensors, error);
+    }
+    if (status == FAS_OK) {
+        executor->flops_outstanding += slot->request.cost.flops;
+        open_route(server, connection, slot, tensors);
+    }
+    return status;
+}
+
+/* All inputs are in place. */
+static void complete(struct server *server, struct slot *slot, uint64_t now_us)
+{
+    executor_enqueue(server, slot, now_us);
+}
+
+void intake_request(struct server *server, struct connection *connection,
+                    const struct inbox_record *record, uint64_t now_us)
+{
+    struct slot *slot = NULL;
+    struct fas_error error = {0};
+    stats_add(&server->stats, STATS_REQUESTS_RECEIVED, 1);
+    if (admit(server, connection, record, now_us, &slot, &error) == FAS_OK) {
+        if (slot->bytes_missing == 0) {
+            complete(server, slot, now_us);
+        }
+        return;
+    }
+    if (error.status == FAS_RESOURCE_EXHAUSTED) {
+        error.retry_after_ms = RETRY_AFTER_MS;
+    }
+    log_debug("request_refused", log_u64("connection", connection->number),
+              log_u64("request", record->frame.request),
+              log_str("status", fas_status_name(error.status)), log_str("field", error.field),
+              log_str("text", error.text));
+    reader_refuse(stream_reader(connection->stream), record->frame.request);
+    stats_add(&server->stats, intake_counter(error.status), 1);
+    connection_refuse(connection, record->frame.request, &error);
+    if (slot) { /* half admitted: it goes without an answer of its own */
+        connection->unanswered--;
+        slot->answered = true;
+        slot_move(slot, SLOT_REPLYING);
+        intake_settle(server, slot);
+    }
+}
+
+/* ---- inputs arrive ---- */
+
+static void landed(struct server *server, struct slot *slot, const struct inbox_record *record,
+                   uint64_t now_us)
+{
+    slot->landing = false;
+    if (slot->state != SLOT_RECEIVING) {
+        intake_settle(server, slot); /* it ended while this was on its way */
+        return;
+    }
+    struct device *device = &server->executors[slot->executor].device;
+    struct device_copy copy = {.arena_offset = (uint64_t)(record->landed - device->arena),
+                               .host = record->landed,
+                               .width = record->frame.payload_bytes,
+                               .height = 1};
+    bool pending = device->ops->upload(device, &copy, slot->index);
+    assert(!pending);
+    (void)pending;
+    slot->times.progress = now_us;
+    slot->bytes_missing -= record->frame.payload_bytes;
+    if (slot->bytes_missing == 0) {
+        complete(server, slot, now_us);
+    }
+}
+
+void intake_data(struct server *server, struct connection *connection,
+                 const struct inbox_record *record, uint64_t now_us)
+{
+    struct slot *slot = connection_find(server, connection, record->frame.request);
+    connection->credit_due += record->frame.payload_bytes;
+    stats_add(&server->stats, STATS_BYTES_IN, (double)record->frame.payload_bytes);
+    if (slot && record->kind == INBOX_LANDED) {
+        landed(server, slot, record, now_us);
+    } else if (slot && record->kind == INBOX_REFUSED) {
+        struct fas_error error;
+        fas_fail(&error, FAS_INVALID_ARGUMENT, "data.chunk",
+                 "%s: tensor %u, chunk %u, %" PRIu64 " bytes", record->text, record->frame.flags,
+                 record->frame.chunk, record->frame.payload_bytes);
+        intake_end(server, slot, &error);
+    }
+}
+
+/* ---- the end ---- */
+
+void intake_end(struct server *server, struct slot *slot, const struct fas_error *error)
+{
+    if (slot->state == SLOT_FREE || slot->answered || slot->error.status != FAS_OK) {
+        return;
+    }
+    slot->error = *error;
+    if (slot->connection) {
+        slot->landing =
+            reader_finish(stream_reader(slot->connection->stream), slot->id) || slot->landing;
+    }
+    if (slot->state == SLOT_RECEIVING) {
+        slot_move(slot, SLOT_REPLYING);
+    } else {
+        executor_drop(server, slot);
+    }
+    intake_settle(server, slot);
+}
+
+void intake_orphan(struct server *server, struct slot *slot)
+{
+    struct fas_error error;
+    fas_fail(&error, FAS_CANCELLED, "", "the connection is gone");
+    if (!slot->answered) {
+        stats_add(&server->stats, STATS_REQUESTS_CANCELLED, 1);
+    }
+    connection_remove_slot(server, slot);
+    slot->landing = slot->sending = false; /* the stream is closed: nothing is outstanding */
+    if (slot->state == SLOT_REPLYING || slot->answered || slot->error.status != FAS_OK) {
+        intake_settle(server, slot);
+    } else {
+        intake_end(server, slot, &error);
+    }
+}
+
+void intake_settle(struct server *server, struct slot *slot)
+{
+    if (!slot_idle(slot)) {
+        return;
+    }
+    struct executor *executor = &server->executors[slot->executor];
+    if (slot->connection) {
+        if (slot->error.status == FAS_OK) {
+            reader_finish(stream_reader(slot->connection->stream), slot->id);
+        }
+        connection_remove_slot(server, slot);
+    }
+    if (slot->admitted) {
+        principal_release(&server->principals, slot->principal, &slot->request.cost);
+    }
+    principal_give(&server->principals, slot->principal);
+    if (slot->span.bytes > 0) {
+        executor->flops_outstanding -= slot->request.cost.flops;
+    }
+    arena_give(&executor->arena, &slot->span);
+    arena_give(&server->notes, &slot->notes);
+    slot_give(&server->slots, slot);
+}

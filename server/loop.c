@@ -1,0 +1,129 @@
+#include "server/loop.h"
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+#include <uv.h>
+
+#include "server/clock.h"
+#include "server/log.h"
+#include "server/server.h"
+
+/* Exit statuses, as sysexits.h has them. */
+enum { EXIT_USAGE = 64, EXIT_UNAVAILABLE = 69, EXIT_DEVICE = 70 };
+
+struct loop {
+    struct server *server;
+    uv_loop_t uv;
+    uv_async_t wake;
+    uv_timer_t timer, watchdog, drain_limit;
+    uv_signal_t sigterm, sigint;
+    bool stopping;
+};
+
+static void turn(struct loop *loop);
+
+static void on_timer(uv_timer_t *timer)
+{
+    turn(timer->data);
+}
+
+static void on_wake(uv_async_t *wake)
+{
+    turn(wake->data);
+}
+
+/* From any thread. */
+static void wake(void *context)
+{
+    struct loop *loop = context;
+    uv_async_send(&loop->wake);
+}
+
+/* One turn, then sleep until woken, at the latest until the server asked for. */
+static void turn(struct loop *loop)
+{
+    uint64_t now_us = clock_us();
+    uint64_t next_us = server_turn(loop->server, now_us);
+    if (server_drained(loop->server)) {
+        uv_stop(&loop->uv);
+        return;
+    }
+    uint64_t delay_ms = next_us > now_us ? (next_us - now_us + 999) / 1000 : 1;
+    uv_timer_start(&loop->timer, on_timer, delay_ms, 0);
+}
+
+static void on_watchdog(uv_timer_t *timer)
+{
+    (void)timer;
+    sd_notify(0, "WATCHDOG=1");
+}
+
+static void on_drain_limit(uv_timer_t *timer)
+{
+    (void)timer;
+    log_error("drain_timeout", log_str("consequence", "exiting with requests in flight"));
+    _exit(EXIT_UNAVAILABLE);
+}
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+    struct loop *loop = handle->data;
+    log_info("signal", log_i64("number", number));
+    if (loop->stopping) {
+        _exit(EXIT_UNAVAILABLE);
+    }
+    loop->stopping = true;
+    sd_notify(0, "STOPPING=1");
+    transport_stop_accepting(loop->server->transport);
+    server_drain(loop->server);
+    uv_timer_start(&loop->drain_limit, on_drain_limit, loop->server->config.drain_timeout_us / 1000,
+                   0);
+    turn(loop);
+}
+
+static void open_handles(struct loop *loop)
+{
+    uv_loop_init(&loop->uv);
+    uv_async_init(&loop->uv, &loop->wake, on_wake);
+    uv_timer_init(&loop->uv, &loop->timer);
+    uv_timer_init(&loop->uv, &loop->watchdog);
+    uv_timer_init(&loop->uv, &loop->drain_limit);
+    uv_signal_init(&loop->uv, &loop->sigterm);
+    uv_signal_init(&loop->uv, &loop->sigint);
+    loop->wake.data = loop->timer.data = loop->sigterm.data = loop->sigint.data = loop;
+    uv_signal_start(&loop->sigterm, on_signal, SIGTERM);
+    uv_signal_start(&loop->sigint, on_signal, SIGINT);
+}
+
+/* Half of the interval systemd asks for. */
+static void start_watchdog(struct loop *loop)
+{
+    uint64_t interval_us;
+    if (sd_watchdog_enabled(0, &interval_us) > 0) {
+        uv_timer_start(&loop->watchdog, on_watchdog, 0, interval_us / 2000);
+    }
+}
+
+int loop_run(struct server *server)
+{
+    static struct loop loop;
+    struct fas_error error = {0};
+    signal(SIGPIPE, SIG_IGN);
+    loop.server = server;
+    open_handles(&loop);
+    server->started_us = clock_us();
+    if (server_open(server, wake, &loop, &error) != FAS_OK) {
+        log_error("not_started", log_str("option", error.field), log_str("text", error.text));
+        return EXIT_USAGE;
+    }
+    sd_notify(0, "READY=1");
+    start_watchdog(&loop);
+    log_info("ready", log_u64("after_us", clock_us() - server->started_us));
+    turn(&loop);
+    uv_run(&loop.uv, UV_RUN_DEFAULT);
+    log_info("stopped", log_f64("requests_ok", server->stats.counters[STATS_REQUESTS_OK]));
+    return EXIT_SUCCESS;
+}

@@ -1,0 +1,66 @@
+/*
+ * outbox.h: what goes to a peer next, as bytes and pointers ready for one send.
+ *
+ * Two buffers: messages are put into one while the other is being sent. Heads, headers and small
+ * payloads are copied; large payloads are sent from where they are and must stay there until the
+ * send is over. Fixed size: who has no room waits, and a peer that does not read is not read
+ * either. Owner: the loop.
+ */
+#ifndef SERVER_OUTBOX_H
+#define SERVER_OUTBOX_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "proto/frame.h"
+
+#define OUTBOX_BYTES (512u << 10)
+/* Any one message with the largest header. */
+#define OUTBOX_MESSAGE_BYTES (FAS_HEADER_BYTES_MAX + FRAME_HEAD_BYTES_MAX)
+/* Payloads up to this are copied: cheaper than one more piece for the kernel to gather. */
+#define OUTBOX_COPY_BYTES_MAX (4u << 10)
+/* Statistics are gathered from one strip per head, so they are copied, in pieces of this. */
+#define OUTBOX_GATHER_BYTES_MAX (128u << 10)
+#define OUTBOX_IOV_MAX 8u
+static_assert(OUTBOX_BYTES >= 2u * OUTBOX_MESSAGE_BYTES + 2u * OUTBOX_GATHER_BYTES_MAX,
+              "control messages and a gathered chunk fit beside one another");
+
+struct outbox {
+    bool ipc;
+    uint8_t *filling, *sending;
+    uint32_t filled_bytes;
+    struct iovec iov[OUTBOX_IOV_MAX];
+    unsigned iov_count;
+};
+
+/* A piece of memory, or `rows` pieces of it `pitch` apart. */
+struct outbox_payload {
+    const uint8_t *data;
+    uint64_t bytes, pitch; /* of one piece */
+    uint32_t pieces;
+};
+
+void outbox_reset(struct outbox *outbox, bool ipc);
+
+/* Room for one more message of any header and a payload of `copied` bytes by copy. */
+bool outbox_room(const struct outbox *outbox, uint32_t copied);
+
+/* Puts a message without payload behind the others; there must be room. */
+void outbox_put(struct outbox *outbox, struct frame frame, const uint8_t *header,
+                size_t header_bytes);
+/* Puts raw bytes: the SP hello. */
+void outbox_put_raw(struct outbox *outbox, const uint8_t *bytes, size_t count);
+
+bool outbox_empty(const struct outbox *outbox);
+
+/* What was put becomes the send's beginning; outbox_add appends to it. */
+void outbox_begin(struct outbox *outbox);
+/* Room for outbox_add of a message whose payload is sent from its place. */
+bool outbox_add_room(const struct outbox *outbox, uint32_t copied);
+void outbox_add(struct outbox *outbox, struct frame frame, const uint8_t *header,
+                size_t header_bytes, const struct outbox_payload *payload);
+/* The send (iov) is complete and no more may be added; what is put from now on is the next. */
+void outbox_end(struct outbox *outbox);
+
+#endif

@@ -1,0 +1,323 @@
+#include "server/reply.h"
+
+#include <assert.h>
+#include <stdio.h>
+
+#include "server/intake.h"
+#include "server/server.h"
+
+/* Credit returns in pieces; waiting for this much keeps chunks from shrinking with them. */
+#define REPLY_CHUNK_BYTES_MIN (64u << 10)
+
+/* Rows of one tensor: what one RESULT carries. */
+struct chunk {
+    enum fas_tensor tensor;
+    int64_t first_row, rows;
+    bool completes; /* the last of its range of sequences */
+};
+
+/* ---- which rows go next ---- */
+
+static bool wanted(const struct slot *slot, uint32_t tensor)
+{
+    return slot->request.outputs >> tensor & 1;
+}
+
+/* Rows of the range being sent end here, on this tensor's side. */
+static int64_t range_rows_end(const struct slot *slot, uint32_t tensor)
+{
+    return request_rows_before(&slot->request, tensor, slot->progress.range_end);
+}
+
+static int64_t range_rows_begin(const struct slot *slot, uint32_t tensor)
+{
+    return request_rows_before(&slot->request, tensor, slot->progress.sent);
+}
+
+/* From `tensor` on, the first that has rows in the range; FAS_TENSOR_COUNT: none. */
+static uint32_t next_tensor(const struct slot *slot, uint32_t tensor)
+{
+    while (
+        tensor < FAS_TENSOR_COUNT &&
+        (!wanted(slot, tensor) || range_rows_begin(slot, tensor) == range_rows_end(slot, tensor))) {
+        tensor++;
+    }
+    return tensor;
+}
+
+static void enter_tensor(struct slot *slot, uint32_t tensor)
+{
+    slot->progress.tensor = next_tensor(slot, tensor);
+    slot->progress.row = slot->progress.tensor < FAS_TENSOR_COUNT
+                             ? range_rows_begin(slot, slot->progress.tensor)
+                             : 0;
+}
+
+/* Something is ready that was not sent. */
+static bool enter_range(struct slot *slot)
+{
+    struct slot_progress *progress = &slot->progress;
+    if (progress->range_end > progress->sent) {
+        return true;
+    }
+    if (progress->computed == progress->sent) {
+        return false;
+    }
+    progress->range_end = progress->computed;
+    enter_tensor(slot, 0);
+    return true;
+}
+
+/* Bytes of one row over all heads; statistics travel in strips that are gathered. */
+static uint32_t chunk_bytes_max(const struct connection *connection, enum fas_tensor tensor)
+{
+    uint32_t bytes = connection->limits.chunk_bytes;
+    return fas_tensor_row(tensor)->statistics && bytes > OUTBOX_GATHER_BYTES_MAX
+               ? OUTBOX_GATHER_BYTES_MAX
+               : bytes;
+}
+
+/* The next chunk that the credit allows; false: not now. */
+static bool next_chunk(const struct connection *connection, const struct slot *slot,
+                       struct chunk *chunk)
+{
+    const struct slot_progress *progress = &slot->progress;
+    if (progress->tensor == FAS_TENSOR_COUNT) { /* sequences without rows */
+        *chunk = (struct chunk){.completes = true};
+        return true;
+    }
+    enum fas_tensor tensor = (enum fas_tensor)progress->tensor;
+    int64_t rows_left = range_rows_end(slot, tensor) - progress->row;
+    uint64_t row_bytes = fas_tensor_row_bytes(&slot->request.wire.dims, tensor);
+    uint64_t bytes = (uint64_t)rows_left * row_bytes;
+    uint64_t bytes_max = chunk_bytes_max(connection, tensor);
+    if (bytes > bytes_max) {
+        bytes = bytes_max < row_bytes ? row_bytes : bytes_max / row_bytes * row_bytes;
+    }
+    if (bytes > connection->result_credit) {
+        uint64_t enough = connection->result_window / 2;
+        enough = enough < REPLY_CHUNK_BYTES_MIN ? enough : REPLY_CHUNK_BYTES_MIN;
+        if (connection->result_credit < enough || connection->result_credit < row_bytes) {
+            return false;
+        }
+        bytes = connection->result_credit / row_bytes * row_bytes;
+    }
+    *chunk = (struct chunk){tensor, progress->row, (int64_t)(bytes / row_bytes), false};
+    chunk->completes =
+        chunk->rows == rows_left && next_tensor(slot, tensor + 1) == FAS_TENSOR_COUNT;
+    return true;
+}
+
+/* The chunk was handed on: the next one begins behind it. */
+static void advance(struct slot *slot, const struct chunk *chunk)
+{
+    struct slot_progress *progress = &slot->progress;
+    if (chunk->completes) {
+        progress->sent = progress->range_end;
+        return;
+    }
+    progress->row += chunk->rows;
+    if (progress->row == range_rows_end(slot, chunk->tensor)) {
+        enter_tensor(slot, chunk->tensor + 1);
+    }
+}
+
+/* ---- sending it ---- */
+
+/* Where a chunk lies: rows of a packed tensor, or of statistics one strip per head. */
+static struct outbox_payload locate(struct server *server, const struct slot *slot,
+                                    const struct chunk *chunk)
+{
+    const struct request *request = &slot->request;
+    struct device *device = &server->executors[slot->executor].device;
+    const struct fas_dims *dims = &request->wire.dims;
+    bool statistics = fas_tensor_row(chunk->tensor)->statistics;
+    uint64_t row_bytes = statistics ? 4 : fas_tensor_row_bytes(dims, chunk->tensor);
+    struct device_copy copy = {
+        .arena_offset = slot->span.offset + request->layout.offsets[chunk->tensor] +
+                        (uint64_t)chunk->first_row * row_bytes,
+        .arena_pitch = 4u * (uint64_t)fas_tensor_rows(dims, chunk->tensor),
+        .width = (uint64_t)chunk->rows * row_bytes,
+        .height = statistics ? (uint32_t)fas_tensor_heads(dims, chunk->tensor) : 1,
+    };
+    bool pending = device->ops->download(device, &copy, slot->index);
+    assert(!pending);
+    (void)pending;
+    return (struct outbox_payload){copy.host, copy.width, copy.arena_pitch, copy.height};
+}
+
+static void send_chunk(struct server *server, struct connection *connection, struct slot *slot,
+                       const struct chunk *chunk)
+{
+    const struct slot_progress *progress = &slot->progress;
+    struct wire_result result = {.first_row = chunk->first_row, .row_count = chunk->rows};
+    if (chunk->completes) {
+        result.first_sequence = progress->sent;
+        result.sequence_count = progress->range_end - progress->sent;
+    }
+    uint8_t header[FAS_HEADER_BYTES_MAX];
+    size_t header_bytes = wire_encode_result(&result, header);
+    struct frame frame = {.type = FRAME_RESULT, .flags = chunk->tensor, .request = slot->id};
+    struct outbox_payload payload = {0};
+    if (chunk->rows > 0) {
+        payload = locate(server, slot, chunk);
+        slot->sending = true;
+    }
+    uint64_t bytes = payload.bytes * payload.pieces;
+    connection->result_credit -= bytes;
+    stats_add(&server->stats, STATS_BYTES_OUT, (double)bytes);
+    outbox_add(&connection->outbox, frame, header, header_bytes, bytes ? &payload : NULL);
+    advance(slot, chunk);
+}
+
+static void send_done(struct server *server, struct connection *connection, struct slot *slot,
+                      uint64_t now_us)
+{
+    const struct slot_times *t = &slot->times;
+    const struct executor *executor = &server->executors[slot->executor];
+    uint64_t started_us = t->started ? t->started : t->computed;
+    struct wire_done done = {.copy_in_us = t->complete - t->arrived,
+                             .queue_us = t->picked - t->complete,
+                             .compute_us = t->computed - started_us,
+                             .copy_out_us = now_us > t->computed ? now_us - t->computed : 0,
+                             .total_us = now_us - t->arrived,
+                             .batch_id = slot->batch.id,
+                             .batch_tokens = slot->batch.tokens,
+                             .batch_requests = slot->batch.requests,
+                             .batch_sequences = slot->batch.sequences,
+                             .places = 1u << FAS_PLACE_INLINE,
+                             .handle = slot->request.wire.retain ? slot->handle : 0,
+                             .launches = slot->batch.launches};
+    snprintf(done.device, sizeof done.device, "%s", executor->device.name);
+    snprintf(done.kernel, sizeof done.kernel, "%s", slot->request.row->name);
+    uint8_t header[FAS_HEADER_BYTES_MAX];
+    size_t bytes = wire_encode_done(&done, header);
+    outbox_add(&connection->outbox, (struct frame){.type = FRAME_DONE, .request = slot->id}, header,
+               bytes, NULL);
+    stats_record(&server->stats, STATS_TOTAL_US, done.total_us);
+    stats_record(&server->stats, STATS_QUEUE_US, done.queue_us);
+    stats_record(&server->stats, STATS_COPY_IN_US, done.copy_in_us);
+    stats_record(&server->stats, STATS_COMPUTE_US, done.compute_us);
+    stats_record(&server->stats, STATS_COPY_OUT_US, done.copy_out_us);
+    stats_add(&server->stats, STATS_REQUESTS_OK, 1);
+    stats_add(&server->stats, STATS_TOKENS, (double)slot->request.cost.tokens);
+    stats_add(&server->stats, STATS_FLOPS, slot->request.cost.flops);
+}
+
+static void send_error(struct server *server, struct connection *connection,
+                       const struct slot *slot)
+{
+    uint8_t header[FAS_HEADER_BYTES_MAX];
+    size_t bytes = wire_encode_error(&slot->error, header);
+    stats_add(&server->stats, intake_counter(slot->error.status), 1);
+    outbox_add(&connection->outbox, (struct frame){.type = FRAME_ERROR, .request = slot->id},
+               header, bytes, NULL);
+}
+
+static void answered(struct connection *connection, struct slot *slot, uint64_t now_us)
+{
+    slot->answered = true;
+    slot->times.answered = now_us;
+    connection->unanswered--;
+}
+
+/* One step for one request: a chunk, or its end. False: nothing to say now. */
+static bool serve_slot(struct server *server, struct connection *connection, struct slot *slot,
+                       uint64_t now_us)
+{
+    if (slot->answered) {
+        return false;
+    }
+    if (slot->error.status != FAS_OK) {
+        if (slot->state != SLOT_REPLYING) {
+            return false; /* the device has not let go of it */
+        }
+        send_error(server, connection, slot);
+        answered(connection, slot, now_us);
+        return true;
+    }
+    struct chunk chunk;
+    if (enter_range(slot)) {
+        if (!next_chunk(connection, slot, &chunk)) {
+            return false;
+        }
+        send_chunk(server, connection, slot, &chunk);
+        slot->times.progress = now_us;
+        return true;
+    }
+    if (slot->progress.all_computed) {
+        send_done(server, connection, slot, now_us);
+        answered(connection, slot, now_us);
+        return true;
+    }
+    return false;
+}
+
+/* Requests take turns by chunk until the send is full or none has anything to say. */
+static void serve_slots(struct server *server, struct connection *connection, uint64_t now_us)
+{
+    struct slot *slots = server->slots.entries;
+    uint32_t silent = 0; /* in a row */
+    while (silent < connection->slot_count &&
+           outbox_add_room(&connection->outbox, OUTBOX_GATHER_BYTES_MAX)) {
+        struct slot *slot = &slots[connection->first_slot];
+        connection->first_slot = slot->next;
+        silent = serve_slot(server, connection, slot, now_us) ? 0 : silent + 1;
+        intake_settle(server, slot);
+    }
+}
+
+/* Enough was taken in to tell the peer: a message per quarter of its window. */
+static void give_credit(struct server *server, struct connection *connection)
+{
+    if (connection->credit_due < server->config.upload_credit_bytes / 4) {
+        return;
+    }
+    uint8_t header[FAS_HEADER_BYTES_MAX];
+    size_t bytes = wire_encode_credit(connection->credit_due, header);
+    reader_credit(stream_reader(connection->stream), connection->credit_due);
+    connection->credit_due = 0;
+    outbox_put(&connection->outbox, (struct frame){.type = FRAME_CREDIT}, header, bytes);
+}
+
+static void reply_send(struct server *server, struct connection *connection, uint64_t now_us)
+{
+    if (connection->sending || connection->state == CONNECTION_CLOSING) {
+        return;
+    }
+    if (connection->state == CONNECTION_OPEN) {
+        give_credit(server, connection);
+    }
+    outbox_begin(&connection->outbox);
+    if (connection->state == CONNECTION_OPEN) {
+        serve_slots(server, connection, now_us);
+    }
+    outbox_end(&connection->outbox);
+    if (connection->outbox.iov_count > 0) {
+        connection->sending = true;
+        stream_send(connection->stream, connection->outbox.iov, connection->outbox.iov_count);
+    }
+}
+
+void reply_sent(struct server *server, struct connection *connection)
+{
+    connection->sending = false;
+    struct slot *slots = server->slots.entries;
+    uint32_t index = connection->first_slot;
+    for (uint32_t count = connection->slot_count; count > 0; count--) {
+        struct slot *slot = &slots[index];
+        index = slot->next;
+        slot->sending = false;
+        intake_settle(server, slot);
+    }
+}
+
+void reply_send_all(struct server *server, uint64_t now_us)
+{
+    for (uint32_t i = 0; i < server->connections.count; i++) {
+        struct connection *connection = &server->connections.entries[i];
+        if (connection->state != CONNECTION_FREE) {
+            reply_send(server, connection, now_us);
+        }
+    }
+}

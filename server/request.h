@@ -1,0 +1,68 @@
+/*
+ * request.h: a request as the client put it -> attention as the kernels take it. The only place
+ * where proto and kernels meet.
+ *
+ * In steps, each pure: request_shape (may it run here at all?), request_sequences (lengths ->
+ * sequences and cost), request_layout (offsets of its tensors in one span of the arena),
+ * request_bind (the kernels' view of that memory).
+ */
+#ifndef SERVER_REQUEST_H
+#define SERVER_REQUEST_H
+
+#include "kernels/attn.h"
+#include "proto/wire.h"
+#include "server/cost.h"
+
+/* Where each tensor of a request lies inside its span of the arena, packed. */
+struct request_layout {
+    uint64_t offsets[FAS_TENSOR_COUNT];
+    uint64_t dsink_rows_offset; /* dsink per sequence, as the kernels write it */
+    uint64_t bytes;             /* of the whole span */
+};
+
+struct request {
+    struct wire_request wire;
+    struct attn_shape shape;
+    const struct attn_row *row;
+    uint32_t inputs, outputs; /* bit sets of 1u << fas_tensor */
+    struct attn_sequence *sequences;
+    int32_t sequence_count;
+    struct cost cost;
+    size_t scratch_bytes; /* when launched alone */
+    struct request_layout layout;
+};
+
+/* Fills wire, shape, row, inputs, outputs. `device` is for the error's text. */
+enum fas_status request_shape(struct request *request, const struct wire_request *wire,
+                              enum attn_arch arch, struct fas_error *error);
+
+/* Bytes of host memory its sequences take. */
+uint64_t request_sequences_bytes(const struct request *request);
+
+/* Fills sequences (into memory of that size), and all of cost but bytes, and scratch_bytes. */
+void request_sequences(struct request *request, const struct wire_lengths *lengths,
+                       struct attn_sequence *sequences);
+
+/*
+ * Fills layout and cost.bytes: a span for every input, output and, for a backward with a handle,
+ * nothing of what the handle holds.
+ */
+void request_layout(struct request *request);
+
+/* Tensors of `request` at `base`; those of a retained forward (NULL: none) at `retained_base`. */
+struct attn_set request_bind(const struct request *request, uint8_t *base,
+                             const struct request *retained, uint8_t *retained_base);
+
+/* Why a backward can not use this retained forward: the field, or NULL if it can. */
+const char *request_handle_mismatch(const struct request *backward, const struct request *forward);
+
+/* "sm90"; and the rows of the table that serve this arch, as HELLO_ACK lists them. */
+const char *request_arch_name(enum attn_arch arch);
+uint32_t request_describe_kernels(enum attn_arch arch, struct wire_kernel *kernels, uint32_t room);
+
+/* First row behind sequence `sequence` on the tensor's side: ranges of results are rows between
+ * two of these. sequence 0 starts at row 0. */
+int64_t request_rows_before(const struct request *request, enum fas_tensor tensor,
+                            int32_t sequence);
+
+#endif

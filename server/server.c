@@ -1,0 +1,169 @@
+#include "server/server.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "server/log.h"
+#include "server/reply.h"
+
+/* Host memory for sequences and chunk maps: eight requests of the most sequences there may be, or
+ * some thousands of ordinary ones. */
+#define NOTES_BYTES (8u * FAS_SEQUENCES_MAX * (uint64_t)sizeof(struct attn_sequence))
+
+/* How often time alone is looked at: timeouts are seconds. */
+#define WATCH_US 100000u
+
+static enum fas_status no_memory(const char *option, struct fas_error *error)
+{
+    return fas_fail(error, FAS_RESOURCE_EXHAUSTED, option, "no memory for it");
+}
+
+static enum fas_status open_tables(struct server *server, struct fas_error *error)
+{
+    const struct config *config = &server->config;
+    stats_open(&server->stats);
+    if (!slots_open(&server->slots, config->slots)) {
+        return no_memory("slots", error);
+    }
+    if (!connections_open(&server->connections, config->connections_max) ||
+        !principals_open(&server->principals, config->connections_max + config->slots)) {
+        return no_memory("connections-max", error);
+    }
+    server->notes_memory = mmap(NULL, NOTES_BYTES, PROT_READ | PROT_WRITE,
+                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    if (server->notes_memory == MAP_FAILED ||
+        !arena_open(&server->notes, NOTES_BYTES, config->slots)) {
+        return no_memory("slots", error);
+    }
+    return config->token_file[0] == '\0' ? FAS_OK
+                                         : tokens_open(&server->tokens, config->token_file, error);
+}
+
+/* "cpu:0,cpu:1": one executor each. */
+static enum fas_status open_executors(struct server *server, void (*wake)(void *),
+                                      void *wake_context, struct fas_error *error)
+{
+    const struct config *config = &server->config;
+    char list[CONFIG_TEXT_BYTES_MAX], *rest = list, *name;
+    memcpy(list, config->device, sizeof list);
+    server->executors = calloc(FAS_DEVICES_MAX, sizeof *server->executors);
+    if (!server->executors) {
+        return no_memory("device", error);
+    }
+    while ((name = strsep(&rest, ","))) {
+        if (server->executor_count == FAS_DEVICES_MAX) {
+            return fas_fail(error, FAS_INVALID_ARGUMENT, "device", "more than %u devices",
+                            FAS_DEVICES_MAX);
+        }
+        enum fas_status status =
+            executor_open(&server->executors[server->executor_count], server->executor_count, name,
+                          config, server->principals.count, wake, wake_context, error);
+        if (status != FAS_OK) {
+            return status;
+        }
+        stats_device_add(&server->stats, name);
+        server->executor_count++;
+    }
+    return FAS_OK;
+}
+
+/* Limits of one principal, and of all together; 0 in the config is a share of the arena. */
+static void set_limits(struct server *server)
+{
+    const struct config *config = &server->config;
+    uint64_t arena_bytes = 0;
+    for (uint32_t i = 0; i < server->executor_count; i++) {
+        arena_bytes += server->executors[i].arena.bytes;
+    }
+    server->principal_limits = (struct principal_limits){
+        .requests = config->requests_per_principal,
+        .bytes = config->bytes_per_principal ? config->bytes_per_principal * server->executor_count
+                                             : arena_bytes / 4 * 3,
+        .all = {.requests = config->slots,
+                .tokens = config->queue_tokens_max,
+                .flops = config->queue_flops_max},
+    };
+}
+
+enum fas_status server_open(struct server *server, void (*wake)(void *), void *wake_context,
+                            struct fas_error *error)
+{
+    enum fas_status status = open_tables(server, error);
+    if (status == FAS_OK) {
+        status = open_executors(server, wake, wake_context, error);
+    }
+    if (status == FAS_OK) {
+        set_limits(server);
+        /* Unfinished requests, and as many finished ones whose late DATA is no fault. */
+        status = transport_open(&server->transport, &server->config,
+                                2u * server->config.requests_per_connection + 1u, wake,
+                                wake_context, error);
+    }
+    return status;
+}
+
+uint64_t server_turn(struct server *server, uint64_t now_us)
+{
+    bool watch = now_us >= server->watch_us;
+    transport_accept(server->transport, watch);
+    connection_serve_all(server, now_us);
+    uint64_t next_us = UINT64_MAX;
+    for (uint32_t i = 0; i < server->executor_count; i++) {
+        executor_collect(server, &server->executors[i], now_us);
+        uint64_t at_us = executor_start(server, &server->executors[i], now_us);
+        next_us = at_us < next_us ? at_us : next_us;
+    }
+    if (watch) {
+        connection_watch_all(server, now_us);
+        server->watch_us = now_us + WATCH_US;
+    }
+    reply_send_all(server, now_us);
+    return next_us < server->watch_us ? next_us : server->watch_us;
+}
+
+void server_measure(struct server *server, uint64_t now_us)
+{
+    struct stats *stats = &server->stats;
+    stats_set(stats, STATS_UPTIME_US, (double)(now_us - server->started_us));
+    stats_set(stats, STATS_READY, server->draining ? 0 : 1);
+    stats_set(stats, STATS_CONNECTIONS, server->connections.open);
+    stats_set(stats, STATS_REQUESTS_IN_FLIGHT, server->slots.count - server->slots.free_count);
+    stats_set(stats, STATS_LOG_LOST, (double)log_lost());
+    for (uint32_t i = 0; i < server->executor_count; i++) {
+        const struct executor *e = &server->executors[i];
+        stats_device_set(stats, i, STATS_DEVICE_ARENA_BYTES, (double)e->arena.bytes);
+        stats_device_set(stats, i, STATS_DEVICE_ARENA_USED_BYTES, (double)e->arena.used_bytes);
+        stats_device_set(stats, i, STATS_DEVICE_ARENA_HIGH_BYTES,
+                         (double)e->arena.high_water_bytes);
+        stats_device_set(stats, i, STATS_DEVICE_QUEUE_REQUESTS, e->queue.waiting.requests);
+        stats_device_set(stats, i, STATS_DEVICE_QUEUE_TOKENS, (double)e->queue.waiting.tokens);
+        stats_device_set(stats, i, STATS_DEVICE_QUEUE_FLOPS, e->queue.waiting.flops);
+        stats_device_set(stats, i, STATS_DEVICE_BUSY_US, e->busy_us);
+        stats_device_set(stats, i, STATS_DEVICE_FLOPS, e->flops_done);
+        stats_device_set(stats, i, STATS_DEVICE_FLOP_RATE, e->flops_per_us * 1e6);
+    }
+}
+
+void server_drain(struct server *server)
+{
+    if (!server->draining) {
+        server->draining = true;
+        log_info("draining", log_u64("in_flight", server->slots.count - server->slots.free_count));
+    }
+}
+
+bool server_drained(const struct server *server)
+{
+    if (!server->draining || server->slots.free_count < server->slots.count) {
+        return false;
+    }
+    for (uint32_t i = 0; i < server->connections.count; i++) {
+        const struct connection *connection = &server->connections.entries[i];
+        if (connection->state == CONNECTION_OPEN &&
+            (connection->sending || !outbox_empty(&connection->outbox))) {
+            return false;
+        }
+    }
+    return true;
+}

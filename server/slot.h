@@ -1,0 +1,97 @@
+/*
+ * slot.h: one admitted request, from REQUEST to the last byte of its answer.
+ *
+ *   FREE -> RECEIVING -> QUEUED -> RUNNING -> REPLYING -> FREE
+ *
+ * A slot moves one way only and may skip ahead: whatever ends it early (error, cancel, deadline,
+ * lost peer) puts the reason into `error` and moves it to REPLYING. The state names the owner:
+ * intake, queue, executor, reply. All are called by the loop thread, which owns all slots; other
+ * threads see only memory behind them (payloads being received, the launch that runs).
+ *
+ * A slot is given back when nothing can touch its memory any more: it is answered (or its peer is
+ * gone), no payload is landing in it, no launch and no send refers to it.
+ */
+#ifndef SERVER_SLOT_H
+#define SERVER_SLOT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "server/arena.h"
+#include "server/request.h"
+
+#define SLOT_NONE UINT32_MAX
+
+enum slot_state { SLOT_FREE, SLOT_RECEIVING, SLOT_QUEUED, SLOT_RUNNING, SLOT_REPLYING };
+
+/* How far the results have gone out: ranges of sequences, in them tensors, in them rows. */
+struct slot_progress {
+    int32_t computed;  /* sequences [0, computed) are ready */
+    int32_t sent;      /* sequences [0, sent) were sent whole */
+    int32_t range_end; /* being sent: [sent, range_end); equal to sent: nothing */
+    uint32_t tensor;   /* fas_tensor whose rows come next */
+    int64_t row;       /* its next row */
+    bool all_computed, all_sent;
+};
+
+/* Moments, clock_us; 0: not yet. */
+struct slot_times {
+    uint64_t arrived, complete, picked, started, computed, answered;
+    uint64_t progress; /* the last time the peer did something for it */
+};
+
+/* What its batch was, for DONE. */
+struct slot_batch {
+    uint64_t id, tokens;
+    uint32_t requests, sequences, launches;
+};
+
+struct connection;
+
+struct slot {
+    enum slot_state state;
+    uint32_t index;
+    uint32_t next, previous;       /* of the connection's, a ring; or of the free ones */
+    struct connection *connection; /* NULL: the peer is gone */
+    uint64_t id;                   /* the client's */
+    uint32_t principal, executor;
+    struct request request;
+    struct arena_span span;  /* of the executor's arena */
+    struct arena_span notes; /* host memory: sequences, chunk bit map */
+    uint64_t *claimed;       /* chunk bit map */
+    uint64_t bytes_missing;  /* of the inputs */
+    uint64_t deadline_us;    /* absolute; 0: none */
+    uint64_t handle;         /* retained: made by this forward or used by this backward */
+    uint32_t hold;           /* index of the hold this backward reads; SLOT_NONE: none */
+    int32_t batch_index;     /* RUNNING: which request of the executor's batch */
+    struct fas_error error;  /* status FAS_OK while all is well */
+    bool admitted;           /* its cost is booked on the principal */
+    bool landing;            /* over, but a payload is still being received into it */
+    bool sending;            /* the send under way reads its memory */
+    bool answered;           /* DONE or ERROR was handed to the transport */
+    struct slot_progress progress;
+    struct slot_times times;
+    struct slot_batch batch;
+};
+
+struct slots {
+    struct slot *entries;
+    uint32_t count, free_count;
+    uint32_t first_free;
+};
+
+bool slots_open(struct slots *slots, uint32_t count);
+
+/* A free slot, now RECEIVING; NULL if there is none. */
+struct slot *slot_take(struct slots *slots);
+
+/* Forwards only. */
+void slot_move(struct slot *slot, enum slot_state to);
+
+/* REPLYING or, if the peer is gone, whatever: nothing may refer to it. */
+bool slot_idle(const struct slot *slot);
+void slot_give(struct slots *slots, struct slot *slot);
+
+const char *slot_state_name(enum slot_state state);
+
+#endif

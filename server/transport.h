@@ -1,0 +1,85 @@
+/*
+ * transport.h: byte streams of peers, over unix sockets, tcp and tls. The only file with nng.
+ *
+ * Threads. Callbacks run on nng's threads: the accept callback keeps the new stream for the loop,
+ * the receive callback runs the reader (reader.h) and posts the next receive, the send callback
+ * sends what is left. None of them waits, frees, or decides anything; what the loop should know is
+ * a flag on the stream, the stream is put on the ready list, and the loop is woken. Everything else
+ * here is called by the loop.
+ *
+ * A stream has at most one receive and one send outstanding (nng completes partially, so a second
+ * one would interleave). After stream_close both come back, then transport_take reports the stream
+ * closed; only then is its memory no longer touched by anyone.
+ *
+ * Streams are used instead of nng sockets because they alone give back-pressure per peer, notice a
+ * disconnect at once, and receive into memory of ours.
+ */
+#ifndef SERVER_TRANSPORT_H
+#define SERVER_TRANSPORT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "server/config.h"
+#include "server/reader.h"
+
+#define TRANSPORT_IOV_MAX 8u /* nng's own limit per operation */
+
+struct transport;
+struct stream;
+
+/* Called from any thread, must only wake the loop. */
+typedef void transport_wake(void *context);
+
+/* Opens the listeners of the config. Fields of errors are the options' names. */
+enum fas_status transport_open(struct transport **transport, const struct config *config,
+                               uint32_t routes_per_stream, transport_wake *wake, void *wake_context,
+                               struct fas_error *error);
+
+/* Takes in new peers, which then are STREAM_ACCEPTED. retry: tries again where accepting failed for
+ * want of descriptors; true every 100 ms or so. */
+void transport_accept(struct transport *transport, bool retry);
+
+/* No new peers from here on. */
+void transport_stop_accepting(struct transport *transport);
+
+enum stream_event {
+    STREAM_ACCEPTED = 1, /* a new peer; stream_start begins to read */
+    STREAM_RECEIVED = 2, /* its inbox may hold something */
+    STREAM_SENT = 4,     /* the send is over */
+    STREAM_ENDED = 8,    /* no more will be received: end of stream, error, or bad protocol */
+    STREAM_CLOSED = 16,  /* after stream_close: nothing is outstanding */
+};
+
+/* The next stream with something to tell, or NULL; *events is a set of stream_event. */
+struct stream *transport_take(struct transport *transport, unsigned *events);
+
+struct stream_peer {
+    bool local; /* unix socket: uid is the kernel's word */
+    uint64_t uid;
+    char address[64]; /* for logs: "uid 1000 pid 4711", "127.0.0.1:4242" */
+};
+
+const struct stream_peer *stream_peer(const struct stream *stream);
+struct reader *stream_reader(struct stream *stream);
+uint32_t stream_index(const struct stream *stream); /* below connections_max */
+
+/* Begins to receive, after STREAM_ACCEPTED. */
+void stream_start(struct stream *stream);
+
+/* Goes on reading where the reader stood still for the loop. */
+void stream_resume(struct stream *stream);
+
+/* Sends all of iov (copied), then STREAM_SENT. None may be outstanding. */
+void stream_send(struct stream *stream, const struct iovec *iov, unsigned count);
+
+/* Why it ended. INVALID_ARGUMENT: the peer broke the protocol, and may be told. */
+void stream_error(struct stream *stream, struct fas_error *error);
+
+void stream_close(struct stream *stream);
+
+/* After STREAM_CLOSED: its place is free for the next peer. */
+void stream_release(struct stream *stream);
+
+#endif

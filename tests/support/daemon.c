@@ -1,0 +1,99 @@
+#include "tests/support/daemon.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define ARGUMENTS_MAX 64
+#define START_MS_MAX 20000
+
+static void run(const struct daemon *daemon, const char *const *arguments)
+{
+    const char *program = getenv("FASERVED") ? getenv("FASERVED") : FASERVED_PATH;
+    const char *argv[ARGUMENTS_MAX] = {program, "--listen-ipc", daemon->socket};
+    int count = 3;
+    for (int i = 0; arguments && arguments[i] && count + 1 < ARGUMENTS_MAX; i++) {
+        argv[count++] = arguments[i];
+    }
+    int log = open(daemon->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    dup2(log, STDERR_FILENO);
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* no test leaves a daemon behind */
+    execv(program, (char *const *)argv);
+    perror(program);
+    _exit(127);
+}
+
+static int log_has(const struct daemon *daemon, const char *text)
+{
+    char line[4096];
+    int found = 0;
+    FILE *file = fopen(daemon->log, "re");
+    while (file && !found && fgets(line, sizeof line, file)) {
+        found = strstr(line, text) != NULL;
+    }
+    if (file) {
+        fclose(file);
+    }
+    return found;
+}
+
+void daemon_start(struct daemon *daemon, const char *const *arguments)
+{
+    snprintf(daemon->folder, sizeof daemon->folder, "/tmp/faserved-test-XXXXXX");
+    if (!mkdtemp(daemon->folder)) {
+        perror("mkdtemp");
+        exit(EXIT_FAILURE);
+    }
+    snprintf(daemon->socket, sizeof daemon->socket, "%s/socket", daemon->folder);
+    snprintf(daemon->log, sizeof daemon->log, "%s/log", daemon->folder);
+    snprintf(daemon->url, sizeof daemon->url, "ipc://%s", daemon->socket);
+    daemon->pid = fork();
+    if (daemon->pid == 0) {
+        run(daemon, arguments);
+    }
+    for (int waited_ms = 0; waited_ms < START_MS_MAX; waited_ms += 10) {
+        if (log_has(daemon, "event=ready")) {
+            return;
+        }
+        if (waitpid(daemon->pid, NULL, WNOHANG) != 0) {
+            break;
+        }
+        usleep(10000);
+    }
+    fprintf(stderr, "faserved did not start\n");
+    daemon_print_log(daemon);
+    exit(EXIT_FAILURE);
+}
+
+int daemon_wait(struct daemon *daemon)
+{
+    int status = 0;
+    waitpid(daemon->pid, &status, 0);
+    unlink(daemon->socket);
+    unlink(daemon->log);
+    rmdir(daemon->folder);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+int daemon_stop(struct daemon *daemon)
+{
+    kill(daemon->pid, SIGTERM);
+    return daemon_wait(daemon);
+}
+
+void daemon_print_log(const struct daemon *daemon)
+{
+    char line[4096];
+    FILE *file = fopen(daemon->log, "re");
+    while (file && fgets(line, sizeof line, file)) {
+        fputs(line, stderr);
+    }
+    if (file) {
+        fclose(file);
+    }
+}

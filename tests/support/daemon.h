@@ -1,0 +1,28 @@
+/*
+ * daemon.h: a faserved of the test's own, as a child process on a socket in a fresh folder.
+ * FASERVED in the environment, or FASERVED_PATH at compile time, says which program.
+ */
+#ifndef TESTS_DAEMON_H
+#define TESTS_DAEMON_H
+
+#include <sys/types.h>
+
+struct daemon {
+    pid_t pid;
+    char folder[64], socket[96], url[112], log[96];
+};
+
+/* Starts it with further arguments (NULL-terminated; may be NULL) and waits until it is ready. Ends
+ * the test if it does not start. */
+void daemon_start(struct daemon *daemon, const char *const *arguments);
+
+/* SIGTERM, then waits: its exit status, or -signal. Removes the folder. */
+int daemon_stop(struct daemon *daemon);
+
+/* Waits for its end without asking for it. */
+int daemon_wait(struct daemon *daemon);
+
+/* Prints its log: what a failed test needs. */
+void daemon_print_log(const struct daemon *daemon);
+
+#endif

@@ -100,6 +100,16 @@ static void connection_rest(struct connection *c, bool *active)
     pthread_mutex_unlock(&c->lock);
 }
 
+/*
+ * A chain's state goes from the thread that began an operation, under the gate, to the one that
+ * runs its completion. nng's own locks order that, too, but thread sanitizer can not see into nng.
+ */
+static void gate_pass(pthread_mutex_t *gate)
+{
+    pthread_mutex_lock(gate);
+    pthread_mutex_unlock(gate);
+}
+
 /* ---- the send chain ---- */
 
 /* Under the gate, and open. */
@@ -168,6 +178,7 @@ void connection_push(struct connection *c)
 static void on_tx(void *context)
 {
     struct connection *c = context;
+    gate_pass(&c->tx_gate);
     int failed = nng_aio_result(c->tx);
     if (failed == 0) {
         pthread_mutex_lock(&c->lock);
@@ -186,7 +197,8 @@ static void on_tx(void *context)
 
 /* ---- the receive chain ---- */
 
-static void rx_receive(struct connection *c)
+/* Under the gate, and open. */
+static void rx_post(struct connection *c)
 {
     nng_iov iov[2];
     unsigned count = 0;
@@ -199,10 +211,15 @@ static void rx_receive(struct connection *c)
     iov[count].iov_buf = c->buffer + c->end;
     iov[count++].iov_len = room;
     nng_aio_set_iov(c->rx, count, iov);
+    nng_stream_recv(c->stream, c->rx);
+}
+
+static void rx_receive(struct connection *c)
+{
     pthread_mutex_lock(&c->rx_gate);
     bool open = !c->closed;
     if (open) {
-        nng_stream_recv(c->stream, c->rx);
+        rx_post(c);
     }
     pthread_mutex_unlock(&c->rx_gate);
     if (!open) {
@@ -305,6 +322,7 @@ static enum fas_status rx_parse(struct connection *c, struct fas_error *error)
 static void on_rx(void *context)
 {
     struct connection *c = context;
+    gate_pass(&c->rx_gate);
     int failed = nng_aio_result(c->rx);
     if (failed != 0) {
         connection_fail_nng(c, failed);
@@ -330,16 +348,17 @@ static void on_rx(void *context)
 static void on_ticker(void *context)
 {
     struct connection *c = context;
-    if (nng_aio_result(c->ticker) != 0) {
-        return;
-    }
+    bool stopped = nng_aio_result(c->ticker) != 0;
     pthread_mutex_lock(&c->lock);
-    bool heard = c->heard, failed = c->failed;
+    bool heard = c->heard;
     c->heard = false;
+    stopped |= c->failed;
     pthread_mutex_unlock(&c->lock);
-    if (!failed) {
+    if (!stopped) {
         c->owner.on_tick(c->owner.context, heard);
+        pthread_mutex_lock(&c->lock); /* last to touch c before connection_close may free it */
         nng_sleep_aio((nng_duration)c->period_ms, c->ticker);
+        pthread_mutex_unlock(&c->lock);
     }
 }
 
@@ -413,6 +432,7 @@ void connection_close(struct connection *c)
     nng_aio_stop(c->ticker);
     nng_aio_stop(c->tx);
     nng_aio_stop(c->rx);
+    gate_pass(&c->lock); /* after whatever the last callbacks did */
     connection_free(c);
 }
 

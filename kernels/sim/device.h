@@ -77,6 +77,16 @@ void device_add(device *d, const char *name, const void *base, size_t bytes, usa
 /* Offset of the first 4 bytes of the buffer that no kernel wrote, or -1. */
 int64_t device_unwritten(const device *d, const void *base);
 
+/*
+ * Memory that every kernel may touch (the host side's lists and scratch), all bytes 0xff. Aligned to
+ * 256 like cudaMalloc's.
+ */
+void *memory_take(size_t bytes);
+void memory_give(void *memory);
+bool memory_holds(uintptr_t address, size_t bytes);
+
+constexpr int PROCESSORS = 3; /* that the host side is told of */
+
 struct launch_shape {
     int grid[3];
     int threads;

@@ -64,6 +64,9 @@ bool global_usable(const void *at_address, size_t bytes, bool write, std::string
 {
     uintptr_t address = reinterpret_cast<uintptr_t>(at_address);
     buffer *b = buffer_of(address, bytes);
+    if (b == nullptr && memory_holds(address, bytes)) {
+        return true;
+    }
     if (b == nullptr) {
         *why = "touches global memory outside every registered buffer";
         for (const buffer &near : the_machine().on->buffers) {

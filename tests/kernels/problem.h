@@ -35,6 +35,9 @@ struct problem {
     struct item *items;
     struct block (*blocks)[TENSOR_COUNT]; /* per set, in the order of tensor_table in problem.c */
     struct block *sinks, *dsinks;
+    /* Relative rounding of p and ds by a kernel that makes them operands of the input type, as tensor
+     * cores want them; 0: it does not. For the caller to set. */
+    double rounding;
 };
 
 /* A forward shape with a scale of 1/sqrt(d); the rest is for the caller to set. */
@@ -49,6 +52,15 @@ void problem_close(struct problem *problem);
 
 /* Runs it in poisoned scratch between canaries, and checks that nothing foreign was touched. */
 void problem_run(struct problem *problem, struct attn_context *context);
+
+/* The same by a row of the caller's choice. */
+void problem_run_row(struct problem *problem, const struct attn_row *row,
+                     struct attn_context *context);
+
+/* Calls visit for the memory of each tensor: its rows from the first gap to the last. */
+void problem_visit(const struct problem *problem,
+                   void (*visit)(void *argument, void *memory, size_t bytes, int written),
+                   void *argument);
 
 /* Every output against the answer, every row of every span. */
 void problem_check(const struct problem *problem);

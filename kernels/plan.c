@@ -1,0 +1,307 @@
+/*
+ * plan.c: a counting sort. The first walk over all blocks counts tiles per bucket, the second
+ * writes each tile at its bucket's cursor. A bucket holds the sequences of one length, to an eighth
+ * of an octave; inside it tiles keep the order of the walk. O(blocks * heads), nothing allocated.
+ */
+#include "kernels/plan.h"
+
+#include <assert.h>
+#include <string.h>
+
+/* Lengths up to 2^31 blocks: 32 octaves of 8. */
+enum { OCTAVE_BUCKETS = 8, BUCKETS = 32 * OCTAVE_BUCKETS };
+
+/* Keys and values that are read at the same time: half of an H200's 60 MB of L2. */
+enum { L2_BYTES = 32 << 20 };
+
+/* A range of rows or blocks, empty when last <= first. */
+struct range {
+    int64_t first, last;
+};
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t most(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/*
+ * Query i sees key j iff  i + shift - left <= j <= i + shift + right. Seen from the rows of a tile,
+ * forward or backward, the other side is an interval around row + shift; before and after are how
+ * far it reaches down and up, or endless.
+ */
+struct side {
+    int64_t len, span;     /* of the tile's side */
+    int64_t other_len;     /* of the side it walks */
+    int64_t shift;         /* other row = row + shift on the mask's diagonal */
+    bool has_down, has_up; /* is the reach bounded? */
+    int64_t down, up;
+    int64_t block, other_block;
+};
+
+static struct side side_of(const struct plan_shape *shape, const struct attn_sequence *sequence)
+{
+    const struct attn_mask *mask = &shape->mask;
+    int64_t shift = (int64_t)sequence->k_len - sequence->q_len;
+    if (shape->pass == ATTN_FORWARD) {
+        return (struct side){sequence->q_len, sequence->q_span, sequence->k_len, shift,
+                             mask->has_left,  mask->has_right,  mask->left,      mask->right,
+                             shape->q_block,  shape->k_block};
+    }
+    return (struct side){sequence->k_len, sequence->k_span, sequence->q_len, -shift,
+                         mask->has_right, mask->has_left,   mask->right,     mask->left,
+                         shape->k_block,  shape->q_block};
+}
+
+/* Other rows that at least one of the rows [row, end) sees. */
+static struct range seen_by_any(const struct side *side, int64_t row, int64_t end)
+{
+    struct range seen = {0, side->other_len};
+    if (side->has_down) {
+        seen.first = most(seen.first, row + side->shift - side->down);
+    }
+    if (side->has_up) {
+        seen.last = least(seen.last, end - 1 + side->shift + side->up + 1);
+    }
+    return seen;
+}
+
+/* Other rows that all of the rows [row, end) see. */
+static struct range seen_by_all(const struct side *side, int64_t row, int64_t end)
+{
+    struct range seen = {0, side->other_len};
+    if (side->has_down) {
+        seen.first = most(seen.first, end - 1 + side->shift - side->down);
+    }
+    if (side->has_up) {
+        seen.last = least(seen.last, row + side->shift + side->up + 1);
+    }
+    return seen;
+}
+
+/* Block bounds of the tile at row; false if its rows see nothing. */
+static bool tile_at(const struct plan_shape *shape, const struct side *side, int64_t row,
+                    struct plan_tile *tile)
+{
+    int64_t end = least(row + side->block, side->len);
+    struct range any = seen_by_any(side, row, end);
+    if (row >= end || any.last <= any.first) {
+        return false;
+    }
+    int64_t b = side->other_block;
+    struct range walk = {any.first / b, ceil_div(any.last, b)};
+    struct range all = seen_by_all(side, row, end);
+    struct range clear = {ceil_div(most(all.first, 0), b), most(all.last, 0) / b};
+    if (shape->pass == ATTN_BACKWARD) {
+        /* Queries past the end have lse = +inf and need no mask; keys past the end do. */
+        clear.last = all.last == side->other_len ? ceil_div(all.last, b) : clear.last;
+        clear.last = row + side->block <= side->len ? clear.last : clear.first;
+    }
+    clear.first = most(clear.first, walk.first);
+    clear.last = least(clear.last, walk.last);
+    if (clear.last <= clear.first) {
+        clear.first = clear.last = walk.first;
+    }
+    *tile = (struct plan_tile){
+        .row = (int32_t)row,
+        .rows = (int32_t)(least(row + side->block, side->span) - row),
+        .first = (int32_t)walk.first,
+        .last = (int32_t)walk.last,
+        .clear_first = (int32_t)clear.first,
+        .clear_last = (int32_t)clear.last,
+    };
+    return true;
+}
+
+/* Bucket 0 holds the most blocks. */
+static int bucket_of(int64_t blocks)
+{
+    int octave = 0;
+    while (blocks >> (octave + 1) != 0) {
+        octave++;
+    }
+    int64_t part = (blocks - ((int64_t)1 << octave)) * OCTAVE_BUCKETS >> octave;
+    return BUCKETS - 1 - (octave * OCTAVE_BUCKETS + (int)part);
+}
+
+/*
+ * The walk both passes of the sort share. Rows without a tile go to fills (NULL: only counted), in
+ * runs of one block. Tiles are counted per bucket, or written at the bucket's cursor.
+ */
+struct walk {
+    const struct plan_shape *shape;
+    int64_t *bucket; /* BUCKETS counters or cursors */
+    struct plan_tile *tiles;
+    struct plan_fill *fills;
+    int64_t fill_count;
+};
+
+static void put_tile(struct walk *walk, const struct plan_tile *tile, int32_t head, int bucket)
+{
+    int64_t at = walk->bucket[bucket]++;
+    if (walk->tiles != NULL) {
+        walk->tiles[at] = *tile;
+        walk->tiles[at].head = head;
+    }
+}
+
+static void put_fill(struct walk *walk, int32_t set, struct range rows, int64_t used)
+{
+    if (walk->fills != NULL) {
+        walk->fills[walk->fill_count] =
+            (struct plan_fill){set, (int32_t)rows.first, (int32_t)(rows.last - rows.first),
+                               (int32_t)most(0, least(used, rows.last - rows.first))};
+    }
+    walk->fill_count++;
+}
+
+static void set_sequence(struct plan_tile *tile, const struct attn_sequence *sequence,
+                         int32_t number)
+{
+    tile->set = sequence->set;
+    tile->sequence = number;
+    tile->index = sequence->index;
+    tile->q_first = (int32_t)sequence->q_first;
+    tile->q_len = sequence->q_len;
+    tile->q_span = sequence->q_span;
+    tile->k_first = (int32_t)sequence->k_first;
+    tile->k_len = sequence->k_len;
+    tile->k_span = sequence->k_span;
+}
+
+/* kv heads [first, last) of a sequence. */
+struct heads {
+    int32_t first, last;
+};
+
+/*
+ * Long tiles sit at high rows when the reach up is bounded (causal). A deterministic backward with
+ * a right edge, which there bounds the reach down, begins with the last keys.
+ */
+static int64_t block_row(const struct plan_shape *shape, const struct side *side, int64_t i)
+{
+    int64_t blocks = ceil_div(side->len, side->block);
+    bool descend = shape->deterministic ? side->has_down : side->has_up;
+    return (descend ? blocks - 1 - i : i) * side->block;
+}
+
+static void walk_group(struct walk *walk, const struct side *side, struct heads heads,
+                       const struct attn_sequence *sequence, int32_t number)
+{
+    const struct plan_shape *shape = walk->shape;
+    int32_t q_heads = shape->pass == ATTN_FORWARD ? shape->hq / shape->hkv : 1;
+    int bucket = bucket_of(most(1, ceil_div(side->other_len, side->other_block)));
+    for (int64_t i = 0; i < ceil_div(side->len, side->block); i++) {
+        struct plan_tile tile;
+        if (!tile_at(shape, side, block_row(shape, side, i), &tile)) {
+            continue;
+        }
+        set_sequence(&tile, sequence, number);
+        for (int32_t head = heads.first * q_heads; head < heads.last * q_heads; head++) {
+            put_tile(walk, &tile, head, bucket);
+        }
+    }
+}
+
+/*
+ * How many kv heads are worked on at the same time: as many as fit L2 when tiles are unequal (the
+ * long ones of all of them first), else one: its tiles run in step through the same keys.
+ */
+static int32_t group_heads(const struct plan_shape *shape, const struct side *side,
+                           const struct attn_sequence *sequence)
+{
+    bool unequal = side->has_up != side->has_down;
+    int64_t bytes = most((int64_t)sequence->k_len * shape->key_bytes, 1);
+    return shape->deterministic || !unequal ? 1 : (int32_t)most(1, L2_BYTES / bytes);
+}
+
+static void walk_heads(struct walk *walk, const struct side *side,
+                       const struct attn_sequence *sequence, int32_t number)
+{
+    int32_t hkv = walk->shape->hkv;
+    int32_t step = group_heads(walk->shape, side, sequence);
+    for (int32_t head = 0; head < hkv; head += step) {
+        struct heads heads = {head, step < hkv - head ? head + step : hkv};
+        walk_group(walk, side, heads, sequence, number);
+    }
+}
+
+static void walk_fills(struct walk *walk, const struct side *side,
+                       const struct attn_sequence *sequence)
+{
+    int64_t first = walk->shape->pass == ATTN_FORWARD ? sequence->q_first : sequence->k_first;
+    for (int64_t row = 0; row < side->span; row += side->block) {
+        struct plan_tile tile;
+        if (!tile_at(walk->shape, side, row, &tile)) {
+            int64_t end = least(row + side->block, side->span);
+            put_fill(walk, sequence->set, (struct range){first + row, first + end},
+                     side->len - row);
+        }
+    }
+}
+
+static void walk_all(struct walk *walk, const struct attn_sequence *sequences, int32_t count)
+{
+    for (int32_t s = 0; s < count; s++) {
+        struct side side = side_of(walk->shape, &sequences[s]);
+        walk_heads(walk, &side, &sequences[s], s);
+        walk_fills(walk, &side, &sequences[s]);
+    }
+}
+
+static int64_t tile_count(const int64_t bucket[BUCKETS])
+{
+    int64_t tiles = 0;
+    for (int i = 0; i < BUCKETS; i++) {
+        tiles += bucket[i];
+    }
+    return tiles;
+}
+
+struct plan_size plan_measure(const struct plan_shape *shape, const struct attn_sequence *sequences,
+                              int32_t count)
+{
+    int64_t bucket[BUCKETS] = {0};
+    struct walk walk = {.shape = shape, .bucket = bucket};
+    walk_all(&walk, sequences, count);
+    return (struct plan_size){tile_count(bucket), walk.fill_count};
+}
+
+struct plan_size plan_bound(const struct plan_shape *shape, const struct attn_sequence *sequences,
+                            int32_t count)
+{
+    struct plan_size bound = {0, 0};
+    int64_t heads = shape->pass == ATTN_FORWARD ? shape->hq : shape->hkv;
+    for (int32_t s = 0; s < count; s++) {
+        struct side side = side_of(shape, &sequences[s]);
+        bound.tiles += ceil_div(side.len, side.block) * heads;
+        bound.fills += ceil_div(side.span, side.block);
+    }
+    return bound;
+}
+
+void plan_make(const struct plan_shape *shape, const struct attn_sequence *sequences, int32_t count,
+               struct plan_tile *tiles, struct plan_fill *fills)
+{
+    int64_t bucket[BUCKETS] = {0};
+    struct walk counting = {.shape = shape, .bucket = bucket};
+    walk_all(&counting, sequences, count);
+    int64_t cursor = 0;
+    for (int i = 0; i < BUCKETS; i++) {
+        int64_t here = bucket[i];
+        bucket[i] = cursor;
+        cursor += here;
+    }
+    struct walk writing = {.shape = shape, .bucket = bucket, .tiles = tiles, .fills = fills};
+    walk_all(&writing, sequences, count);
+    assert(writing.fill_count == counting.fill_count);
+}

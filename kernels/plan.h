@@ -1,0 +1,98 @@
+/*
+ * plan: sequence lengths in, tile lists out.
+ *
+ * A GPU kernel of a pass takes tiles from a list: one tile is what one CTA computes at a time. The
+ * list is made here, on the host, because the host knows every length: no prepare kernel, no search
+ * on the device, no work proportional to the number of sequences there. Pure functions; the caller
+ * owns the memory and caches the list (all layers of a model reuse it).
+ *
+ *   forward   a tile is up to q_block query rows of one q head; it walks key blocks
+ *   backward  a tile is up to k_block keys of one kv head; it walks query blocks, once for each q
+ *             head of the group
+ *
+ * Bits: which rows meet which blocks is a function of the sequence's own lengths and the mask. The
+ * order of the list, which the launch as a whole decides, only says who computes a tile and when.
+ *
+ * Order: long sequences first, and within one (when a mask makes tiles unequal) long tiles first,
+ * so that the last tiles to start are short ones. The heads of a sequence are cut into groups whose
+ * keys and values fit L2, one group after the other: tiles that run at the same time read the same
+ * keys. A deterministic backward is ordered otherwise; see plan_make.
+ *
+ * Rows that no tile computes, because they see nothing or lie between length and span, are listed
+ * as fills: the fill kernel writes o = 0 and lse = -inf (forward), dk = dv = 0 (backward).
+ */
+#ifndef ATTN_PLAN_H
+#define ATTN_PLAN_H
+
+#include "kernels/attn.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct plan_shape {
+    enum attn_pass pass;
+    struct attn_mask mask;
+    int32_t hq, hkv;
+    int32_t q_block, k_block; /* rows of a query block, keys of a key block */
+    int32_t key_bytes;        /* of K and V, per key and kv head */
+    bool deterministic;       /* backward */
+};
+
+/*
+ * Everything a kernel must know of a tile, in one 64-byte copy: four 16-byte words, named in
+ * kernels/common/tile.cuh. Rows and first rows are of the set's tensors and below 2^31.
+ */
+struct plan_tile {
+    int32_t set;
+    int32_t head; /* forward: q head, backward: kv head */
+    int32_t row;  /* first row in the sequence, of q (forward) or k (backward) */
+    int32_t rows; /* rows of the span that the tile writes; 0 in an end mark */
+    /* Blocks of the other side: [first, last) are walked, [clear_first, clear_last) need no mask.
+     */
+    int32_t first, last;
+    int32_t clear_first, clear_last;
+    int32_t q_first, q_len, q_span, sequence;
+    int32_t k_first, k_len, k_span, index;
+};
+
+/* Rows of one set, from row on, for all heads. */
+struct plan_fill {
+    int32_t set, row, rows;
+    int32_t used; /* of the rows, how many are below the length */
+};
+
+struct plan_size {
+    int64_t tiles, fills;
+};
+
+/* How long the two lists are, exactly. O(blocks). */
+struct plan_size plan_measure(const struct plan_shape *shape, const struct attn_sequence *sequences,
+                              int32_t count);
+
+/* Upper bounds of plan_measure, monotone in the sequences; O(sequences). For scratch sizes. */
+struct plan_size plan_bound(const struct plan_shape *shape, const struct attn_sequence *sequences,
+                            int32_t count);
+
+/*
+ * Write the lists. tiles and fills hold what plan_measure said.
+ *
+ * Deterministic backward: key block n adds its share to a block of dQ when all blocks that come
+ * before it in that block's order have added theirs. The order is a function of the sequence: with
+ * a right edge (causal) the last key block first, so that each tile meets its first query block
+ * when its predecessors have just left it; otherwise the order of plan_turn. A tile waits only for
+ * tiles that stand before it in the list or in its own group of PLAN_GROUP neighbours, so a launch
+ * ends with any number of resident CTAs from PLAN_GROUP up.
+ */
+void plan_make(const struct plan_shape *shape, const struct attn_sequence *sequences, int32_t count,
+               struct plan_tile *tiles, struct plan_fill *fills);
+
+/* Neighbouring key blocks that share a cyclic order in a deterministic backward without right edge.
+ */
+enum { PLAN_GROUP = 64 };
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

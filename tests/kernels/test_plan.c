@@ -1,0 +1,301 @@
+/*
+ * The plan's promises, on random batches: every row that sees a key is in exactly one tile per
+ * head, its tile walks every block it sees, blocks called clear are seen whole, every other row of
+ * a span is filled exactly once; and tiles do not depend on what else is in the batch.
+ */
+#include <check.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/plan.h"
+
+enum { BATCHES = 100000, SEQUENCES_MAX = 4, SPAN_MAX = 400, TILES_MAX = 4096 };
+
+/* ck_assert writes to a pipe each time; here are a hundred million checks. */
+static void must(bool ok)
+{
+    if (!ok) {
+        ck_abort_msg("a promise of plan.h is broken");
+    }
+}
+
+static uint32_t draw_state;
+
+static int32_t draw(int32_t limit)
+{
+    draw_state = draw_state * 1664525u + 1013904223u;
+    return limit < 1 ? 0 : (int32_t)((draw_state >> 8) % (uint32_t)limit);
+}
+
+struct batch {
+    struct plan_shape shape;
+    struct attn_sequence sequences[SEQUENCES_MAX];
+    int32_t count;
+    struct plan_tile tiles[TILES_MAX];
+    struct plan_fill fills[TILES_MAX];
+    struct plan_size size;
+};
+
+static struct plan_shape draw_shape(void)
+{
+    static const int32_t q_blocks[] = {64, 128}, k_blocks[] = {64, 80, 128};
+    struct plan_shape shape = {
+        .pass = draw(2) ? ATTN_FORWARD : ATTN_BACKWARD,
+        .mask = {.has_left = draw(3) == 0,
+                 .has_right = draw(2),
+                 .left = draw(200),
+                 .right = draw(3) ? 0 : draw(200)},
+        .hkv = 1 + draw(2),
+        .q_block = q_blocks[draw(2)],
+        .k_block = k_blocks[draw(3)],
+        .key_bytes = 512,
+        .deterministic = draw(2),
+    };
+    shape.hq = shape.hkv * (1 + draw(3));
+    return shape;
+}
+
+static void draw_batch(struct batch *b)
+{
+    b->shape = draw_shape();
+    b->count = draw(SEQUENCES_MAX + 1);
+    int32_t q = draw(9), k = draw(9);
+    for (int32_t i = 0; i < b->count; i++) {
+        struct attn_sequence *s = &b->sequences[i];
+        *s = (struct attn_sequence){.set = i % 2, .index = i, .q_first = q, .k_first = k};
+        s->q_span = draw(4) ? draw(SPAN_MAX) : draw(3);
+        s->k_span = draw(4) ? draw(SPAN_MAX) : draw(3);
+        s->q_len = draw(3) ? s->q_span : draw(s->q_span + 1);
+        s->k_len = draw(3) ? s->k_span : draw(s->k_span + 1);
+        q += s->q_span + draw(3);
+        k += s->k_span + draw(3);
+    }
+    b->size = plan_measure(&b->shape, b->sequences, b->count);
+    must(b->size.tiles <= TILES_MAX);
+    must(b->size.fills <= TILES_MAX);
+    plan_make(&b->shape, b->sequences, b->count, b->tiles, b->fills);
+}
+
+/* Other rows that row i of the tile's side sees, straight from the contract in attn.h. */
+static bool sees(const struct batch *b, const struct attn_sequence *s, int32_t i, int32_t j)
+{
+    const struct attn_mask *mask = &b->shape.mask;
+    int32_t query = b->shape.pass == ATTN_FORWARD ? i : j;
+    int32_t key = b->shape.pass == ATTN_FORWARD ? j : i;
+    int32_t diagonal = query + s->k_len - s->q_len;
+    return (!mask->has_right || key <= diagonal + mask->right) &&
+           (!mask->has_left || key >= diagonal - mask->left);
+}
+
+struct side {
+    int32_t len, span, other_len, block, other_block, heads;
+};
+
+static struct side side_of(const struct batch *b, const struct attn_sequence *s)
+{
+    const struct plan_shape *p = &b->shape;
+    return p->pass == ATTN_FORWARD
+               ? (struct side){s->q_len, s->q_span, s->k_len, p->q_block, p->k_block, p->hq}
+               : (struct side){s->k_len, s->k_span, s->q_len, p->k_block, p->q_block, p->hkv};
+}
+
+/* First and last other row seen by row i; a mask's rows are intervals. */
+static bool seen(const struct batch *b, const struct attn_sequence *s, int32_t i, int32_t *first,
+                 int32_t *last)
+{
+    bool any = false;
+    for (int32_t j = 0; j < side_of(b, s).other_len; j++) {
+        if (sees(b, s, i, j)) {
+            *first = any ? *first : j;
+            *last = j;
+            any = true;
+        }
+    }
+    return any;
+}
+
+static void check_tile(const struct batch *b, const struct plan_tile *t, uint8_t covered[SPAN_MAX],
+                       uint8_t rows_seen[SPAN_MAX])
+{
+    const struct attn_sequence *s = &b->sequences[t->sequence];
+    struct side side = side_of(b, s);
+    must(t->set == s->set);
+    must(t->row % side.block == 0);
+    must(t->rows <= side.block);
+    must(t->row + t->rows <= side.span);
+    must(t->first < t->last);
+    must(t->first <= t->clear_first && t->clear_first <= t->clear_last && t->clear_last <= t->last);
+    int32_t clear_first = t->clear_first * side.other_block;
+    int32_t clear_last = t->clear_last * side.other_block;
+    bool clear = clear_first < clear_last;
+    for (int32_t i = t->row; i < t->row + t->rows; i++) {
+        int32_t first = 0, last = -1;
+        covered[i]++;
+        if (i >= side.len || !seen(b, s, i, &first, &last)) {
+            must(!clear || i >= side.len);
+            continue;
+        }
+        rows_seen[i]++;
+        must(t->first * side.other_block <= first);
+        must(t->last * side.other_block > last);
+        int32_t end = clear_last < side.other_len ? clear_last : side.other_len;
+        bool past_end_matters = b->shape.pass == ATTN_FORWARD;
+        must(!clear || !past_end_matters || clear_last <= side.other_len);
+        must(!clear || (first <= clear_first && end - 1 <= last));
+    }
+}
+
+static void check_sequence(const struct batch *b, int32_t number)
+{
+    const struct attn_sequence *s = &b->sequences[number];
+    struct side side = side_of(b, s);
+    int64_t first = b->shape.pass == ATTN_FORWARD ? s->q_first : s->k_first;
+    uint8_t filled[SPAN_MAX] = {0};
+    for (int64_t f = 0; f < b->size.fills; f++) {
+        int64_t row = b->fills[f].row - first;
+        if (b->fills[f].set != s->set || row < 0 || row >= side.span) {
+            continue;
+        }
+        for (int32_t i = 0; i < b->fills[f].rows; i++) {
+            must(row + i < side.span);
+            filled[row + i]++;
+            must((i < b->fills[f].used) == (row + i < side.len));
+        }
+    }
+    for (int32_t head = 0; head < side.heads; head++) {
+        uint8_t covered[SPAN_MAX] = {0}, rows_seen[SPAN_MAX] = {0};
+        for (int64_t t = 0; t < b->size.tiles; t++) {
+            if (b->tiles[t].sequence == number && b->tiles[t].head == head) {
+                check_tile(b, &b->tiles[t], covered, rows_seen);
+            }
+        }
+        for (int32_t i = 0; i < side.span; i++) {
+            int32_t a = 0, z = 0;
+            bool sees_any = i < side.len && seen(b, s, i, &a, &z);
+            must(rows_seen[i] == sees_any);
+            must(covered[i] + filled[i] == 1);
+        }
+    }
+}
+
+START_TEST(every_row_once)
+{
+    static struct batch b;
+    draw_state = 1;
+    for (int i = 0; i < BATCHES / 10; i++) {
+        draw_batch(&b);
+        for (int32_t s = 0; s < b.count; s++) {
+            check_sequence(&b, s);
+        }
+    }
+}
+END_TEST
+
+/* Work as a number: heads and visible pairs, cheap enough for every batch. */
+START_TEST(every_pair_once)
+{
+    static struct batch b;
+    draw_state = 2;
+    for (int i = 0; i < BATCHES; i++) {
+        draw_batch(&b);
+        struct plan_size bound = plan_bound(&b.shape, b.sequences, b.count);
+        must(b.size.tiles <= bound.tiles && b.size.fills <= bound.fills);
+        int64_t rows = 0, spans = 0;
+        for (int64_t t = 0; t < b.size.tiles; t++) {
+            rows += b.tiles[t].rows;
+        }
+        for (int64_t f = 0; f < b.size.fills; f++) {
+            rows += (int64_t)b.fills[f].rows *
+                    (b.shape.pass == ATTN_FORWARD ? b.shape.hq : b.shape.hkv);
+        }
+        for (int32_t s = 0; s < b.count; s++) {
+            struct side side = side_of(&b, &b.sequences[s]);
+            spans += (int64_t)side.span * side.heads;
+        }
+        must(rows == spans);
+    }
+}
+END_TEST
+
+static int compare_tiles(const void *a, const void *b)
+{
+    return memcmp(a, b, sizeof(struct plan_tile));
+}
+
+/* A sequence's tiles alone and in a batch are the same tiles, whatever stands around it. */
+START_TEST(tiles_are_the_sequences_own)
+{
+    static struct batch b, alone;
+    draw_state = 3;
+    for (int i = 0; i < 2000; i++) {
+        draw_batch(&b);
+        for (int32_t s = 0; s < b.count; s++) {
+            alone.shape = b.shape;
+            alone.size = plan_measure(&b.shape, &b.sequences[s], 1);
+            plan_make(&b.shape, &b.sequences[s], 1, alone.tiles, alone.fills);
+            static struct plan_tile mine[TILES_MAX];
+            int64_t count = 0;
+            for (int64_t t = 0; t < b.size.tiles; t++) {
+                if (b.tiles[t].sequence == s) {
+                    mine[count] = b.tiles[t];
+                    mine[count++].sequence = 0;
+                }
+            }
+            ck_assert_int_eq(count, alone.size.tiles);
+            qsort(mine, (size_t)count, sizeof mine[0], compare_tiles);
+            qsort(alone.tiles, (size_t)count, sizeof mine[0], compare_tiles);
+            ck_assert_mem_eq(mine, alone.tiles, (size_t)count * sizeof mine[0]);
+        }
+    }
+}
+END_TEST
+
+/* The last tiles of a causal launch are its shortest: no SM works alone at the end. */
+START_TEST(long_tiles_start_first)
+{
+    struct plan_shape shape = {.pass = ATTN_FORWARD,
+                               .mask = {.has_right = true},
+                               .hq = 4,
+                               .hkv = 4,
+                               .q_block = 128,
+                               .k_block = 128,
+                               .key_bytes = 512};
+    struct attn_sequence sequences[2] = {{.q_len = 500, .k_len = 500, .q_span = 500, .k_span = 500},
+                                         {.index = 1,
+                                          .q_first = 500,
+                                          .k_first = 500,
+                                          .q_len = 4096,
+                                          .k_len = 4096,
+                                          .q_span = 4096,
+                                          .k_span = 4096}};
+    static struct plan_tile tiles[TILES_MAX];
+    static struct plan_fill fills[TILES_MAX];
+    struct plan_size size = plan_measure(&shape, sequences, 2);
+    plan_make(&shape, sequences, 2, tiles, fills);
+    ck_assert_int_eq(size.tiles, (4 + 32) * 4);
+    ck_assert_int_eq(tiles[0].sequence, 1);
+    for (int64_t t = 1; t < size.tiles; t++) {
+        bool same = tiles[t].sequence == tiles[t - 1].sequence;
+        ck_assert(!same || tiles[t].last <= tiles[t - 1].last);
+    }
+    ck_assert_int_eq(tiles[size.tiles - 1].sequence, 0);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("plan");
+    TCase *all = tcase_create("all");
+    tcase_set_timeout(all, 60);
+    tcase_add_test(all, every_row_once);
+    tcase_add_test(all, every_pair_once);
+    tcase_add_test(all, tiles_are_the_sequences_own);
+    tcase_add_test(all, long_tiles_start_first);
+    suite_add_tcase(suite, all);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}

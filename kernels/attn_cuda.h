@@ -1,0 +1,38 @@
+/*
+ * attn_cuda.h: contexts on an NVIDIA GPU, for the rows of ATTN_SM90 and ATTN_SM100.
+ *
+ * A context wraps one stream of the device that is current when it is opened. A launch writes its
+ * tile lists into the context's own memory and returns before the work is done; lists are kept, so
+ * that the layers of a model, which share lengths and mask, pay for a plan once. Launches of one
+ * context run one after the other.
+ */
+#ifndef ATTN_CUDA_H
+#define ATTN_CUDA_H
+
+#include "kernels/attn.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/*
+ * stream: a cudaStream_t (NULL: the default stream), not owned. plan_bytes: device memory and pinned
+ * host memory for tile lists, 64 bytes per tile of 128 rows and head: a launch whose lists need more
+ * fails. NULL without a usable device or memory.
+ */
+struct attn_context *attn_cuda_open(void *stream, size_t plan_bytes);
+
+/* Waits for the stream. */
+void attn_cuda_close(struct attn_context *context);
+
+/* How many CTAs launches use at most; 0: one for each SM. For tests and for sharing a GPU. */
+void attn_cuda_limit(struct attn_context *context, int32_t ctas);
+
+/* The arch whose rows the current device runs; ATTN_CPU if none does. */
+enum attn_arch attn_cuda_arch(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,121 @@
+/*
+ * common/softmax: the online softmax of one thread's two rows of a wgmma accumulator fragment.
+ *
+ * Row r is spread over the four lanes of a quad. Maxima are exchanged in every step, sums only at
+ * the end. Everything is in log2 units: p = 2^(s * scale - max * scale).
+ */
+#ifndef COMMON_SOFTMAX_CUH
+#define COMMON_SOFTMAX_CUH
+
+#include "gpu/math.cuh"
+#include "gpu/types.cuh"
+#include "gpu/warp.cuh"
+
+namespace attn
+{
+
+constexpr float LN2 = 0.6931471805599453f;
+constexpr float LOG2E = 1.4426950408889634f;
+
+/* Index 0: row r of the fragment, 1: row r + 8. */
+struct softmax_state {
+    float top[2]; /* row maximum of the raw scores, -inf before the first key */
+    float sum[2]; /* this lane's part of the row sum */
+};
+
+GPU_INLINE float quad_max(float x)
+{
+    x = gpu::max_f32(x, gpu::shuffle_xor(x, 1));
+    return gpu::max_f32(x, gpu::shuffle_xor(x, 2));
+}
+
+GPU_INLINE float quad_sum(float x)
+{
+    x += gpu::shuffle_xor(x, 1);
+    return x + gpu::shuffle_xor(x, 2);
+}
+
+/* s = tanh(s * inner): the softcap; the outer factor is part of the softmax scale. */
+template <int COUNT>
+GPU_INLINE void softcap(float (&s)[COUNT], float inner)
+{
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+        s[i] = gpu::tanh_approx(s[i] * inner);
+    }
+}
+
+template <int N>
+GPU_INLINE float row_top(const float (&s)[N / 2], int row, float start)
+{
+    /* Four chains: a single one would wait 4 cycles for each of its N / 4 maxima. */
+    float a = start, b = s[2 * row + 1], c = s[4 + 2 * row], d = s[5 + 2 * row];
+    a = gpu::max_f32(a, s[2 * row]);
+#pragma unroll
+    for (int j = 2; j < N / 8; j += 2) {
+        a = gpu::max_f32(a, s[4 * j + 2 * row]);
+        b = gpu::max_f32(b, s[4 * j + 2 * row + 1]);
+        c = gpu::max_f32(c, s[4 * j + 4 + 2 * row]);
+        d = gpu::max_f32(d, s[4 * j + 5 + 2 * row]);
+    }
+    return quad_max(gpu::max_f32(gpu::max_f32(a, b), gpu::max_f32(c, d)));
+}
+
+/*
+ * Scores become probabilities relative to the new maximum; returned are the factors by which what
+ * was accumulated before shrinks. FIRST: nothing was. MASKED: a row may have seen no key yet, its
+ * maximum is -inf and everything relative to it is 0.
+ */
+template <int N, bool FIRST, bool MASKED>
+GPU_INLINE gpu::f32x2 softmax_step(float (&s)[N / 2], softmax_state &state, float scale)
+{
+    static_assert(N % 16 == 0, "row_top takes pairs of column groups");
+    float factor[2];
+#pragma unroll
+    for (int row = 0; row < 2; row++) {
+        float before = state.top[row];
+        float top = row_top<N>(s, row, FIRST ? -gpu::infinity() : before);
+        float shift = top * scale;
+        if (MASKED) {
+            shift = top == -gpu::infinity() ? 0.0f : shift;
+        }
+        factor[row] = FIRST ? 1.0f : gpu::exp2_approx(gpu::fma_f32(before, scale, -shift));
+        float sum[2] = {FIRST ? 0.0f : state.sum[row] * factor[row], 0.0f};
+#pragma unroll
+        for (int j = 0; j < N / 8; j++) {
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                float &x = s[4 * j + 2 * row + e];
+                x = gpu::exp2_approx(gpu::fma_f32(x, scale, -shift));
+                sum[e] += x;
+            }
+        }
+        state.top[row] = top;
+        state.sum[row] = sum[0] + sum[1];
+    }
+    return {factor[0], factor[1]};
+}
+
+/* What becomes of a finished row: o is multiplied by scale; a row without keys has scale 0. */
+struct softmax_result {
+    float scale, lse;
+};
+
+/* sink: -inf for none. */
+GPU_INLINE softmax_result softmax_finish(float top, float lane_sum, float scale, float sink)
+{
+    float sum = quad_sum(lane_sum);
+    float sink2 = sink * LOG2E;
+    if (!(sum > 0.0f) && top == -gpu::infinity()) {
+        return {0.0f, sink};
+    }
+    float shift = top * scale;
+    float high = gpu::max_f32(shift, sink2);
+    float shrink = gpu::exp2_approx(shift - high);
+    float total = sum * shrink + gpu::exp2_approx(sink2 - high);
+    return {shrink * gpu::rcp_approx(total), (high + gpu::log2_approx(total)) * LN2};
+}
+
+} // namespace attn
+
+#endif

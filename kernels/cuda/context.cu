@@ -1,0 +1,236 @@
+/* cuda/context.cu: see context.cuh. */
+#include "cuda/context.cuh"
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gpu/tensor_shape.cuh"
+
+namespace
+{
+
+constexpr size_t PIECE_ALIGNMENT = 256;
+
+size_t round_up(size_t bytes)
+{
+    return (bytes + PIECE_ALIGNMENT - 1) / PIECE_ALIGNMENT * PIECE_ALIGNMENT;
+}
+
+/* FNV-1a, eight bytes at a time: lists are compared byte by byte before they are used again. */
+uint64_t hash_bytes(uint64_t hash, const void *data, size_t bytes)
+{
+    const uint8_t *at = static_cast<const uint8_t *>(data);
+    for (size_t i = 0; i < bytes; i += 8) {
+        uint64_t word = 0;
+        memcpy(&word, at + i, bytes - i < 8 ? bytes - i : 8);
+        hash = (hash ^ word) * 0x100000001b3u;
+        hash ^= hash >> 29;
+    }
+    return hash;
+}
+
+void forget(cuda_plan_entry *entry)
+{
+    free(entry->sequences);
+    *entry = {};
+}
+
+/* plan_shape has padding: compare and hash a copy whose padding is zero. */
+plan_shape clean_shape(const plan_shape *shape)
+{
+    plan_shape clean;
+    memset(&clean, 0, sizeof(clean));
+    clean.pass = shape->pass;
+    clean.mask.has_left = shape->mask.has_left;
+    clean.mask.has_right = shape->mask.has_right;
+    clean.mask.left = shape->mask.has_left ? shape->mask.left : 0;
+    clean.mask.right = shape->mask.has_right ? shape->mask.right : 0;
+    clean.hq = shape->hq;
+    clean.hkv = shape->hkv;
+    clean.q_block = shape->q_block;
+    clean.k_block = shape->k_block;
+    clean.key_bytes = shape->key_bytes;
+    clean.deterministic = shape->deterministic;
+    return clean;
+}
+
+cuda_plan_entry *find_plan(attn_context *context, const plan_shape *shape,
+                           const attn_launch *launch, uint64_t hash)
+{
+    size_t bytes = static_cast<size_t>(launch->sequence_count) * sizeof(attn_sequence);
+    for (cuda_plan_entry &entry : context->plans) {
+        if (entry.sequences != nullptr && entry.hash == hash &&
+            entry.sequence_count == launch->sequence_count &&
+            memcmp(&entry.shape, shape, sizeof(*shape)) == 0 &&
+            memcmp(entry.sequences, launch->sequences, bytes) == 0) {
+            return &entry;
+        }
+    }
+    return nullptr;
+}
+
+/* Lists whose bytes the new piece takes are gone. */
+void forget_overlapping(attn_context *context, size_t first, size_t last)
+{
+    for (cuda_plan_entry &entry : context->plans) {
+        if (entry.sequences != nullptr && entry.first < last && first < entry.last) {
+            forget(&entry);
+        }
+    }
+}
+
+/* Tiles, end marks and fills, in this order. */
+bool write_lists(attn_context *context, const plan_shape *shape, const attn_launch *launch,
+                 cuda_plan *plan, cuda_piece *piece)
+{
+    plan_size size = plan_measure(shape, launch->sequences, launch->sequence_count);
+    size_t marks = static_cast<size_t>(context->sms);
+    size_t tile_bytes = (static_cast<size_t>(size.tiles) + marks) * sizeof(plan_tile);
+    *piece =
+        cuda_piece_take(context, tile_bytes + static_cast<size_t>(size.fills) * sizeof(plan_fill));
+    if (piece->host == nullptr || size.tiles > INT32_MAX / 2 || size.fills > INT32_MAX) {
+        return false;
+    }
+    plan_tile *tiles = reinterpret_cast<plan_tile *>(piece->host);
+    plan_make(shape, launch->sequences, launch->sequence_count, tiles,
+              reinterpret_cast<plan_fill *>(piece->host + tile_bytes));
+    memset(tiles + size.tiles, 0, marks * sizeof(plan_tile));
+    *plan = {reinterpret_cast<const plan_tile *>(piece->device),
+             reinterpret_cast<const plan_fill *>(piece->device + tile_bytes),
+             static_cast<int32_t>(size.tiles), static_cast<int32_t>(size.fills)};
+    return cuda_piece_send(context, piece);
+}
+
+} // namespace
+
+cuda_piece cuda_piece_take(attn_context *context, size_t bytes)
+{
+    bytes = round_up(bytes);
+    if (bytes > context->ring.bytes) {
+        return {};
+    }
+    if (context->ring_head + bytes > context->ring.bytes) {
+        if (cudaStreamSynchronize(context->stream) != cudaSuccess) {
+            return {};
+        }
+        context->ring_head = 0;
+    }
+    size_t first = context->ring_head;
+    forget_overlapping(context, first, first + bytes);
+    context->ring_head = first + bytes;
+    return {context->ring.host + first, context->ring.device + first, bytes};
+}
+
+bool cuda_piece_send(attn_context *context, const cuda_piece *piece)
+{
+    return cudaMemcpyAsync(piece->device, piece->host, piece->bytes, cudaMemcpyHostToDevice,
+                           context->stream) == cudaSuccess;
+}
+
+bool cuda_plan_take(attn_context *context, const plan_shape *wanted, const attn_launch *launch,
+                    cuda_plan *plan)
+{
+    plan_shape shape = clean_shape(wanted);
+    size_t bytes = static_cast<size_t>(launch->sequence_count) * sizeof(attn_sequence);
+    uint64_t hash = hash_bytes(hash_bytes(0, &shape, sizeof(shape)), launch->sequences, bytes);
+    const cuda_plan_entry *found = find_plan(context, &shape, launch, hash);
+    if (found != nullptr) {
+        *plan = found->plan;
+        return true;
+    }
+    cuda_piece piece;
+    if (!write_lists(context, &shape, launch, plan, &piece)) {
+        return false;
+    }
+    cuda_plan_entry *entry = &context->plans[context->next_plan];
+    context->next_plan = (context->next_plan + 1) % CUDA_PLANS;
+    forget(entry);
+    entry->sequences = static_cast<attn_sequence *>(malloc(bytes > 0 ? bytes : 1));
+    if (entry->sequences == nullptr) {
+        return true; /* used once, not kept */
+    }
+    memcpy(entry->sequences, launch->sequences, bytes);
+    entry->shape = shape;
+    entry->sequence_count = launch->sequence_count;
+    entry->hash = hash;
+    entry->first = static_cast<size_t>(piece.device - context->ring.device);
+    entry->last = entry->first + piece.bytes;
+    entry->plan = *plan;
+    return true;
+}
+
+bool cuda_launch_fits(const attn_launch *launch)
+{
+    for (int32_t i = 0; i < launch->sequence_count; i++) {
+        const attn_sequence &s = launch->sequences[i];
+        bool fits = s.q_span <= gpu::RAGGED_ROWS && s.k_span <= gpu::RAGGED_ROWS &&
+                    s.q_first + s.q_span <= INT32_MAX && s.k_first + s.k_span <= INT32_MAX;
+        if (!fits) {
+            return false;
+        }
+    }
+    return true;
+}
+
+int32_t cuda_ctas(const attn_context *context, int32_t tiles)
+{
+    int32_t most = context->cta_limit > 0 && context->cta_limit < context->sms ? context->cta_limit
+                                                                               : context->sms;
+    return tiles < most ? tiles : most;
+}
+
+struct attn_context *attn_cuda_open(void *stream, size_t plan_bytes)
+{
+    int device = 0, sms = 0;
+    attn_context *context = static_cast<attn_context *>(calloc(1, sizeof(*context)));
+    if (context == nullptr) {
+        return nullptr;
+    }
+    context->stream = static_cast<cudaStream_t>(stream);
+    context->ring.bytes = round_up(plan_bytes);
+    bool usable =
+        cudaGetDevice(&device) == cudaSuccess &&
+        cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device) == cudaSuccess &&
+        cudaMalloc(&context->counters, PIECE_ALIGNMENT) == cudaSuccess &&
+        cudaMemset(context->counters, 0, PIECE_ALIGNMENT) == cudaSuccess &&
+        cudaMalloc(&context->ring.device, context->ring.bytes) == cudaSuccess &&
+        cudaMallocHost(&context->ring.host, context->ring.bytes) == cudaSuccess;
+    context->sms = sms;
+    if (!usable) {
+        attn_cuda_close(context);
+        return nullptr;
+    }
+    return context;
+}
+
+void attn_cuda_close(struct attn_context *context)
+{
+    if (context == nullptr) {
+        return;
+    }
+    cudaStreamSynchronize(context->stream);
+    for (cuda_plan_entry &entry : context->plans) {
+        forget(&entry);
+    }
+    cudaFree(context->counters);
+    cudaFree(context->ring.device);
+    cudaFreeHost(context->ring.host);
+    free(context);
+}
+
+void attn_cuda_limit(struct attn_context *context, int32_t ctas)
+{
+    context->cta_limit = ctas;
+}
+
+enum attn_arch attn_cuda_arch(void)
+{
+    int device = 0, major = 0, minor = 0;
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess) {
+        return ATTN_CPU;
+    }
+    return major == 9 && minor == 0 ? ATTN_SM90 : major == 10 ? ATTN_SM100 : ATTN_CPU;
+}

@@ -1,0 +1,69 @@
+/*
+ * cuda/context: what launches on one stream share: the tile lists they use again, memory for what a
+ * launch must bring along, and the tile counter. Owner: the thread that launches.
+ *
+ * Lists live in a ring of device memory with a pinned twin of the same size on the host, from which
+ * they are copied; the newest allocation overwrites the oldest lists. On the device that is safe
+ * because the copy is in stream order behind every kernel that read them; on the host the stream is
+ * drained each time the ring wraps.
+ */
+#ifndef CUDA_CONTEXT_CUH
+#define CUDA_CONTEXT_CUH
+
+#include <cuda_runtime_api.h>
+
+#include "kernels/attn_cuda.h"
+#include "kernels/plan.h"
+
+/* One plan on the device. */
+struct cuda_plan {
+    const plan_tile *tiles; /* tile_count, then end_marks records of rows == 0 */
+    const plan_fill *fills;
+    int32_t tile_count, fill_count;
+};
+
+/* A piece of the ring. */
+struct cuda_piece {
+    uint8_t *host, *device;
+    size_t bytes;
+};
+
+struct cuda_plan_entry {
+    plan_shape shape;
+    attn_sequence *sequences; /* a copy, owned */
+    int32_t sequence_count;
+    uint64_t hash;
+    size_t first, last; /* bytes of the ring */
+    cuda_plan plan;
+};
+
+/* A model has a handful of masks and passes per batch; more only cost the search. */
+enum { CUDA_PLANS = 32 };
+
+struct attn_context {
+    cudaStream_t stream;
+    int32_t sms, cta_limit;
+    int32_t *counters; /* device, 0 between launches */
+    cuda_piece ring;
+    size_t ring_head;
+    cuda_plan_entry plans[CUDA_PLANS];
+    int32_t next_plan; /* the entry that is overwritten next */
+};
+
+/* The lists for this launch, made or found. False: they do not fit, or a copy failed. */
+bool cuda_plan_take(attn_context *context, const plan_shape *shape, const attn_launch *launch,
+                    cuda_plan *plan);
+
+/* Bytes of the ring for this launch only; valid until the next take. host NULL: too large. */
+cuda_piece cuda_piece_take(attn_context *context, size_t bytes);
+
+/* Copy a piece to the device, in stream order. */
+bool cuda_piece_send(attn_context *context, const cuda_piece *piece);
+
+/* Can ragged maps and 32-bit rows address the launch? */
+bool cuda_launch_fits(const attn_launch *launch);
+
+/* CTAs of a persistent launch over this many tiles. */
+int32_t cuda_ctas(const attn_context *context, int32_t tiles);
+
+#endif

@@ -1,0 +1,675 @@
+/*
+ * sm90/fwd: the forward pass on Hopper.
+ *
+ * Grid: as many CTAs as SMs (or tiles, if fewer). Each takes tiles from the plan's list, the first
+ * by its number, the next ones from a counter, until it meets an end mark. A tile is 128 query rows
+ * of one head; its key blocks are walked from the last to the first.
+ *
+ * Who waits for whom. One thread of warpgroup 0, the loader, brings tile records, Q, K and V:
+ *   tiles (4 slots)   64-byte records by bulk copy; back when every consumer warp is done with it
+ *   q     (2 slots)   back when O, staged in the same slot, has been read by the store
+ *   k, v  (2 stages)  back, warp by warp, when the products that read them have retired
+ * Warpgroups 1 and 2, the consumers, have 64 rows each and keep scores, probabilities and O in
+ * registers. They take turns in issuing products, so that the softmax of one runs under the
+ * products of the other. S(next) = Q K^T and O += P V of a step are issued together, also across
+ * tiles: the last PV of a tile goes with the first QK of the next, and a change of tiles leaves no
+ * bubble. A tile of at most 64 rows belongs to warpgroup 1 alone; warpgroup 2 only returns its
+ * stages.
+ *
+ * Per 128 x 128 block at d 128: 8.4 MFLOP, 2048 cycles of the tensor cores; shared memory 160 KB
+ * read and 64 KB written, 1792 cycles; 16384 exponentials, 1024 cycles. Bound: tensor cores.
+ */
+#ifndef SM90_FWD_CUH
+#define SM90_FWD_CUH
+
+#include "common/mask.cuh"
+#include "common/ring.cuh"
+#include "common/softmax.cuh"
+#include "common/tile.cuh"
+#include "gpu/barrier.cuh"
+#include "gpu/bulk.cuh"
+#include "gpu/fence.cuh"
+#include "gpu/global.cuh"
+#include "gpu/index.cuh"
+#include "gpu/registers.cuh"
+#include "gpu/smem.cuh"
+#include "gpu/tma.cuh"
+#include "sm90/operand.cuh"
+
+namespace sm90
+{
+
+/* Tensors of one request. Maps are ragged (gpu/tensor_shape); their boxes are one panel wide. */
+struct fwd_set {
+    gpu::tensor_map q, k, v, o;
+    uint8_t *lse;
+    int64_t lse_row_stride, lse_head_stride; /* bytes */
+    const float *sink;                       /* per q head, or NULL */
+};
+
+struct fwd_params {
+    fwd_set first;          /* set 0 */
+    const fwd_set *more;    /* sets 1 and up */
+    const plan_tile *tiles; /* tile_count of them, then an end mark for each CTA */
+    int32_t *counter;       /* 0 before and after a launch */
+    int32_t tile_count;
+    int32_t group; /* q heads per kv head */
+    attn::mask_reach reach;
+    float scale_log2; /* of the scores, after the softcap if there is one */
+    float cap_inner;  /* softmax scale / softcap */
+};
+
+constexpr int WARPGROUP = 128;
+constexpr int WG_WARPS = 4;
+constexpr int WG_ROWS = 64;   /* of an accumulator */
+constexpr int WARP_ROWS = 16; /* of an accumulator that one warp holds */
+
+template <typename TYPE, int DIM, int DIM_V, int KEYS, bool CAPPED>
+struct fwd_config {
+    using T = TYPE;
+    static constexpr int D = DIM, DV = DIM_V; /* tensors may be narrower: maps read zeros, clip */
+    static constexpr int N = KEYS;            /* keys of a block */
+    static constexpr bool SOFTCAP = CAPPED;
+    static constexpr int M = 2 * WG_ROWS; /* query rows of a tile */
+    static constexpr int THREADS = 3 * WARPGROUP;
+    static constexpr int CONSUMERS = 2 * WARPGROUP;
+    static constexpr uint32_t CONSUMER_WARPS = 2 * WG_WARPS;
+    static constexpr int STAGES = 2;
+    static constexpr int TILE_SLOTS = 4;
+    static constexpr uint32_t Q_BYTES = tile_bytes(M, D);
+    static constexpr uint32_t K_BYTES = tile_bytes(N, D), V_BYTES = tile_bytes(N, DV);
+    static constexpr uint32_t RINGS = STAGES * (K_BYTES + V_BYTES);
+    /* Two, so that the next Q arrives and the last O leaves while a tile is worked on. */
+    static constexpr int Q_SLOTS = 2 * Q_BYTES + RINGS + 1024 <= gpu::SMEM_BYTES ? 2 : 1;
+    /* 24 + 2 * 240 = 504 = 3 * 168: what a block of 384 threads is launched with, no more. */
+    static constexpr int LOADER_REGISTERS = 24, CONSUMER_REGISTERS = 240;
+    static constexpr bool FUSED = Q_SLOTS > 1; /* may a step span two tiles? */
+    static_assert(DV <= D, "O is staged in Q's slot");
+};
+
+/* Where things lie in shared memory. */
+template <class C>
+struct fwd_smem {
+    static constexpr uint32_t Q = 0;
+    static constexpr uint32_t K = C::Q_SLOTS * C::Q_BYTES;
+    static constexpr uint32_t V = K + C::STAGES * C::K_BYTES;
+    static constexpr uint32_t TILES = V + C::STAGES * C::V_BYTES;
+    static constexpr uint32_t TILE_RING = TILES + C::TILE_SLOTS * attn::TILE_BYTES;
+    static constexpr uint32_t Q_RING = TILE_RING + attn::ring_barriers(C::TILE_SLOTS);
+    static constexpr uint32_t K_RING = Q_RING + attn::ring_barriers(C::Q_SLOTS);
+    static constexpr uint32_t V_RING = K_RING + attn::ring_barriers(C::STAGES);
+    static constexpr uint32_t BYTES = V_RING + attn::ring_barriers(C::STAGES);
+    static_assert(BYTES <= gpu::SMEM_BYTES, "one CTA has all of an SM");
+};
+
+template <class C>
+GPU_INLINE void fwd_init(uint32_t smem)
+{
+    using S = fwd_smem<C>;
+    if (gpu::thread_index() == 0) {
+        attn::ring_init<C::TILE_SLOTS>(smem + S::TILE_RING, 1, C::CONSUMER_WARPS);
+        attn::ring_init<C::Q_SLOTS>(smem + S::Q_RING, 1, C::CONSUMER_WARPS);
+        attn::ring_init<C::STAGES>(smem + S::K_RING, 1, C::CONSUMER_WARPS);
+        attn::ring_init<C::STAGES>(smem + S::V_RING, 1, C::CONSUMER_WARPS);
+        gpu::mbarrier_init_fence();
+    }
+    gpu::block_sync();
+}
+
+template <class C>
+GPU_INLINE uint32_t fwd_tile(uint32_t smem, uint32_t use)
+{
+    return smem + fwd_smem<C>::TILES + attn::ring_slot<C::TILE_SLOTS>(use) * attn::TILE_BYTES;
+}
+
+template <class C>
+GPU_INLINE uint32_t fwd_q(uint32_t smem, uint32_t use)
+{
+    return smem + fwd_smem<C>::Q + attn::ring_slot<C::Q_SLOTS>(use) * C::Q_BYTES;
+}
+
+template <class C>
+GPU_INLINE uint32_t fwd_k(uint32_t smem, uint32_t use)
+{
+    return smem + fwd_smem<C>::K + attn::ring_slot<C::STAGES>(use) * C::K_BYTES;
+}
+
+template <class C>
+GPU_INLINE uint32_t fwd_v(uint32_t smem, uint32_t use)
+{
+    return smem + fwd_smem<C>::V + attn::ring_slot<C::STAGES>(use) * C::V_BYTES;
+}
+
+GPU_INLINE const fwd_set *fwd_set_of(const fwd_params &p, int32_t set)
+{
+    return set == 0 ? &p.first : p.more + (set - 1);
+}
+
+/* ---- loader: one thread ---- */
+
+/* The list, as one CTA draws from it: the record that comes next is known one tile ahead. */
+struct fwd_draw {
+    int32_t next; /* number in the list; tile_count and up: an end mark, nothing comes after */
+};
+
+template <class C>
+GPU_INLINE void draw_record(const fwd_params &p, uint32_t smem, uint32_t use, fwd_draw &draw)
+{
+    using S = fwd_smem<C>;
+    uint32_t full = attn::ring_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+    attn::ring_wait_empty<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+    gpu::mbarrier_arrive_expect(full, attn::TILE_BYTES);
+    gpu::bulk_load(fwd_tile<C>(smem, use), p.tiles + draw.next, attn::TILE_BYTES, full);
+    if (draw.next < p.tile_count) {
+        draw.next = gpu::grid_x() + gpu::atomic_add(p.counter, 1);
+    } else if (draw.next == p.tile_count + gpu::grid_x() - 1) {
+        gpu::global_store(p.counter, 0); /* the last draw of the launch */
+    }
+}
+
+/* A box but for its panel. */
+struct fwd_rows {
+    const gpu::tensor_map *map;
+    int32_t row, head, shift;
+};
+
+/* Fill the next slot of a ring. */
+template <int SLOTS, int ROWS, int COLUMNS>
+GPU_INLINE void load_slot(const fwd_rows &rows, uint32_t ring, uint32_t use, uint32_t target,
+                          gpu::l2 hint)
+{
+    uint32_t full = attn::ring_full<SLOTS>(ring, use);
+    attn::ring_wait_empty<SLOTS>(ring, use);
+    gpu::mbarrier_arrive_expect(full, tile_bytes(ROWS, COLUMNS));
+#pragma unroll
+    for (int c = 0; c < COLUMNS; c += PANEL) {
+        gpu::tma_load(target + tile_bytes(ROWS, c), rows.map, full, hint, c, rows.row, rows.head,
+                      rows.shift);
+    }
+}
+
+template <class C>
+GPU_INLINE void load_v(uint32_t smem, uint32_t use, const fwd_rows &rows)
+{
+    load_slot<C::STAGES, C::N, C::DV>(rows, smem + fwd_smem<C>::V_RING, use, fwd_v<C>(smem, use),
+                                      gpu::l2::evict_last);
+}
+
+template <class C>
+GPU_INLINE void load_k(uint32_t smem, uint32_t use, const fwd_rows &rows)
+{
+    load_slot<C::STAGES, C::N, C::D>(rows, smem + fwd_smem<C>::K_RING, use, fwd_k<C>(smem, use),
+                                     gpu::l2::evict_last);
+}
+
+template <class C>
+GPU_INLINE void load_q(const fwd_set *set, uint32_t smem, uint32_t use)
+{
+    attn::tile_place place = attn::tile_read_place(fwd_tile<C>(smem, use));
+    attn::tile_side q = attn::tile_read_q(fwd_tile<C>(smem, use));
+    fwd_rows rows = {&set->q, gpu::ragged_row(q.len, place.row), place.head,
+                     gpu::ragged_shift(q.first, q.len)};
+    load_slot<C::Q_SLOTS, C::M, C::D>(rows, smem + fwd_smem<C>::Q_RING, use, fwd_q<C>(smem, use),
+                                      gpu::l2::evict_first);
+}
+
+/* Blocks in the order in which they are used: K one block ahead of V, also across tiles. */
+template <class C>
+GPU_INLINE void load_all(const fwd_params &p, uint32_t smem)
+{
+    using S = fwd_smem<C>;
+    fwd_draw draw = {gpu::block_x()};
+    fwd_rows v = {};
+    uint32_t block_use = 0; /* of K; V is one behind */
+    draw_record<C>(p, smem, 0, draw);
+    for (uint32_t use = 0;; use++) {
+        attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+        attn::tile_place place = attn::tile_read_place(fwd_tile<C>(smem, use));
+        if (place.rows == 0) {
+            break;
+        }
+        draw_record<C>(p, smem, use + 1, draw);
+        const fwd_set *set = fwd_set_of(p, place.set);
+        if (!C::FUSED && block_use > 0) { /* the only slot is free when O of the last tile is out */
+            load_v<C>(smem, block_use - 1, v);
+        }
+        load_q<C>(set, smem, use);
+        attn::tile_blocks blocks = attn::tile_read_blocks(fwd_tile<C>(smem, use));
+        attn::tile_side keys = attn::tile_read_k(fwd_tile<C>(smem, use));
+        fwd_rows k = {&set->k, 0, place.head / p.group, gpu::ragged_shift(keys.first, keys.len)};
+        for (int32_t n = blocks.last - 1; n >= blocks.first; n--) {
+            k.row = gpu::ragged_row(keys.len, n * C::N);
+            load_k<C>(smem, block_use, k);
+            if (C::FUSED ? block_use > 0 : n < blocks.last - 1) {
+                load_v<C>(smem, block_use - 1, v);
+            }
+            v = {&set->v, k.row, k.head, k.shift};
+            block_use++;
+        }
+    }
+    load_v<C>(smem, block_use - 1, v);
+}
+
+/* ---- consumers: one warpgroup of 64 rows ---- */
+
+/* One tile as a consumer sees it. */
+struct fwd_work {
+    uint32_t use;   /* of the tile and q rings */
+    uint32_t block; /* use of the k and v rings of the block at hand */
+    uint32_t tile;  /* address of the record; 0: the end */
+    bool paired;    /* both consumers work on it */
+};
+
+template <class C>
+struct fwd_registers {
+    float s[C::N / 2];
+    float o[C::DV / 2];
+    uint32_t p[C::N / K_STEP][4];
+};
+
+/* This thread's place. */
+struct fwd_lane {
+    int wg; /* 0 or 1 */
+    int lane, warp;
+    bool leader; /* of its warp */
+};
+
+/* Named barriers. */
+enum { TURN_0 = 1, TURN_1 = 2, STORE_0 = 3, STORE_1 = 4 };
+
+/* Wait until it is this warpgroup's turn to issue products; then hand it to the other. */
+template <class C>
+GPU_INLINE void turn_take(int wg)
+{
+    if (wg == 0) {
+        gpu::barrier_sync<TURN_0>(C::CONSUMERS);
+    } else {
+        gpu::barrier_sync<TURN_1>(C::CONSUMERS);
+    }
+}
+
+template <class C>
+GPU_INLINE void turn_give(int wg)
+{
+    if (wg == 0) {
+        gpu::barrier_arrive<TURN_1>(C::CONSUMERS);
+    } else {
+        gpu::barrier_arrive<TURN_0>(C::CONSUMERS);
+    }
+}
+
+GPU_INLINE void wg_sync(int wg)
+{
+    if (wg == 0) {
+        gpu::barrier_sync<STORE_0>(WARPGROUP);
+    } else {
+        gpu::barrier_sync<STORE_1>(WARPGROUP);
+    }
+}
+
+template <class C>
+GPU_INLINE void release_stage(uint32_t ring, uint32_t use, const fwd_lane &me)
+{
+    if (me.leader) {
+        attn::ring_release<C::STAGES>(ring, use);
+    }
+}
+
+/* Warpgroup 2 has no rows in this tile: take and return what the loader brings, so that the rings'
+ * rounds stay in step with this consumer's count. */
+template <class C>
+GPU_INLINE void skip_tile(uint32_t smem, uint32_t use, uint32_t block, uint32_t end,
+                          const fwd_lane &me)
+{
+    using S = fwd_smem<C>;
+    attn::ring_wait_full<C::Q_SLOTS>(smem + S::Q_RING, use);
+    gpu::warp_sync();
+    if (me.leader) {
+        attn::ring_release<C::Q_SLOTS>(smem + S::Q_RING, use);
+        attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+    }
+    for (; block < end; block++) {
+        attn::ring_wait_full<C::STAGES>(smem + S::K_RING, block);
+        release_stage<C>(smem + S::K_RING, block, me);
+        attn::ring_wait_full<C::STAGES>(smem + S::V_RING, block);
+        release_stage<C>(smem + S::V_RING, block, me);
+    }
+}
+
+/* The consumer's first tile at or after use; block: use of its first block. */
+template <class C>
+GPU_INLINE fwd_work take_tile(uint32_t smem, const fwd_lane &me, uint32_t use, uint32_t block)
+{
+    using S = fwd_smem<C>;
+    for (;; use++) {
+        attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+        uint32_t tile = fwd_tile<C>(smem, use);
+        int32_t rows = attn::tile_read_place(tile).rows;
+        if (rows == 0) {
+            return {use, block, 0, false};
+        }
+        if (rows > me.wg * WG_ROWS) {
+            return {use, block, tile, rows > WG_ROWS};
+        }
+        attn::tile_blocks blocks = attn::tile_read_blocks(tile);
+        uint32_t end = block + static_cast<uint32_t>(blocks.last - blocks.first);
+        skip_tile<C>(smem, use, block, end, me);
+        block = end;
+    }
+}
+
+/* s = Q K^T of block use `block`, issued as one group. */
+template <class C>
+GPU_INLINE void issue_scores(fwd_registers<C> &r, uint32_t smem, uint32_t use, uint32_t block,
+                             int wg)
+{
+    multiply_kk<typename C::T, C::N, C::D, C::M, C::N>(
+        r.s, operand_k(fwd_q<C>(smem, use), wg * WG_ROWS), operand_k(fwd_k<C>(smem, block)));
+    gpu::wgmma_commit();
+}
+
+/* o (+)= P V of block use `block`, issued as one group. */
+template <class C>
+GPU_INLINE void issue_values(fwd_registers<C> &r, uint32_t smem, uint32_t block, bool add)
+{
+    multiply_rn<typename C::T, C::DV, C::N>(r.o, r.p, operand_mn<C::N>(fwd_v<C>(smem, block)), add);
+    gpu::wgmma_commit();
+}
+
+/* The scores of a tile's first block, when no step of a tile before could take them along. */
+template <class C>
+GPU_INLINE void first_scores(fwd_registers<C> &r, uint32_t smem, const fwd_work &work,
+                             const fwd_lane &me)
+{
+    using S = fwd_smem<C>;
+    attn::ring_wait_full<C::Q_SLOTS>(smem + S::Q_RING, work.use);
+    attn::ring_wait_full<C::STAGES>(smem + S::K_RING, work.block);
+    gpu::wgmma_fence(r.s);
+    issue_scores<C>(r, smem, work.use, work.block, me.wg);
+    gpu::wgmma_wait<0>(r.s);
+    release_stage<C>(smem + S::K_RING, work.block, me);
+}
+
+/* Issue the scores of a next block (use next_q, next_block) and the values of block work.block; on
+ * return the scores are there and the values still run. */
+template <class C>
+GPU_INLINE void issue_both(fwd_registers<C> &r, uint32_t smem, const fwd_work &work,
+                           uint32_t next_q, uint32_t next_block, bool add, const fwd_lane &me)
+{
+    using S = fwd_smem<C>;
+    attn::ring_wait_full<C::STAGES>(smem + S::K_RING, next_block);
+    if (work.paired) {
+        turn_take<C>(me.wg);
+    }
+    gpu::wgmma_fence(r.s);
+    issue_scores<C>(r, smem, next_q, next_block, me.wg);
+    gpu::wgmma_fence(r.o, r.p);
+    issue_values<C>(r, smem, work.block, add);
+    if (work.paired) {
+        turn_give<C>(me.wg);
+    }
+    gpu::wgmma_wait<1>(r.s);
+    release_stage<C>(smem + S::K_RING, next_block, me);
+}
+
+template <class C>
+GPU_INLINE void finish_values(fwd_registers<C> &r, uint32_t smem, const fwd_work &work,
+                              const fwd_lane &me)
+{
+    gpu::wgmma_wait<0>(r.o, r.p);
+    release_stage<C>(smem + fwd_smem<C>::V_RING, work.block, me);
+}
+
+/* What the mask needs of a tile, for this thread's two rows. */
+struct fwd_view {
+    attn::key_range low, high;
+};
+
+template <class C>
+GPU_INLINE fwd_view view_rows(const fwd_params &p, const fwd_work &work, const fwd_lane &me)
+{
+    int32_t row =
+        attn::tile_read_place(work.tile).row + me.wg * WG_ROWS + me.warp * WARP_ROWS + me.lane / 4;
+    int32_t q_len = attn::tile_read_q(work.tile).len, k_len = attn::tile_read_k(work.tile).len;
+    return {attn::mask_row(p.reach, row, q_len, k_len),
+            attn::mask_row(p.reach, row + 8, q_len, k_len)};
+}
+
+/* Raw scores of key block n to probabilities; returns the factors of what came before. */
+template <class C, bool FIRST, bool MASKED>
+GPU_INLINE gpu::f32x2 softmax_block(fwd_registers<C> &r, attn::softmax_state &state,
+                                    const fwd_params &p, const fwd_work &work, int32_t n,
+                                    const fwd_lane &me)
+{
+    if constexpr (C::SOFTCAP) {
+        attn::softcap(r.s, p.cap_inner);
+    }
+    if constexpr (MASKED) {
+        fwd_view view = view_rows<C>(p, work, me);
+        attn::key_range low = {view.low.first - n * C::N, view.low.last - n * C::N};
+        attn::key_range high = {view.high.first - n * C::N, view.high.last - n * C::N};
+        attn::mask_fragment<C::N>(r.s, me.lane, low, high);
+    }
+    return attn::softmax_step<C::N, FIRST, MASKED>(r.s, state, p.scale_log2);
+}
+
+template <int COUNT>
+GPU_INLINE void scale_rows(float (&o)[COUNT], gpu::f32x2 factor)
+{
+#pragma unroll
+    for (int i = 0; i < COUNT; i += 4) {
+        o[i] *= factor.x;
+        o[i + 1] *= factor.x;
+        o[i + 2] *= factor.y;
+        o[i + 3] *= factor.y;
+    }
+}
+
+/* One more key block n: on entry p holds block n + 1, on return block n. */
+template <class C, bool MASKED>
+GPU_INLINE void step_block(fwd_registers<C> &r, attn::softmax_state &state, const fwd_params &p,
+                           uint32_t smem, fwd_work &work, int32_t n, bool add, const fwd_lane &me)
+{
+    issue_both<C>(r, smem, work, work.use, work.block + 1, add, me);
+    gpu::f32x2 factor = softmax_block<C, false, MASKED>(r, state, p, work, n, me);
+    /* Needed by the next step only. Here it is also a branch, over which the compiler does not lift
+     * the wait of finish_values: else the softmax would start when the products have ended. */
+    attn::ring_wait_full<C::STAGES>(smem + fwd_smem<C>::V_RING, work.block + 1);
+    finish_values<C>(r, smem, work, me);
+    pack_fragment<typename C::T, C::N>(r.p, r.s);
+    scale_rows(r.o, factor);
+    work.block++;
+}
+
+/* All blocks of a tile after the first. On return the values of the last are still to be issued. */
+template <class C>
+GPU_INLINE bool walk_blocks(fwd_registers<C> &r, attn::softmax_state &state, const fwd_params &p,
+                            uint32_t smem, fwd_work &work, const attn::tile_blocks &blocks,
+                            const fwd_lane &me)
+{
+    bool add = false;
+    int32_t n = blocks.last - 2;
+    for (; n >= blocks.clear_last; n--, add = true) {
+        step_block<C, true>(r, state, p, smem, work, n, add, me);
+    }
+    for (; n >= blocks.clear_first; n--, add = true) {
+        step_block<C, false>(r, state, p, smem, work, n, add, me);
+    }
+    for (; n >= blocks.first; n--, add = true) {
+        step_block<C, true>(r, state, p, smem, work, n, add, me);
+    }
+    return add;
+}
+
+/* The tile after work, if this consumer goes on with it: only then may a step span both. Asks for
+ * no record beyond the next: the loader may need what this consumer still holds to get there. */
+template <class C>
+GPU_INLINE fwd_work next_tile(uint32_t smem, const fwd_work &work, const fwd_lane &me)
+{
+    uint32_t use = work.use + 1;
+    attn::ring_wait_full<C::TILE_SLOTS>(smem + fwd_smem<C>::TILE_RING, use);
+    uint32_t tile = fwd_tile<C>(smem, use);
+    int32_t rows = attn::tile_read_place(tile).rows;
+    bool mine = C::FUSED && rows > me.wg * WG_ROWS;
+    return {use, work.block + 1, mine ? tile : 0, rows > WG_ROWS};
+}
+
+/* The last PV of a tile, with the first QK of the next one if there is such. */
+template <class C>
+GPU_INLINE void leave_tile(fwd_registers<C> &r, uint32_t smem, const fwd_work &work,
+                           const fwd_work &next, bool add, const fwd_lane &me)
+{
+    using S = fwd_smem<C>;
+    if (next.tile != 0) {
+        attn::ring_wait_full<C::Q_SLOTS>(smem + S::Q_RING, next.use);
+        issue_both<C>(r, smem, work, next.use, next.block, add, me);
+    } else {
+        if (work.paired) {
+            turn_take<C>(me.wg);
+        }
+        gpu::wgmma_fence(r.o, r.p);
+        issue_values<C>(r, smem, work.block, add);
+        if (work.paired) {
+            turn_give<C>(me.wg);
+        }
+    }
+    finish_values<C>(r, smem, work, me);
+}
+
+/* Row statistics become LSE, and the factors that turn the sums in o into the result. Rows between
+ * length and span count as rows that see no key. */
+template <class C>
+GPU_INLINE void finish_rows(fwd_registers<C> &r, const attn::softmax_state &state,
+                            const fwd_params &p, const fwd_work &work, const fwd_lane &me)
+{
+    attn::tile_place place = attn::tile_read_place(work.tile);
+    attn::tile_side q = attn::tile_read_q(work.tile);
+    const fwd_set *set = fwd_set_of(p, place.set);
+    float sink =
+        set->sink != nullptr ? gpu::global_load<float>(set->sink + place.head) : -gpu::infinity();
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        int32_t row = place.row + me.wg * WG_ROWS + me.warp * WARP_ROWS + me.lane / 4 + 8 * half;
+        attn::softmax_result result =
+            attn::softmax_finish(state.top[half], state.sum[half], p.scale_log2, sink);
+        bool unused = row >= q.len;
+        bool empty = unused || result.scale == 0.0f;
+        float lse = unused ? -gpu::infinity() : result.lse;
+        gpu::global_store_if(me.lane % 4 == 0 && row < q.span,
+                             set->lse + place.head * set->lse_head_stride +
+                                 (int64_t{q.first} + row) * set->lse_row_stride,
+                             lse);
+#pragma unroll
+        for (int i = 2 * half; i < C::DV / 2; i += 4) {
+            r.o[i] = empty ? 0.0f : r.o[i] * result.scale;
+            r.o[i + 1] = empty ? 0.0f : r.o[i + 1] * result.scale;
+        }
+    }
+}
+
+/* O goes out through the tile's Q slot, each warp its 16 rows. */
+template <class C>
+GPU_INLINE void store_rows(const fwd_registers<C> &r, const fwd_params &p, uint32_t smem,
+                           const fwd_work &work, const fwd_lane &me)
+{
+    using S = fwd_smem<C>;
+    uint32_t stage = fwd_q<C>(smem, work.use);
+    uint32_t first = static_cast<uint32_t>(me.wg * WG_ROWS + me.warp * WARP_ROWS);
+    uint32_t row = first + static_cast<uint32_t>(me.lane % 16);
+    wg_sync(me.wg); /* the other warps' QK of this slot has retired, too */
+#pragma unroll
+    for (int j = 0; j < C::DV / 16; j++) {
+        const uint32_t matrices[4] = {gpu::pack<typename C::T>(r.o[8 * j], r.o[8 * j + 1]),
+                                      gpu::pack<typename C::T>(r.o[8 * j + 2], r.o[8 * j + 3]),
+                                      gpu::pack<typename C::T>(r.o[8 * j + 4], r.o[8 * j + 5]),
+                                      gpu::pack<typename C::T>(r.o[8 * j + 6], r.o[8 * j + 7])};
+        uint32_t column = static_cast<uint32_t>(32 * j + me.lane / 16 * 16);
+        gpu::stmatrix(gpu::tile_address(SWIZZLE, stage, C::M, row, column), matrices);
+    }
+    gpu::fence_async_smem();
+    gpu::warp_sync();
+    if (me.leader) {
+        attn::tile_place place = attn::tile_read_place(work.tile);
+        attn::tile_side q = attn::tile_read_q(work.tile);
+        const fwd_set *set = fwd_set_of(p, place.set);
+#pragma unroll
+        for (int c = 0; c < C::DV; c += PANEL) {
+            gpu::tma_store(&set->o, stage + tile_bytes(C::M, c) + first * PANEL_ROW,
+                           gpu::l2::evict_first, c,
+                           gpu::ragged_row(q.span, place.row + static_cast<int32_t>(first)),
+                           place.head, gpu::ragged_shift(q.first, q.span));
+        }
+        gpu::bulk_commit();
+        attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, work.use);
+    }
+}
+
+/* O of the tile with this use has been read from its slot: the loader may fill it again. */
+template <class C>
+GPU_INLINE void release_q(uint32_t smem, uint32_t use, const fwd_lane &me)
+{
+    if (me.leader) {
+        gpu::bulk_wait_read<0>();
+        attn::ring_release<C::Q_SLOTS>(smem + fwd_smem<C>::Q_RING, use);
+    }
+}
+
+template <class C>
+GPU_INLINE void consume_all(const fwd_params &p, uint32_t smem, const fwd_lane &me)
+{
+    fwd_registers<C> r;
+    fwd_work work = take_tile<C>(smem, me, 0, 0);
+    bool fused = false; /* the scores of work's first block came with the tile before */
+    if (me.wg == 1) {
+        turn_give<C>(me.wg); /* the first turn is warpgroup 0's */
+    }
+    while (work.tile != 0) {
+        attn::softmax_state state;
+        attn::tile_blocks blocks = attn::tile_read_blocks(work.tile);
+        if (!fused) {
+            first_scores<C>(r, smem, work, me);
+        }
+        softmax_block<C, true, true>(r, state, p, work, blocks.last - 1, me);
+        if (fused) { /* by now the store has read it; before waiting, the loader may need it */
+            release_q<C>(smem, work.use - 1, me);
+        }
+        attn::ring_wait_full<C::STAGES>(smem + fwd_smem<C>::V_RING, work.block);
+        pack_fragment<typename C::T, C::N>(r.p, r.s);
+        bool add = walk_blocks<C>(r, state, p, smem, work, blocks, me);
+        fwd_work next = next_tile<C>(smem, work, me);
+        leave_tile<C>(r, smem, work, next, add, me);
+        finish_rows<C>(r, state, p, work, me);
+        store_rows<C>(r, p, smem, work, me);
+        fused = next.tile != 0;
+        if (!fused) {
+            release_q<C>(smem, work.use, me);
+            next = take_tile<C>(smem, me, work.use + 1, work.block + 1);
+        }
+        work = next;
+    }
+    if (me.leader) {
+        gpu::bulk_wait<0>();
+    }
+}
+
+template <class C>
+__global__ void __launch_bounds__(C::THREADS, 1) fwd_kernel(const __grid_constant__ fwd_params p)
+{
+    uint32_t smem = gpu::smem_base();
+    fwd_init<C>(smem);
+    int wg = gpu::warpgroup_index();
+    if (wg == 0) {
+        gpu::registers_give<C::LOADER_REGISTERS>();
+        if (gpu::warp_index() == 0 && gpu::elect_one()) {
+            load_all<C>(p, smem);
+        }
+    } else {
+        gpu::registers_take<C::CONSUMER_REGISTERS>();
+        fwd_lane me = {wg - 1, gpu::lane_index(), gpu::warp_index() % WG_WARPS, gpu::elect_one()};
+        consume_all<C>(p, smem, me);
+    }
+}
+
+} // namespace sm90
+
+#endif

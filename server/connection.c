@@ -118,6 +118,7 @@ static void on_closed(struct server *server, struct connection *connection)
     while (connection->first_slot != SLOT_NONE) {
         intake_orphan(server, &server->slots.entries[connection->first_slot]);
     }
+    hold_release_all(server, connection);
     if (connection->principal != PRINCIPAL_NONE) {
         principal_give(&server->principals, connection->principal);
     }
@@ -184,8 +185,6 @@ static enum fas_status identify(struct server *server, struct connection *connec
         connection->admin = token->admin;
     } else if (peer->local) {
         snprintf(name, sizeof name, "uid:%" PRIu64, peer->uid);
-    } else if (server->config.insecure) {
-        snprintf(name, sizeof name, "anonymous");
     } else {
         return fas_fail(error, FAS_UNAUTHENTICATED, "token", "needed on this listener");
     }
@@ -224,7 +223,7 @@ static void agree_limits(const struct server *server, struct connection *connect
         .request_bytes =
             smaller(wanted->request_bytes, smaller(config->request_bytes_max, request_bytes)),
         .sequences = (uint32_t)smaller(wanted->sequences, config->sequences_max),
-        .retain_bytes = smaller(wanted->retain_bytes, config->retain_bytes_per_principal),
+        .retain_bytes = smaller(wanted->retain_bytes, hold_quota(server)),
     };
 }
 
@@ -402,7 +401,7 @@ static void on_release(struct server *server, struct connection *connection,
         connection_fail(server, connection, &error, now_us);
         return;
     }
-    (void)handle; /* nothing is retained here */
+    hold_release(server, connection, handle);
 }
 
 typedef void handler(struct server *server, struct connection *connection,

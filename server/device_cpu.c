@@ -8,17 +8,18 @@
 
 #include <assert.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "server/arena.h"
 #include "server/clock.h"
 
-/* Without arena-bytes: a part of the machine, but not more than start-up can touch in seconds (1
- * GB/s). */
+/* Without arena-bytes: as the option's help says. */
 #define CPU_ARENA_PART 8u
-#define CPU_ARENA_BYTES_MAX (UINT64_C(2) << 30)
+#define CPU_ARENA_BYTES_MAX (UINT64_C(4) << 30)
 #define CPU_SCRATCH_PART 8u
 
 struct work {
@@ -149,11 +150,23 @@ static enum fas_status open_memory(struct device *device, const struct config *c
     return FAS_OK;
 }
 
+/* The cores this process may use, shared by the CPU devices. */
+static int default_threads(const struct config *config)
+{
+    cpu_set_t set;
+    int devices = 0;
+    for (const char *at = config->device; (at = strstr(at, "cpu:")); at++) {
+        devices++;
+    }
+    int cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    int threads = cores / (devices > 0 ? devices : 1);
+    return threads > 0 ? threads : 1;
+}
+
 static enum fas_status cpu_open(struct device *device, const struct config *config,
                                 struct fas_error *error)
 {
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    int threads = config->cpu_threads ? (int)config->cpu_threads : cores > 0 ? (int)cores : 1;
+    int threads = config->cpu_threads ? (int)config->cpu_threads : default_threads(config);
     struct cpu *cpu = calloc(1, sizeof *cpu);
     device->arch = ATTN_CPU;
     device->state = cpu;

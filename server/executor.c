@@ -31,8 +31,7 @@ enum fas_status executor_open(struct executor *executor, uint32_t index, const c
     executor->sets = calloc(requests, sizeof *executor->sets);
     bool opened =
         executor->picked && executor->parts && executor->sets &&
-        arena_open(&executor->arena, executor->device.arena_bytes,
-                   2u * config->slots) && /* requests and holds */
+        arena_open(&executor->arena, executor->device.arena_bytes, config->slots + HOLDS_MAX) &&
         queue_open(&executor->queue, config->slots, principals) &&
         batch_open(&executor->batch, (int32_t)requests, (int32_t)config->batch_sequences_max);
     if (!opened) {
@@ -105,8 +104,10 @@ static void pick(struct server *server, struct executor *executor, uint64_t now_
 static struct attn_set bind_slot(struct server *server, struct executor *executor,
                                  const struct slot *slot)
 {
-    (void)server;
-    return request_bind(&slot->request, executor->device.arena + slot->span.offset, NULL, NULL);
+    uint8_t *arena = executor->device.arena;
+    const struct hold *hold = slot->hold == SLOT_NONE ? NULL : &server->holds.entries[slot->hold];
+    return request_bind(&slot->request, arena + slot->span.offset, hold ? &hold->request : NULL,
+                        hold ? arena + hold->span.offset : NULL);
 }
 
 /* The next picked requests, as many as the scratch serves at once: a batch's scratch is at most the

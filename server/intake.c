@@ -44,10 +44,6 @@ static enum fas_status check_support(const struct wire_request *wire, struct fas
         return fas_fail(error, FAS_UNSUPPORTED, wire->wait_event ? "wait_event" : "done_event",
                         "events need a CUDA device");
     }
-    if (wire->retain || wire->handle != 0) {
-        return fas_fail(error, FAS_UNSUPPORTED, wire->retain ? "retain" : "handle",
-                        "this server keeps nothing");
-    }
     return FAS_OK;
 }
 
@@ -110,8 +106,19 @@ static enum fas_status reserve_notes(struct server *server, struct slot *slot,
     return FAS_OK;
 }
 
-static enum fas_status reserve_arena(struct executor *executor, struct slot *slot,
-                                     struct fas_error *error)
+/* Room for the tensors; what the same principal retains makes way for its own requests. */
+static enum arena_status take_span(struct server *server, struct executor *executor,
+                                   struct slot *slot)
+{
+    enum arena_status status;
+    do {
+        status = arena_take(&executor->arena, slot->request.layout.bytes, &slot->span);
+    } while (status == ARENA_FULL && hold_evict(server, slot->principal, executor->index));
+    return status;
+}
+
+static enum fas_status reserve_arena(struct server *server, struct executor *executor,
+                                     struct slot *slot, struct fas_error *error)
 {
     const struct device *device = &executor->device;
     if (slot->request.scratch_bytes > device->scratch_bytes) {
@@ -119,7 +126,7 @@ static enum fas_status reserve_arena(struct executor *executor, struct slot *slo
                         "%zu needed, the scratch of %s has %" PRIu64, slot->request.scratch_bytes,
                         device->name, device->scratch_bytes);
     }
-    switch (arena_take(&executor->arena, slot->request.layout.bytes, &slot->span)) {
+    switch (take_span(server, executor, slot)) {
     case ARENA_OK:
         return FAS_OK;
     case ARENA_FULL:
@@ -149,7 +156,13 @@ static enum fas_status reserve(struct server *server, struct connection *connect
                         "%" PRIu64 " bytes, the limit is %" PRIu64, slot->request.layout.bytes,
                         connection->limits.request_bytes);
     }
-    enum fas_status status = reserve_notes(server, slot, lengths, chunks, error);
+    enum fas_status status = FAS_OK;
+    if (slot->request.wire.retain) {
+        status = hold_check(server, connection, executor->index, slot->request.layout.bytes, error);
+    }
+    if (status == FAS_OK) {
+        status = reserve_notes(server, slot, lengths, chunks, error);
+    }
     if (status != FAS_OK) {
         return status;
     }
@@ -160,7 +173,8 @@ static enum fas_status reserve(struct server *server, struct connection *connect
         return status;
     }
     slot->admitted = true;
-    return reserve_arena(executor, slot, error);
+    executor->flops_outstanding += slot->request.cost.flops;
+    return reserve_arena(server, executor, slot, error);
 }
 
 /* The places of its inputs, for the receiving thread. */
@@ -177,51 +191,102 @@ static void open_route(struct server *server, struct connection *connection, str
     reader_admit(stream_reader(connection->stream), slot->id, tensors, slot->claimed);
 }
 
+static enum fas_status decode(const struct server *server, const struct connection *connection,
+                              const struct inbox_record *record, struct wire_request *wire,
+                              struct wire_lengths *lengths, struct fas_error *error)
+{
+    enum fas_status status =
+        wire_decode_request(record->header, record->frame.header_bytes, wire, error);
+    if (status == FAS_OK) {
+        status = wire_lengths_decode(wire, stream_reader(connection->stream)->lengths,
+                                     record->frame.payload_bytes, lengths, error);
+    }
+    if (status == FAS_OK) {
+        status = check_support(wire, error);
+    }
+    return status == FAS_OK ? check_connection(server, connection, wire, error) : status;
+}
+
+/* Where it runs: where its retained forward is, else where it can run soonest. */
+static enum fas_status route_device(struct server *server, struct connection *connection,
+                                    uint64_t handle, struct executor **executor, struct hold **hold,
+                                    struct fas_error *error)
+{
+    *hold = NULL;
+    if (handle != 0) {
+        *hold = hold_find(server, connection, handle);
+        if (!*hold || server->executors[(*hold)->executor].lost) {
+            return fas_fail(error, FAS_NOT_FOUND, "handle",
+                            "%" PRIu64 " is not kept (any more): send the tensors", handle);
+        }
+        *executor = &server->executors[(*hold)->executor];
+        return FAS_OK;
+    }
+    *executor = executor_choose(server);
+    return *executor ? FAS_OK : fas_fail(error, FAS_UNAVAILABLE, "", "no device is left");
+}
+
+/* A slot of this connection, which holds nothing yet. */
+static struct slot *begin(struct server *server, struct connection *connection, uint64_t id,
+                          uint32_t executor, uint64_t deadline_us, uint64_t now_us)
+{
+    struct slot *slot = slot_take(&server->slots);
+    if (slot) {
+        slot->id = id;
+        slot->executor = executor;
+        slot->principal = connection->principal;
+        slot->times.arrived = slot->times.progress = now_us;
+        slot->deadline_us = deadline_us ? now_us + deadline_us : 0;
+        principal_keep(&server->principals, slot->principal);
+        connection_add_slot(server, connection, slot);
+    }
+    return slot;
+}
+
+/* A backward with a handle describes the very forward that is kept. */
+static enum fas_status check_hold(const struct slot *slot, const struct hold *hold,
+                                  struct fas_error *error)
+{
+    const char *field = request_handle_mismatch(&slot->request, &hold->request);
+    return field ? fas_fail(error, FAS_INVALID_ARGUMENT, field,
+                            "not what the forward of handle %" PRIu64 " had", hold->handle)
+                 : FAS_OK;
+}
+
 static enum fas_status admit(struct server *server, struct connection *connection,
                              const struct inbox_record *record, uint64_t now_us,
                              struct slot **admitted, struct fas_error *error)
 {
     struct wire_request wire;
     struct wire_lengths lengths;
-    enum fas_status status =
-        wire_decode_request(record->header, record->frame.header_bytes, &wire, error);
+    struct executor *executor;
+    struct hold *hold;
+    struct route_tensor tensors[FAS_TENSOR_COUNT];
+    enum fas_status status = decode(server, connection, record, &wire, &lengths, error);
     if (status == FAS_OK) {
-        status = wire_lengths_decode(&wire, stream_reader(connection->stream)->lengths,
-                                     record->frame.payload_bytes, &lengths, error);
-    }
-    if (status == FAS_OK) {
-        status = check_support(&wire, error);
-    }
-    if (status == FAS_OK) {
-        status = check_connection(server, connection, &wire, error);
+        status = route_device(server, connection, wire.handle, &executor, &hold, error);
     }
     if (status != FAS_OK) {
         return status;
     }
-    struct executor *executor = executor_choose(server);
-    if (!executor) {
-        return fas_fail(error, FAS_UNAVAILABLE, "", "no device is left");
-    }
-    struct slot *slot = slot_take(&server->slots);
+    struct slot *slot =
+        begin(server, connection, record->frame.request, executor->index, wire.deadline_us, now_us);
     if (!slot) {
         return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "requests", "all %u slots are in use",
                         server->slots.count);
     }
     *admitted = slot;
-    slot->id = record->frame.request;
-    slot->executor = executor->index;
-    slot->principal = connection->principal;
-    slot->times.arrived = slot->times.progress = now_us;
-    slot->deadline_us = wire.deadline_us ? now_us + wire.deadline_us : 0;
-    principal_keep(&server->principals, slot->principal);
-    connection_add_slot(server, connection, slot);
     status = request_shape(&slot->request, &wire, executor->device.arch, error);
-    struct route_tensor tensors[FAS_TENSOR_COUNT];
+    if (status == FAS_OK && hold) {
+        hold_read(server, slot, hold, now_us);
+    }
     if (status == FAS_OK) {
         status = reserve(server, connection, slot, &lengths, tensors, error);
     }
+    if (status == FAS_OK && hold) {
+        status = check_hold(slot, hold, error);
+    }
     if (status == FAS_OK) {
-        executor->flops_outstanding += slot->request.cost.flops;
         open_route(server, connection, slot, tensors);
     }
     return status;
@@ -355,11 +420,10 @@ void intake_settle(struct server *server, struct slot *slot)
     }
     if (slot->admitted) {
         principal_release(&server->principals, slot->principal, &slot->request.cost);
-    }
-    principal_give(&server->principals, slot->principal);
-    if (slot->span.bytes > 0) {
         executor->flops_outstanding -= slot->request.cost.flops;
     }
+    principal_give(&server->principals, slot->principal);
+    hold_unread(server, slot);
     arena_give(&executor->arena, &slot->span);
     arena_give(&server->notes, &slot->notes);
     slot_give(&server->slots, slot);

@@ -174,6 +174,7 @@ static void send_done(struct server *server, struct connection *connection, stru
                       uint64_t now_us)
 {
     const struct slot_times *t = &slot->times;
+    uint64_t handle = slot->request.wire.retain ? hold_keep(server, slot, now_us) : 0;
     const struct executor *executor = &server->executors[slot->executor];
     uint64_t started_us = t->started ? t->started : t->computed;
     struct wire_done done = {.copy_in_us = t->complete - t->arrived,
@@ -186,7 +187,7 @@ static void send_done(struct server *server, struct connection *connection, stru
                              .batch_requests = slot->batch.requests,
                              .batch_sequences = slot->batch.sequences,
                              .places = 1u << FAS_PLACE_INLINE,
-                             .handle = slot->request.wire.retain ? slot->handle : 0,
+                             .handle = handle,
                              .launches = slot->batch.launches};
     snprintf(done.device, sizeof done.device, "%s", executor->device.name);
     snprintf(done.kernel, sizeof done.kernel, "%s", slot->request.row->name);

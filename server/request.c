@@ -172,6 +172,18 @@ struct attn_set request_bind(const struct request *request, uint8_t *base,
     return set;
 }
 
+static bool same_mask(const struct wire_mask *a, const struct wire_mask *b)
+{
+    return a->has_left == b->has_left && a->has_right == b->has_right && a->left == b->left &&
+           a->right == b->right;
+}
+
+static bool same_sequences(const struct request *a, const struct request *b)
+{
+    return memcmp(a->sequences, b->sequences, request_sequences_bytes(a)) == 0;
+}
+static_assert(sizeof(struct attn_sequence) == 2 * 4 + 2 * 8 + 4 * 4, "no padding to compare");
+
 /* What both have to agree on, field by field. */
 const char *request_handle_mismatch(const struct request *backward, const struct request *forward)
 {
@@ -188,10 +200,11 @@ const char *request_handle_mismatch(const struct request *backward, const struct
         {"q.total", b->dims.total_q == f->dims.total_q},
         {"k.total", b->dims.total_k == f->dims.total_k},
         {"batch", b->batch == f->batch},
-        {"mask", memcmp(&b->mask, &f->mask, sizeof b->mask) == 0},
+        {"mask", same_mask(&b->mask, &f->mask)},
         {"softmax_scale", backward->shape.softmax_scale == forward->shape.softmax_scale},
         {"softcap", b->softcap == f->softcap},
         {"has_sink", b->has_sink == f->has_sink},
+        {"cu_seqlens", b->batch == f->batch && same_sequences(backward, forward)},
     };
     for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
         if (!rules[i].same) {

@@ -53,7 +53,8 @@ void request_layout(struct request *request);
 struct attn_set request_bind(const struct request *request, uint8_t *base,
                              const struct request *retained, uint8_t *retained_base);
 
-/* Why a backward can not use this retained forward: the field, or NULL if it can. */
+/* Why a backward can not use this retained forward: the field, or NULL if it can. Both have their
+ * sequences. */
 const char *request_handle_mismatch(const struct request *backward, const struct request *forward);
 
 /* "sm90"; and the rows of the table that serve this arch, as HELLO_ACK lists them. */

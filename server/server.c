@@ -1,5 +1,6 @@
 #include "server/server.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -27,13 +28,15 @@ static enum fas_status open_tables(struct server *server, struct fas_error *erro
         return no_memory("slots", error);
     }
     if (!connections_open(&server->connections, config->connections_max) ||
-        !principals_open(&server->principals, config->connections_max + config->slots)) {
+        !principals_open(&server->principals,
+                         config->connections_max + config->slots + HOLDS_MAX)) {
         return no_memory("connections-max", error);
     }
     server->notes_memory = mmap(NULL, NOTES_BYTES, PROT_READ | PROT_WRITE,
                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (server->notes_memory == MAP_FAILED ||
-        !arena_open(&server->notes, NOTES_BYTES, config->slots)) {
+        !arena_open(&server->notes, NOTES_BYTES, config->slots + HOLDS_MAX) ||
+        !holds_open(&server->holds)) {
         return no_memory("slots", error);
     }
     return config->token_file[0] == '\0' ? FAS_OK
@@ -46,7 +49,8 @@ static enum fas_status open_executors(struct server *server, void (*wake)(void *
 {
     const struct config *config = &server->config;
     char list[CONFIG_TEXT_BYTES_MAX], *rest = list, *name;
-    memcpy(list, config->device, sizeof list);
+    snprintf(list, sizeof list, "%s",
+             strcmp(config->device, "all") == 0 ? "cpu:0" : config->device);
     server->executors = calloc(FAS_DEVICES_MAX, sizeof *server->executors);
     if (!server->executors) {
         return no_memory("device", error);
@@ -77,7 +81,8 @@ static void set_limits(struct server *server)
         arena_bytes += server->executors[i].arena.bytes;
     }
     server->principal_limits = (struct principal_limits){
-        .requests = config->requests_per_principal,
+        .requests = config->requests_per_principal ? config->requests_per_principal
+                                                   : (config->slots + 3) / 4,
         .bytes = config->bytes_per_principal ? config->bytes_per_principal * server->executor_count
                                              : arena_bytes / 4 * 3,
         .all = {.requests = config->slots,
@@ -116,6 +121,7 @@ uint64_t server_turn(struct server *server, uint64_t now_us)
     }
     if (watch) {
         connection_watch_all(server, now_us);
+        hold_expire(server, now_us);
         server->watch_us = now_us + WATCH_US;
     }
     reply_send_all(server, now_us);
@@ -129,6 +135,8 @@ void server_measure(struct server *server, uint64_t now_us)
     stats_set(stats, STATS_READY, server->draining ? 0 : 1);
     stats_set(stats, STATS_CONNECTIONS, server->connections.open);
     stats_set(stats, STATS_REQUESTS_IN_FLIGHT, server->slots.count - server->slots.free_count);
+    stats_set(stats, STATS_RETAINED_HANDLES, server->holds.count);
+    stats_set(stats, STATS_RETAINED_BYTES, (double)server->holds.bytes);
     stats_set(stats, STATS_LOG_LOST, (double)log_lost());
     for (uint32_t i = 0; i < server->executor_count; i++) {
         const struct executor *e = &server->executors[i];

@@ -15,6 +15,7 @@
 #include "server/config.h"
 #include "server/connection.h"
 #include "server/executor.h"
+#include "server/hold.h"
 #include "server/principal.h"
 #include "server/slot.h"
 #include "server/stats.h"
@@ -32,6 +33,7 @@ struct server {
     uint32_t executor_count;
     struct principals principals;
     struct principal_limits principal_limits;
+    struct holds holds;
     struct tokens tokens;
     struct stats stats;
     uint64_t started_us, watch_us; /* watch_us: when to look at the time next */

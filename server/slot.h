@@ -61,8 +61,7 @@ struct slot {
     uint64_t *claimed;       /* chunk bit map */
     uint64_t bytes_missing;  /* of the inputs */
     uint64_t deadline_us;    /* absolute; 0: none */
-    uint64_t handle;         /* retained: made by this forward or used by this backward */
-    uint32_t hold;           /* index of the hold this backward reads; SLOT_NONE: none */
+    uint32_t hold;           /* index of the hold it reads; SLOT_NONE: none */
     int32_t batch_index;     /* RUNNING: which request of the executor's batch */
     struct fas_error error;  /* status FAS_OK while all is well */
     bool admitted;           /* its cost is booked on the principal */

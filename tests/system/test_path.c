@@ -1,4 +1,6 @@
 /* A request's way through a live daemon and back: every answer is the kernel's, bit for bit. */
+#include <string.h>
+
 #include "tests/support/check_main.h"
 #include "tests/support/daemon.h"
 #include "tests/support/job.h"
@@ -84,11 +86,115 @@ START_TEST(many_in_flight_are_batched_and_all_right)
 }
 END_TEST
 
+START_TEST(a_retained_forward_needs_only_do_for_its_backward)
+{
+    static const struct job_shape shape = {FAS_BF16, 4, 2, 64, 64, 6, 120, true, true};
+    struct daemon daemon;
+    struct random random = random_open(3);
+    struct job forward, backward;
+    struct fas_report report;
+    daemon_start(&daemon, small_daemon);
+    struct fas_client *client = connect_to(&daemon);
+    job_forward(&forward, &shape, &random);
+    forward.request.retain = true;
+    ck_assert_int_eq(fas_run(client, &forward.request, &report), FAS_OK);
+    ck_assert(job_right(&forward));
+    ck_assert_uint_ne(report.handle, 0);
+    job_backward(&backward, &forward, &random);
+    backward.request.retain = false;
+    backward.request.handle = report.handle;
+    for (int i = 0; i < 2; i++) { /* as often as one likes */
+        job_reset(&backward);
+        run_and_check(client, &backward);
+    }
+    backward.request.softcap = 3;
+    fas_run(client, &backward.request, &report);
+    ck_assert_int_eq(report.error.status, FAS_INVALID_ARGUMENT);
+    ck_assert_str_eq(report.error.field, "softcap");
+    backward.request.softcap = 0;
+    ck_assert_int_eq(fas_release(client, backward.request.handle, NULL), FAS_OK);
+    fas_run(client, &backward.request, &report);
+    ck_assert_int_eq(report.error.status, FAS_NOT_FOUND);
+    ck_assert_str_eq(report.error.field, "handle");
+    job_close(&forward);
+    job_close(&backward);
+    fas_close(client);
+    ck_assert_int_eq(daemon_stop(&daemon), 0);
+}
+END_TEST
+
+/* The sixteenth of these pushes the first out of half the arena's half. */
+START_TEST(the_least_recently_used_handle_makes_room)
+{
+    static const struct job_shape shape = {FAS_FP32, 4, 4, 64, 64, 1024, 1, false, false};
+    enum { HOLDS = 16 };
+    struct daemon daemon;
+    struct random random = random_open(4);
+    struct job forward, backward;
+    struct fas_report report;
+    uint64_t handles[HOLDS];
+    daemon_start(&daemon, small_daemon);
+    struct fas_client *client = connect_to(&daemon);
+    job_forward(&forward, &shape, &random); /* some 2 MiB */
+    job_backward(&backward, &forward, &random);
+    forward.request.retain = true;
+    for (int i = 0; i < HOLDS; i++) {
+        ck_assert_int_eq(fas_run(client, &forward.request, &report), FAS_OK);
+        handles[i] = report.handle;
+    }
+    backward.request.handle = handles[0];
+    ck_assert_int_eq(fas_run(client, &backward.request, NULL), FAS_NOT_FOUND);
+    backward.request.handle = handles[HOLDS - 1];
+    run_and_check(client, &backward);
+    job_close(&forward);
+    job_close(&backward);
+    fas_close(client);
+    ck_assert_int_eq(daemon_stop(&daemon), 0);
+}
+END_TEST
+
+START_TEST(two_devices_share_the_work)
+{
+    static const char *const two[] = {
+        "--device", "cpu:0,cpu:1", "--cpu-threads", "1", "--arena-bytes", "64MiB", NULL};
+    static const struct job_shape shape = {FAS_BF16, 4, 2, 64, 64, 4, 300, true, false};
+    struct daemon daemon;
+    struct random random = random_open(5);
+    struct job jobs[MANY];
+    struct fas_call *calls[MANY];
+    int on_second = 0;
+    daemon_start(&daemon, two);
+    struct fas_client *client = connect_to(&daemon);
+    for (int i = 0; i < MANY; i++) {
+        job_forward(&jobs[i], &shape, &random);
+    }
+    for (int i = 0; i < MANY; i++) {
+        ck_assert_int_eq(fas_submit(client, &jobs[i].request, &calls[i], NULL), FAS_OK);
+    }
+    for (int i = 0; i < MANY; i++) {
+        fas_wait(calls[i], -1);
+        const struct fas_report *report = fas_call_report(calls[i]);
+        ck_assert_msg(report->error.status == FAS_OK, "%s", report->error.text);
+        ck_assert(job_right(&jobs[i]));
+        on_second += strcmp(report->device, "cpu:1") == 0;
+        fas_call_close(calls[i]);
+        job_close(&jobs[i]);
+    }
+    ck_assert_int_gt(on_second, MANY / 8);
+    ck_assert_int_lt(on_second, MANY - MANY / 8);
+    fas_close(client);
+    ck_assert_int_eq(daemon_stop(&daemon), 0);
+}
+END_TEST
+
 int main(void)
 {
     static const struct check_row rows[] = {
         {"bits", &forward_and_backward_are_the_kernels_bits},
         {"many", &many_in_flight_are_batched_and_all_right},
+        {"retained", &a_retained_forward_needs_only_do_for_its_backward},
+        {"evicted", &the_least_recently_used_handle_makes_room},
+        {"devices", &two_devices_share_the_work},
     };
     return check_main("path", rows, sizeof rows / sizeof rows[0]);
 }

@@ -69,7 +69,7 @@ struct slot *connection_find(struct server *server, struct connection *connectio
     uint32_t index = connection->first_slot;
     for (uint32_t count = connection->slot_count; count > 0; count--) {
         struct slot *slot = &server->slots.entries[index];
-        if (slot->id == id && !slot->answered) {
+        if (slot->id == id && (!slot->answered || slot->landing)) {
             return slot;
         }
         index = slot->next;

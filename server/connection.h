@@ -71,6 +71,7 @@ void connection_fail(struct server *server, struct connection *connection,
 /* Slots in its ring. */
 void connection_add_slot(struct server *server, struct connection *connection, struct slot *slot);
 void connection_remove_slot(struct server *server, struct slot *slot);
+/* The slot of an id that is not answered, or whose last chunk is still landing. */
 struct slot *connection_find(struct server *server, struct connection *connection, uint64_t id);
 
 /* An ERROR for a request (or OPEN, STATS, ...) that has no slot. */

@@ -413,9 +413,6 @@ void intake_settle(struct server *server, struct slot *slot)
     }
     struct executor *executor = &server->executors[slot->executor];
     if (slot->connection) {
-        if (slot->error.status == FAS_OK) {
-            reader_finish(stream_reader(slot->connection->stream), slot->id);
-        }
         connection_remove_slot(server, slot);
     }
     if (slot->admitted) {

@@ -215,8 +215,12 @@ static void send_error(struct server *server, struct connection *connection,
                header, bytes, NULL);
 }
 
+/* Before the answer leaves: the client may use the id again as soon as it has it. */
 static void answered(struct connection *connection, struct slot *slot, uint64_t now_us)
 {
+    if (slot->error.status == FAS_OK) {
+        reader_finish(stream_reader(connection->stream), slot->id);
+    }
     slot->answered = true;
     slot->times.answered = now_us;
     connection->unanswered--;

@@ -1,5 +1,6 @@
 #include "tests/support/daemon.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -84,6 +85,52 @@ int daemon_stop(struct daemon *daemon)
 {
     kill(daemon->pid, SIGTERM);
     return daemon_wait(daemon);
+}
+
+/* The rest of the line of /proc/PID/status that begins with `name`; empty: no such process. */
+static void read_status(const struct daemon *daemon, const char *name, char *value, size_t room)
+{
+    char path[64], line[256];
+    *value = '\0';
+    snprintf(path, sizeof path, "/proc/%d/status", (int)daemon->pid);
+    FILE *file = fopen(path, "re");
+    while (file && !*value && fgets(line, sizeof line, file)) {
+        if (strncmp(line, name, strlen(name)) == 0) {
+            snprintf(value, room, "%s", line + strlen(name));
+        }
+    }
+    if (file) {
+        fclose(file);
+    }
+}
+
+bool daemon_alive(const struct daemon *daemon)
+{
+    char state[64];
+    read_status(daemon, "State:\t", state, sizeof state);
+    return *state && *state != 'Z';
+}
+
+long daemon_resident_kib(const struct daemon *daemon)
+{
+    char kib[64];
+    read_status(daemon, "VmRSS:", kib, sizeof kib);
+    return strtol(kib, NULL, 10);
+}
+
+int daemon_descriptors(const struct daemon *daemon)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/fd", (int)daemon->pid);
+    DIR *folder = opendir(path);
+    int count = 0;
+    while (folder && readdir(folder)) {
+        count++;
+    }
+    if (folder) {
+        closedir(folder);
+    }
+    return count - 2; /* . and .. */
 }
 
 void daemon_print_log(const struct daemon *daemon)

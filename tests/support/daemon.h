@@ -5,6 +5,7 @@
 #ifndef TESTS_DAEMON_H
 #define TESTS_DAEMON_H
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 struct daemon {
@@ -21,6 +22,11 @@ int daemon_stop(struct daemon *daemon);
 
 /* Waits for its end without asking for it. */
 int daemon_wait(struct daemon *daemon);
+
+/* What it uses now, from /proc; also asked by forks of the program that started it. */
+bool daemon_alive(const struct daemon *daemon);
+int daemon_descriptors(const struct daemon *daemon);
+long daemon_resident_kib(const struct daemon *daemon);
 
 /* Prints its log: what a failed test needs. */
 void daemon_print_log(const struct daemon *daemon);

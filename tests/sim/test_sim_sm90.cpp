@@ -1,124 +1,142 @@
 /*
  * The sm_90a kernels, unchanged, in the simulator: every result against the fp64 answer, every gap
- * and neighbour NaN, every write counted, over seeds.
+ * and neighbour NaN, every write counted, over seeds; and with any one protocol step left out,
+ * something objects.
  */
 #include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string>
+#include <string.h>
 
-#include "kernels/attn_cuda.h"
-#include "kernels/sm90/rows.h"
-#include "sim/device.h"
-
-extern "C" {
-#include "tests/kernels/problem.h"
-}
+#include "tests/sim/attention.h"
 
 namespace
 {
 
-size_t no_scratch(const attn_launch *)
+constexpr uint64_t SEEDS = 20;
+constexpr uint64_t MUTATION_SEEDS = 4;
+
+void nothing(sim::device &)
 {
-    return 0;
-}
-
-struct named_row {
-    attn_row row;
-    int d, dv;
-};
-
-const named_row rows[] = {
-    {{"sm90_fwd_64", ATTN_SM90, ATTN_FORWARD, 0, 8, 64, 8, 64, nullptr, no_scratch, sm90_fwd_64},
-     64,
-     64},
-    {{"sm90_fwd_128", ATTN_SM90, ATTN_FORWARD, 0, 65, 128, 8, 128, nullptr, no_scratch,
-      sm90_fwd_128},
-     128,
-     128},
-};
-
-/* Lengths around every tile edge, empty sides, unused rows, three sets of different layouts. */
-const item ragged[] = {
-    {0, 0, 37, 5, 0, 1},  {0, 129, 200, 0, 210, 2}, {1, 70, 21, 80, 0, 3}, {2, 1, 600, 0, 0, 4},
-    {1, 0, 0, 0, 0, 5},   {2, 33, 0, 0, 9, 6},      {0, 1, 1, 0, 0, 7},    {2, 257, 130, 0, 0, 8},
-    {0, 63, 64, 0, 0, 9}, {0, 65, 385, 0, 0, 10},
-};
-constexpr int RAGGED = sizeof ragged / sizeof ragged[0];
-
-/* Small: some 20 tiles of work, for many seeds. */
-const item few[] = {{0, 200, 333, 0, 0, 1}, {1, 77, 300, 90, 0, 2}, {0, 0, 5, 3, 0, 3}};
-constexpr int FEW = sizeof few / sizeof few[0];
-
-const attn_mask masks[] = {
-    {false, false, 0, 0}, {false, true, 0, 0},  {true, true, 17, 0},
-    {true, true, 0, 5},   {true, false, 40, 0},
-};
-
-void add_tensor(void *device, void *memory, size_t bytes, int written)
-{
-    sim::device_add(static_cast<sim::device *>(device), "a tensor", memory, bytes,
-                    written ? sim::usage::output : sim::usage::input);
-}
-
-/* One launch and its answer; the message names what a rerun needs. */
-void run(const named_row &row, const attn_shape &shape, const item *items, int count, uint64_t seed)
-{
-    sim::device device;
-    device.seed = seed;
-    device.resident = 1 + static_cast<int>(seed % sim::PROCESSORS);
-    attn_context *context = attn_cuda_open(&device, 1 << 20);
-    problem *p = problem_open(&shape, items, count);
-    problem_visit(p, add_tensor, &device);
-    p->rounding = shape.dtype == ATTN_BF16 ? 0x1p-8 : 0x1p-11;
-    attn_row checked = row.row;
-    static attn_status (*launch)(attn_context *, const attn_launch *);
-    static sim::device *on;
-    static std::string name;
-    launch = row.row.launch;
-    on = &device;
-    name = std::string(row.row.name) + ", seed " + std::to_string(seed);
-    checked.launch = [](attn_context *c, const attn_launch *l) {
-        attn_status status = launch(c, l);
-        ck_assert_msg(on->error.empty(), "%s: %s", name.c_str(), on->error.c_str());
-        return status;
-    };
-    problem_run_row(p, &checked, context);
-    problem_check(p);
-    problem_close(p);
-    attn_cuda_close(context);
 }
 
 START_TEST(forward_of_ragged_batches_under_every_mask)
 {
-    const named_row &row = rows[_i];
-    for (const attn_mask &mask : masks) {
-        attn_shape shape = shape_of(ATTN_BF16, 4, 2, row.d, row.dv);
-        shape.mask = mask;
-        run(row, shape, ragged, RAGGED, 1);
+    const attention_row &row = attention_rows[static_cast<size_t>(_i)];
+    for (const attn_mask &mask : attention_masks) {
+        attention_case c = {row.name, &row, shape_of(ATTN_BF16, 4, 2, row.d, row.dv),
+                            attention_ragged};
+        c.shape.mask = mask;
+        attention_check(c, 1);
     }
 }
 END_TEST
 
 START_TEST(forward_with_softcap_and_sink)
 {
-    const named_row &row = rows[_i];
-    attn_shape shape = shape_of(ATTN_FP16, 3, 3, row.d, row.dv);
-    shape.mask = masks[1];
-    shape.softcap = 5.0f;
-    shape.has_sink = true;
-    run(row, shape, ragged, RAGGED, 2);
+    const attention_row &row = attention_rows[static_cast<size_t>(_i)];
+    attention_case c = {row.name, &row, shape_of(ATTN_FP16, 3, 3, row.d, row.dv), attention_ragged};
+    c.shape.mask = attention_masks[1];
+    c.shape.softcap = 5.0f;
+    c.shape.has_sink = true;
+    attention_check(c, 2);
 }
 END_TEST
 
-START_TEST(forward_over_seeds)
+START_TEST(forward_of_odd_head_dims)
 {
-    const named_row &row = rows[_i];
-    for (uint64_t seed = 1; seed <= 10; seed++) {
-        attn_shape shape = shape_of(ATTN_BF16, 2, 1, row.d, row.dv);
-        shape.mask = masks[seed % 2];
-        run(row, shape, few, FEW, seed);
+    const attention_row &row = attention_rows[static_cast<size_t>(_i)];
+    attention_case c = {row.name, &row, shape_of(ATTN_BF16, 2, 2, row.d - 16, row.dv - 24),
+                        attention_few};
+    attention_check(c, 3);
+}
+END_TEST
+
+START_TEST(bits_do_not_depend_on_the_schedule)
+{
+    for (const attention_case &c : attention_hazards()) {
+        attention_check(c, 1);
+        attention_outcome first = attention_run(c, 1, nothing);
+        for (uint64_t seed = 2; seed <= SEEDS; seed++) {
+            attention_outcome o = attention_run(c, seed, nothing);
+            ck_assert_msg(o.error.empty(), "%s, seed %lu: %s", c.name.c_str(),
+                          static_cast<unsigned long>(seed), o.error.c_str());
+            ck_assert_msg(o.bits == first.bits, "%s: seed %lu gives other bits than seed 1",
+                          c.name.c_str(), static_cast<unsigned long>(seed));
+        }
     }
+}
+END_TEST
+
+/*
+ * Steps that are there for speed, or double another: without them every result is right, so nothing
+ * can object. Known by what the kernel's line says.
+ */
+struct spare_step {
+    const char *text, *why;
+};
+
+const spare_step SPARE[] = {
+    {"barrier_sync<TURN_", "whose turn it is to issue products: order for speed only"},
+    {"bulk_wait<0>()", "at the end: the stores' sources were waited for, and the end of a kernel "
+                       "waits for the rest"},
+};
+
+bool is_spare(const sim::step &step)
+{
+    FILE *file = fopen(step.at.file, "r");
+    if (file == nullptr) {
+        return false; /* the first wgmma_fence of a kernel has no place of its own */
+    }
+    char line[256] = "";
+    for (int i = 0; i < step.at.line && fgets(line, sizeof line, file) != nullptr; i++) {
+    }
+    fclose(file);
+    for (const spare_step &spare : SPARE) {
+        if (strstr(line, spare.text) != nullptr) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The first seed that objects, 0 if none does. */
+uint64_t caught(const attention_case &c, const sim::step &step, uint64_t bits, std::string *message)
+{
+    for (uint64_t seed = 1; seed <= MUTATION_SEEDS; seed++) {
+        attention_outcome o = attention_run(c, seed, [&](sim::device &d) { d.dropped = step; });
+        *message = o.error.empty() ? "other bits" : o.error;
+        if (!o.error.empty() || o.bits != bits) {
+            return seed;
+        }
+    }
+    return 0;
+}
+
+START_TEST(every_left_out_step_is_caught)
+{
+    int made = 0, missed = 0, spare = 0;
+    for (const attention_case &c : attention_hazards()) {
+        attention_outcome clean = attention_run(c, 1, [](sim::device &d) { d.record = true; });
+        for (const sim::step &step : clean.steps) {
+            std::string message;
+            if (is_spare(step)) {
+                spare++;
+                continue;
+            }
+            uint64_t seed = caught(c, step, clean.bits, &message);
+            made++;
+            missed += seed == 0;
+            if (seed == 0 || getenv("SIM_VERBOSE") != nullptr) {
+                printf("%s without %s at %s, first seed that objects: %lu\n    %s\n",
+                       c.name.c_str(), step.name, sim::where_text(step.at),
+                       static_cast<unsigned long>(seed), message.c_str());
+            }
+        }
+    }
+    printf("mutations: %d made, %d caught; %d steps are for speed only\n", made, made - missed,
+           spare);
+    ck_assert_int_eq(missed, 0);
 }
 END_TEST
 
@@ -126,13 +144,15 @@ END_TEST
 
 int main()
 {
-    constexpr int ROWS = sizeof rows / sizeof rows[0];
+    int rows = static_cast<int>(attention_rows.size());
     Suite *suite = suite_create("sim_sm90");
     TCase *tests = tcase_create("forward");
     tcase_set_timeout(tests, 300);
-    tcase_add_loop_test(tests, forward_of_ragged_batches_under_every_mask, 0, ROWS);
-    tcase_add_loop_test(tests, forward_with_softcap_and_sink, 0, ROWS);
-    tcase_add_loop_test(tests, forward_over_seeds, 0, ROWS);
+    tcase_add_loop_test(tests, forward_of_ragged_batches_under_every_mask, 0, rows);
+    tcase_add_loop_test(tests, forward_with_softcap_and_sink, 0, rows);
+    tcase_add_loop_test(tests, forward_of_odd_head_dims, 0, rows);
+    tcase_add_test(tests, bits_do_not_depend_on_the_schedule);
+    tcase_add_test(tests, every_left_out_step_is_caught);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);

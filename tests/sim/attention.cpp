@@ -1,0 +1,133 @@
+#include "tests/sim/attention.h"
+
+#include <check.h>
+
+#include "kernels/sm90/rows.h"
+
+const std::vector<attention_row> attention_rows = {
+    {"sm90_fwd_64", sm90_fwd_64, 64, 64},
+    {"sm90_fwd_128", sm90_fwd_128, 128, 128},
+};
+
+const std::vector<item> attention_ragged = {
+    {0, 0, 37, 5, 0, 1},  {0, 129, 200, 0, 210, 2}, {1, 70, 21, 80, 0, 3}, {2, 1, 600, 0, 0, 4},
+    {1, 0, 0, 0, 0, 5},   {2, 33, 0, 0, 9, 6},      {0, 1, 1, 0, 0, 7},    {2, 257, 130, 0, 0, 8},
+    {0, 63, 64, 0, 0, 9}, {0, 65, 385, 0, 0, 10},
+};
+
+const std::vector<item> attention_few = {
+    {0, 200, 333, 0, 0, 1},
+    {1, 77, 700, 90, 0, 2},
+    {0, 0, 5, 3, 0, 3},
+};
+
+const std::vector<attn_mask> attention_masks = {
+    {false, false, 0, 0}, {false, true, 0, 0},  {true, true, 17, 0},
+    {true, true, 0, 5},   {true, false, 40, 0},
+};
+
+namespace
+{
+
+constexpr size_t PLAN_BYTES = 1 << 20;
+
+void add_tensor(void *device, void *memory, size_t bytes, int written)
+{
+    sim::device_add(static_cast<sim::device *>(device), "a tensor", memory, bytes,
+                    written ? sim::usage::output : sim::usage::input);
+}
+
+void add_bits(void *bits, void *memory, size_t bytes, int written)
+{
+    uint64_t &hash = *static_cast<uint64_t *>(bits);
+    const unsigned char *at = static_cast<const unsigned char *>(memory);
+    for (size_t i = 0; written && i < bytes; i++) {
+        hash = (hash ^ at[i]) * 0x100000001b3u;
+    }
+}
+
+void prepare(sim::device *device, problem *p, const attn_shape &shape, uint64_t seed)
+{
+    device->seed = seed;
+    device->resident = 1 + static_cast<int>(seed % sim::PROCESSORS);
+    problem_visit(p, add_tensor, device);
+    p->rounding = shape.dtype == ATTN_BF16 ? 0x1p-8 : 0x1p-11;
+}
+
+size_t no_scratch(const attn_launch *)
+{
+    return 0;
+}
+
+/* problem_run_row calls a plain function: what it is to launch, and where errors are read. */
+struct {
+    const attention_case *of;
+    const sim::device *on;
+    uint64_t seed;
+} running;
+
+attn_status launch_running(attn_context *context, const attn_launch *launch)
+{
+    attn_status status = running.of->row->launch(context, launch);
+    ck_assert_msg(running.on->error.empty(), "%s, seed %lu: %s", running.of->name.c_str(),
+                  static_cast<unsigned long>(running.seed), running.on->error.c_str());
+    return status;
+}
+
+} // namespace
+
+std::vector<attention_case> attention_hazards()
+{
+    std::vector<attention_case> cases;
+    for (const attention_row &row : attention_rows) {
+        for (size_t mask = 0; mask < 2; mask++) {
+            attn_shape shape = shape_of(ATTN_BF16, 2, 1, row.d, row.dv);
+            shape.mask = attention_masks[mask];
+            cases.push_back(
+                {std::string(row.name) + (mask ? " causal" : " full"), &row, shape, attention_few});
+        }
+    }
+    return cases;
+}
+
+attention_outcome attention_run(const attention_case &c, uint64_t seed,
+                                const std::function<void(sim::device &)> &setup)
+{
+    sim::device device;
+    attn_context *context = attn_cuda_open(&device, PLAN_BYTES);
+    problem *p = problem_open(&c.shape, c.items.data(), static_cast<int>(c.items.size()));
+    prepare(&device, p, c.shape, seed);
+    setup(device);
+    attn_launch launch = {};
+    launch.shape = p->shape;
+    launch.sets = p->sets;
+    launch.sequences = p->sequences;
+    launch.set_count = p->set_count;
+    launch.sequence_count = p->count;
+    attn_status status = c.row->launch(context, &launch);
+    attention_outcome outcome = {device.error, 0, device.recorded, device.multiplies};
+    if (status != ATTN_OK && outcome.error.empty()) {
+        outcome.error = "the launch was refused";
+    }
+    problem_visit(p, add_bits, &outcome.bits);
+    problem_close(p);
+    attn_cuda_close(context);
+    return outcome;
+}
+
+void attention_check(const attention_case &c, uint64_t seed)
+{
+    sim::device device;
+    attn_context *context = attn_cuda_open(&device, PLAN_BYTES);
+    problem *p = problem_open(&c.shape, c.items.data(), static_cast<int>(c.items.size()));
+    prepare(&device, p, c.shape, seed);
+    running = {&c, &device, seed};
+    attn_row row = {};
+    row.name = c.row->name;
+    row.scratch_bytes = no_scratch;
+    row.launch = launch_running;
+    problem_run_row(p, &row, context);
+    problem_check(p);
+    problem_close(p);
+    attn_cuda_close(context);
+}

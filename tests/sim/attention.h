@@ -1,0 +1,58 @@
+/*
+ * tests/sim/attention: attention launches in the simulator, for the tests, the soak run and the
+ * bench.
+ */
+#ifndef TESTS_SIM_ATTENTION_H
+#define TESTS_SIM_ATTENTION_H
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "kernels/attn_cuda.h"
+#include "sim/device.h"
+
+extern "C" {
+#include "tests/kernels/problem.h"
+}
+
+/* A kernel of the table, and the head dims that it is tried with. */
+struct attention_row {
+    const char *name;
+    attn_status (*launch)(attn_context *, const attn_launch *);
+    int d, dv;
+};
+extern const std::vector<attention_row> attention_rows;
+
+/* A batch and what is computed on it. */
+struct attention_case {
+    std::string name;
+    const attention_row *row;
+    attn_shape shape;
+    std::vector<item> items;
+};
+
+/* Lengths around every tile edge, empty sides, unused rows, three sets of different layouts. */
+extern const std::vector<item> attention_ragged;
+/* Some 20 tiles of work, for many seeds; rings go round more than twice. */
+extern const std::vector<item> attention_few;
+extern const std::vector<attn_mask> attention_masks;
+
+/* The hazard cases: every row, full and causal, on attention_few. */
+std::vector<attention_case> attention_hazards();
+
+struct attention_outcome {
+    std::string error;            /* of the simulator; empty: it ran through */
+    uint64_t bits;                /* of all results */
+    std::vector<sim::step> steps; /* if recorded */
+    uint64_t multiplies;
+};
+
+/* One launch; results are not judged, only their bits are taken. */
+attention_outcome attention_run(const attention_case &c, uint64_t seed,
+                                const std::function<void(sim::device &)> &setup);
+
+/* One launch against the fp64 answer and with canaries; for Check tests. */
+void attention_check(const attention_case &c, uint64_t seed);
+
+#endif

@@ -330,8 +330,10 @@ GPU_INLINE void skip_tile(uint32_t smem, uint32_t use, uint32_t block, uint32_t 
     }
     for (; block < end; block++) {
         attn::ring_wait_full<C::STAGES>(smem + S::K_RING, block);
+        gpu::warp_sync(); /* no lane still waits for this round when the leader lets it be reused */
         release_stage<C>(smem + S::K_RING, block, me);
         attn::ring_wait_full<C::STAGES>(smem + S::V_RING, block);
+        gpu::warp_sync();
         release_stage<C>(smem + S::V_RING, block, me);
     }
 }

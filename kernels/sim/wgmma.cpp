@@ -19,6 +19,7 @@ namespace sim
 namespace
 {
 
+constexpr uint32_t GROUP_ROWS = 64;        /* of a warpgroup's A */
 constexpr uint32_t IN_FLIGHT = 0x7fcbadad; /* a quiet NaN that no product gives */
 
 float in_flight_value()
@@ -213,7 +214,10 @@ void compute_through(warp &w, uint32_t group)
 void issue(warp &w, multiply &m)
 {
     if (!m.a_in_registers) {
-        operand_check("wgmma A", decode_wgmma("A", m.a_descriptor, m.a_mn, m.at), a_rows(w, m));
+        /* The instruction belongs to the warpgroup: nothing promises that a warp's quarter reads
+         * only its own 16 rows. */
+        operand_read all = {0, GROUP_ROWS, m.bf16, w.index, m.group, m.at};
+        operand_check("wgmma A", decode_wgmma("A", m.a_descriptor, m.a_mn, m.at), all);
     }
     operand_read r = {0, static_cast<uint32_t>(m.columns), m.bf16, w.index, m.group, m.at};
     operand_check("wgmma B", decode_wgmma("B", m.b_descriptor, m.b_mn, m.at), r);

@@ -15,7 +15,7 @@
 
 static void run(const struct daemon *daemon, const char *const *arguments)
 {
-    const char *program = getenv("FASERVED") ? getenv("FASERVED") : FASERVED_PATH;
+    const char *chosen = getenv("FASERVED"), *program = chosen ? chosen : FASERVED_PATH;
     const char *argv[ARGUMENTS_MAX] = {program, "--listen-ipc", daemon->socket};
     int count = 3;
     for (int i = 0; arguments && arguments[i] && count + 1 < ARGUMENTS_MAX; i++) {

@@ -17,9 +17,11 @@ void inbox_push(struct inbox *inbox, const struct inbox_record *record, const ui
 {
     assert(inbox_room(inbox, record->frame.header_bytes));
     uint8_t *at = inbox->filling + inbox->filled_bytes;
-    memcpy(at, record, sizeof *record);
+    struct inbox_record pushed = *record;
+    pushed.header = at + sizeof pushed;
+    memcpy(at, &pushed, sizeof pushed);
     if (record->frame.header_bytes > 0) {
-        memcpy(at + sizeof *record, header, record->frame.header_bytes);
+        memcpy(at + sizeof pushed, header, record->frame.header_bytes);
     }
     inbox->filled_bytes += record_bytes(record->frame.header_bytes);
 }

@@ -27,9 +27,9 @@ enum inbox_kind {
 struct inbox_record {
     enum inbox_kind kind;
     struct frame frame;
-    const char *text; /* INBOX_REFUSED: static */
-    uint8_t *landed;  /* INBOX_LANDED: where */
-    uint8_t header[]; /* frame.header_bytes of them */
+    const char *text;      /* INBOX_REFUSED: static */
+    uint8_t *landed;       /* INBOX_LANDED: where */
+    const uint8_t *header; /* frame.header_bytes of them, behind the record; set by inbox_push */
 };
 
 /* The largest header twice: a reader is never stuck behind its own single message. */

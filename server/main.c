@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "server/baseline.h"
 #include "server/config.h"
 #include "server/log.h"
 #include "server/loop.h"
@@ -49,7 +50,7 @@ static int act(const struct config_command *command)
         printf("faserved %s\n", FAS_SERVER_VERSION);
         return EXIT_SUCCESS;
     case CONFIG_BASELINE:
-        return refuse("--baseline: not in this build");
+        return baseline_run(&server.config, command->baseline);
     default:
         return refuse(command->error);
     }

@@ -1,0 +1,33 @@
+/*
+ * baseline.h: `faserved --baseline FILE` (or - for standard input): the same kernels, on a device
+ * opened the same way, called in this process: what the service's cost is measured against.
+ *
+ * FILE is JSON:
+ *   { "seconds": 1,                       time per request, at least 3 and at most 10000 runs
+ *     "requests": [
+ *       { "pass": "forward",              or "backward"
+ *         "dtype": "bf16",                or "fp16", "fp32"
+ *         "hq": 8, "hkv": 2, "d": 64, "dv": 64,
+ *         "lengths_q": [512, 300],        one per sequence
+ *         "lengths_k": [512, 300],        absent: as lengths_q
+ *         "left": 128, "right": 0,        window; absent: open. Causal is "right": 0
+ *         "softcap": 0, "deterministic": false } ] }
+ *
+ * Only hq, d and lengths_q have to be there; hkv is hq, dv is d, the rest as above or off. What is
+ * timed is the kernel's call on random data in the device's memory, one launch of the whole
+ * request.
+ *
+ * Printed, JSON again:
+ *   { "device": "cpu:0",
+ *     "requests": [ { "kernel": "cpu_fwd", "sequences": 2, "tokens": 1624, "flops": 1.2e9,
+ *                     "runs": 900, "min_us": 101, "p50_us": 104, "p90_us": 120, "p99_us": 180 } ] }
+ */
+#ifndef SERVER_BASELINE_H
+#define SERVER_BASELINE_H
+
+#include "server/config.h"
+
+/* Runs it on the first device of the config. Returns the process's exit status. */
+int baseline_run(const struct config *config, const char *file);
+
+#endif

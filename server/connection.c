@@ -14,6 +14,9 @@
 #include "server/reply.h"
 #include "server/server.h"
 
+/* Unanswered in a row, then the peer is given up. */
+#define PINGS_MAX 2u
+
 bool connections_open(struct connections *connections, uint32_t count)
 {
     *connections = (struct connections){.count = count};
@@ -156,6 +159,7 @@ static void on_accepted(struct server *server, struct stream *stream, uint64_t n
                                       .number = ++server->connections.accepted,
                                       .principal = PRINCIPAL_NONE,
                                       .accepted_us = now_us,
+                                      .heard_us = now_us,
                                       .first_slot = SLOT_NONE,
                                       .outbox = outbox};
     server->connections.open++;
@@ -327,6 +331,7 @@ static void on_ping(struct server *server, struct connection *connection,
                (struct frame){.type = FRAME_PONG, .request = record->frame.request}, NULL, 0);
 }
 
+/* That it was heard is all there is to it. */
 static void on_pong(struct server *server, struct connection *connection,
                     const struct inbox_record *record, uint64_t now_us)
 {
@@ -429,6 +434,8 @@ static void read_inbox(struct server *server, struct connection *connection, uin
         if (!record) {
             break;
         }
+        connection->heard_us = now_us;
+        connection->pings = 0;
         handlers[record->frame.type](server, connection, record, now_us);
     }
     stream_resume(connection->stream);
@@ -494,9 +501,31 @@ static bool stalled(const struct server *server, const struct slot *slot, uint64
            now_us > since_us + server->config.result_timeout_us;
 }
 
+/* A silent peer is asked whether it is still there: the only way to notice that its machine is
+ * gone. */
+static void watch_silence(struct server *server, struct connection *connection, uint64_t now_us)
+{
+    uint64_t interval_us = server->config.ping_us;
+    if (interval_us == 0 || connection->state != CONNECTION_OPEN ||
+        now_us < connection->heard_us + interval_us ||
+        now_us < connection->pinged_us + interval_us) {
+        return;
+    }
+    if (connection->pings == PINGS_MAX) {
+        log_info("connection_silent", log_u64("connection", connection->number));
+        stats_add(&server->stats, STATS_CONNECTIONS_LOST, 1);
+        close_now(connection);
+    } else if (outbox_room(&connection->outbox, 0)) {
+        connection->pings++;
+        connection->pinged_us = now_us;
+        outbox_put(&connection->outbox, (struct frame){.type = FRAME_PING}, NULL, 0);
+    }
+}
+
 static void watch(struct server *server, struct connection *connection, uint64_t now_us)
 {
     struct fas_error error;
+    watch_silence(server, connection, now_us);
     if (connection->state == CONNECTION_GREETING &&
         now_us > connection->accepted_us + server->config.hello_timeout_us) {
         fas_fail(&error, FAS_DEADLINE_EXCEEDED, "hello", "none came in time");

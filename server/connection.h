@@ -35,8 +35,9 @@ struct connection {
     char client[FAS_NAME_BYTES_MAX];
     uint32_t principal;
     bool admin;
-    struct wire_limits limits; /* as agreed */
-    uint64_t accepted_us;
+    struct wire_limits limits;                 /* as agreed */
+    uint64_t accepted_us, heard_us, pinged_us; /* heard_us: of its last message */
+    uint32_t pings;                            /* unanswered in a row */
 
     uint32_t first_slot; /* ring of its slots; the first is next to be served. SLOT_NONE: none */
     uint32_t slot_count; /* in the ring */

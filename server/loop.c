@@ -14,6 +14,9 @@
 /* Exit statuses, as sysexits.h has them. */
 enum { EXIT_USAGE = 64, EXIT_UNAVAILABLE = 69, EXIT_DEVICE = 70 };
 
+/* After the drain's own limit: time for the last errors to go out. */
+#define EXIT_LIMIT_MS 2000u
+
 struct loop {
     struct server *server;
     uv_loop_t uv;
@@ -21,9 +24,11 @@ struct loop {
     uv_timer_t timer, watchdog, drain_limit;
     uv_signal_t sigterm, sigint;
     bool stopping;
+    int signals;
 };
 
 static void turn(struct loop *loop);
+static void begin_drain(struct loop *loop);
 
 static void on_timer(uv_timer_t *timer)
 {
@@ -47,6 +52,9 @@ static void turn(struct loop *loop)
 {
     uint64_t now_us = clock_us();
     uint64_t next_us = server_turn(loop->server, now_us);
+    if (loop->server->draining && !loop->stopping) {
+        begin_drain(loop);
+    }
     if (server_drained(loop->server)) {
         uv_stop(&loop->uv);
         return;
@@ -61,26 +69,42 @@ static void on_watchdog(uv_timer_t *timer)
     sd_notify(0, "WATCHDOG=1");
 }
 
-static void on_drain_limit(uv_timer_t *timer)
+static void on_exit_limit(uv_timer_t *timer)
 {
     (void)timer;
-    log_error("drain_timeout", log_str("consequence", "exiting with requests in flight"));
+    log_error("exit_timeout", log_str("consequence", "exiting with answers unsent"));
     _exit(EXIT_UNAVAILABLE);
 }
 
-static void on_signal(uv_signal_t *handle, int number)
+/* What is still in flight is answered UNAVAILABLE; a peer that does not even read that is left. */
+static void on_drain_limit(uv_timer_t *timer)
 {
-    struct loop *loop = handle->data;
-    log_info("signal", log_i64("number", number));
-    if (loop->stopping) {
-        _exit(EXIT_UNAVAILABLE);
-    }
+    struct loop *loop = timer->data;
+    log_warn("drain_timeout", log_str("consequence", "ending what is in flight"));
+    server_abandon(loop->server);
+    uv_timer_start(timer, on_exit_limit, EXIT_LIMIT_MS, 0);
+    turn(loop);
+}
+
+/* A signal or a client asked for it. */
+static void begin_drain(struct loop *loop)
+{
     loop->stopping = true;
     sd_notify(0, "STOPPING=1");
     transport_stop_accepting(loop->server->transport);
     server_drain(loop->server);
     uv_timer_start(&loop->drain_limit, on_drain_limit, loop->server->config.drain_timeout_us / 1000,
                    0);
+}
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+    struct loop *loop = handle->data;
+    log_info("signal", log_i64("number", number));
+    if (++loop->signals > 1) {
+        _exit(EXIT_UNAVAILABLE);
+    }
+    server_drain(loop->server);
     turn(loop);
 }
 
@@ -93,7 +117,8 @@ static void open_handles(struct loop *loop)
     uv_timer_init(&loop->uv, &loop->drain_limit);
     uv_signal_init(&loop->uv, &loop->sigterm);
     uv_signal_init(&loop->uv, &loop->sigint);
-    loop->wake.data = loop->timer.data = loop->sigterm.data = loop->sigint.data = loop;
+    loop->wake.data = loop->timer.data = loop->drain_limit.data = loop->sigterm.data =
+        loop->sigint.data = loop;
     uv_signal_start(&loop->sigterm, on_signal, SIGTERM);
     uv_signal_start(&loop->sigint, on_signal, SIGINT);
 }

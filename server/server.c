@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "server/intake.h"
 #include "server/log.h"
 #include "server/reply.h"
 
@@ -158,6 +159,15 @@ void server_drain(struct server *server)
     if (!server->draining) {
         server->draining = true;
         log_info("draining", log_u64("in_flight", server->slots.count - server->slots.free_count));
+    }
+}
+
+void server_abandon(struct server *server)
+{
+    struct fas_error error;
+    fas_fail(&error, FAS_UNAVAILABLE, "", "the daemon is stopping");
+    for (uint32_t i = 0; i < server->slots.count; i++) {
+        intake_end(server, &server->slots.entries[i], &error);
     }
 }
 

@@ -55,6 +55,9 @@ void server_measure(struct server *server, uint64_t now_us);
 /* Refuses new work from now on. */
 void server_drain(struct server *server);
 
+/* Ends all requests in flight with UNAVAILABLE. */
+void server_abandon(struct server *server);
+
 /* Everything accepted was answered and sent. */
 bool server_drained(const struct server *server);
 

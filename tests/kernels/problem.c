@@ -241,8 +241,12 @@ static void fill_tensor(struct problem *p, int i, int t)
 
 /* ---- the answer ---- */
 
-/* One row of one head of one sequence, as attn.h defines it. */
+enum { Q, K, V, DO = 5 }; /* rows of tensor_table */
+
+/* One row of one head of one sequence, as attn.h defines it, and the sequence's inputs in fp64:
+ * (heads, rows, width), NULL where the pass has none. */
 struct answer_row {
+    double *in[DO + 1];
     double *score, *slope, *p; /* per key; slope is d score / d (scaled product) */
     double lse, delta;
     double *o;
@@ -257,19 +261,46 @@ static bool sees(const struct attn_shape *shape, const struct attn_sequence *s, 
            (!shape->mask.has_left || j >= diagonal - shape->mask.left);
 }
 
-static double dot(enum attn_dtype dtype, const struct attn_tensor *a, int64_t row_a, int head_a,
-                  const struct attn_tensor *b, int64_t row_b, int head_b, int width)
+static double dot(const double *a, const double *b, int width)
 {
     double sum = 0;
     for (int c = 0; c < width; c++)
-        sum += element(dtype, a, row_a, head_a, c) * element(dtype, b, row_b, head_b, c);
+        sum += a[c] * b[c];
     return sum;
+}
+
+/* The live rows of a tensor. */
+static double *loaded(const struct problem *p, const struct attn_sequence *s, int t)
+{
+    bool q = tensor_table[t].side == SIDE_Q;
+    int64_t first = q ? s->q_first : s->k_first;
+    int64_t rows = q ? s->q_len : s->k_len;
+    int heads = heads_of(&p->shape, t);
+    int width = width_of(&p->shape, t);
+    const struct attn_tensor *tensor = tensor_in(&p->sets[s->set], t);
+    double *all = calloc((size_t)(rows * heads * width) + 1, sizeof *all);
+    for (int head = 0; head < heads; head++)
+        for (int64_t row = 0; row < rows; row++)
+            for (int c = 0; c < width; c++)
+                all[(head * rows + row) * width + c] =
+                    element(dtype_of(&p->shape, t), tensor, first + row, head, c);
+    return all;
+}
+
+/* Row i of a head of an input. */
+static const double *input_row(const struct problem *p, const struct attn_sequence *s,
+                               const struct answer_row *a, int t, int64_t i, int head)
+{
+    int64_t rows = tensor_table[t].side == SIDE_Q ? s->q_len : s->k_len;
+    return a->in[t] + (head * rows + i) * width_of(&p->shape, t);
 }
 
 static void answer_open(const struct problem *p, const struct attn_sequence *s,
                         struct answer_row *a)
 {
     size_t keys = (size_t)s->k_len + 1;
+    for (int t = 0; t <= DO; t++)
+        a->in[t] = t <= V || (t == DO && tensor_used(&p->shape, t)) ? loaded(p, s, t) : NULL;
     a->score = calloc(keys, sizeof(double));
     a->slope = calloc(keys, sizeof(double));
     a->p = calloc(keys, sizeof(double));
@@ -279,6 +310,8 @@ static void answer_open(const struct problem *p, const struct attn_sequence *s,
 
 static void answer_close(struct answer_row *a)
 {
+    for (int t = 0; t <= DO; t++)
+        free(a->in[t]);
     free(a->score);
     free(a->slope);
     free(a->p);
@@ -298,8 +331,8 @@ static void answer_row(const struct problem *p, const struct attn_sequence *s, i
         a->score[j] = -INFINITY;
         if (!sees(shape, s, i, j))
             continue;
-        double x = shape->softmax_scale * dot(shape->dtype, &set->q, s->q_first + i, head, &set->k,
-                                              s->k_first + j, kv_head, shape->d);
+        double x = shape->softmax_scale *
+                   dot(input_row(p, s, a, Q, i, head), input_row(p, s, a, K, j, kv_head), shape->d);
         double t = shape->softcap > 0 ? tanh(x / shape->softcap) : 0;
         a->score[j] = shape->softcap > 0 ? shape->softcap * t : x;
         a->slope[j] = 1 - t * t;
@@ -313,8 +346,9 @@ static void answer_row(const struct problem *p, const struct attn_sequence *s, i
     memset(a->size, 0, (size_t)shape->dv * sizeof(double));
     for (int j = 0; j < s->k_len; j++) {
         a->p[j] = total > 0 ? exp(a->score[j] - a->lse) : 0;
+        const double *v = input_row(p, s, a, V, j, kv_head);
         for (int c = 0; c < shape->dv && sees(shape, s, i, j); c++) {
-            double term = a->p[j] * element(shape->dtype, &set->v, s->k_first + j, kv_head, c);
+            double term = a->p[j] * v[c];
             a->o[c] += term;
             a->size[c] += fabs(term);
         }
@@ -335,7 +369,7 @@ static void fill_from_forward(struct problem *p, int n)
             answer_row(p, s, i, head, &a);
             set_element(ATTN_FP32, &set->lse, row, head, 0, a.lse);
             for (int c = 0; c < p->shape.dv; c++) {
-                delta += a.o[c] * element(p->shape.dtype, &set->do_, row, head, c);
+                delta += a.o[c] * input_row(p, s, &a, DO, i, head)[c];
                 if (!p->shape.has_delta)
                     set_element(p->shape.dtype, &set->o, row, head, c, a.o[c]);
             }
@@ -579,9 +613,10 @@ static double answer_delta(const struct problem *p, const struct attn_sequence *
     const struct attn_shape *shape = &p->shape;
     const struct attn_set *set = &p->sets[s->set];
     int64_t row = s->q_first + i;
-    double delta = shape->has_delta
-                       ? element(ATTN_FP32, &set->delta, row, head, 0)
-                       : dot(shape->dtype, &set->do_, row, head, &set->o, row, head, shape->dv);
+    double delta = shape->has_delta ? element(ATTN_FP32, &set->delta, row, head, 0) : 0;
+    for (int c = 0; c < shape->dv && !shape->has_delta; c++)
+        delta += element(shape->dtype, &set->do_, row, head, c) *
+                 element(shape->dtype, &set->o, row, head, c);
     return shape->has_dlse ? delta - element(ATTN_FP32, &set->dlse, row, head, 0) : delta;
 }
 
@@ -614,21 +649,21 @@ static void add_pair(const struct problem *p, const struct attn_sequence *s, int
                      const struct answer_row *a, struct gradients *g)
 {
     const struct attn_shape *shape = &p->shape;
-    const struct attn_set *set = &p->sets[s->set];
     int kv_head = head / (shape->hq / shape->hkv);
-    int64_t q_row = s->q_first + i;
-    int64_t k_row = s->k_first + j;
-    double dp = dot(shape->dtype, &set->do_, q_row, head, &set->v, k_row, kv_head, shape->dv);
+    const double *q = input_row(p, s, a, Q, i, head);
+    const double *k = input_row(p, s, a, K, j, kv_head);
+    const double *grad = input_row(p, s, a, DO, i, head);
+    double dp = dot(grad, input_row(p, s, a, V, j, kv_head), shape->dv);
     double ds = a->p[j] * (dp - a->delta) * a->slope[j] * shape->softmax_scale;
     double *dq = g->dq + ((int64_t)head * s->q_len + i) * shape->d;
     double *dk = g->dk + ((int64_t)kv_head * s->k_len + j) * shape->d;
     double *dv = g->dv + ((int64_t)kv_head * s->k_len + j) * shape->dv;
     for (int c = 0; c < shape->d; c++) {
-        dq[c] += ds * element(shape->dtype, &set->k, k_row, kv_head, c);
-        dk[c] += ds * element(shape->dtype, &set->q, q_row, head, c);
+        dq[c] += ds * k[c];
+        dk[c] += ds * q[c];
     }
     for (int c = 0; c < shape->dv; c++)
-        dv[c] += a->p[j] * element(shape->dtype, &set->do_, q_row, head, c);
+        dv[c] += a->p[j] * grad[c];
 }
 
 static void answer_gradients(const struct problem *p, const struct attn_sequence *s,

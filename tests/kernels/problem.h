@@ -35,8 +35,8 @@ struct problem {
     struct item *items;
     struct block (*blocks)[TENSOR_COUNT]; /* per set, in the order of tensor_table in problem.c */
     struct block *sinks, *dsinks;
-    /* Relative rounding of p and ds by a kernel that makes them operands of the input type, as tensor
-     * cores want them; 0: it does not. For the caller to set. */
+    /* Relative rounding of p and ds by a kernel that makes them operands of the input type, as
+     * tensor cores want them; 0: it does not. For the caller to set. */
     double rounding;
 };
 

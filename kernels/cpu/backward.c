@@ -162,15 +162,15 @@ static void row_step(const struct strip *t, const struct box *box, int32_t i, fl
     const struct vector *vector = t->context->vector;
     int32_t row = box->rows.first + i;
     float lse = *statistic_at(&t->set->lse, t->sequence->q_first + row, t->head);
+    float shift =
+        lse == -INFINITY ? 0.0f : lse; /* all scores are -inf: no p is NaN, as in forward.c */
     struct range seen = box_seen(box, i);
-    if (lse == -INFINITY) /* no key has any weight */
-        seen.end = seen.first;
     if (!range_empty(seen)) {
         int32_t first = seen.first;
         int32_t count = range_length(seen);
         if (t->shape->softcap > 0)
             vector->softcap_slope(p + first, slope + first, t->shape->softcap, count);
-        vector->exp_shifted(p + first, lse, count);
+        vector->exp_shifted(p + first, shift, count);
         vector->ds(ds + first, p + first, t->delta[row], count);
         if (t->shape->softcap > 0)
             vector->multiply(ds + first, slope + first, count);

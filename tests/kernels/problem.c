@@ -527,12 +527,6 @@ void problem_run_row(struct problem *p, const struct attn_row *row, struct attn_
     check_memory(p);
 }
 
-/* ---- comparing ---- */
-
-/*
- * The kernels compute in fp32 and round once, so the bound is tighter than the service's rule: one
- * rounding step of the output type, and fp32 sums relative to the largest element.
- */
 void problem_run(struct problem *p, struct attn_context *context)
 {
     const char *reason;
@@ -559,6 +553,12 @@ void problem_visit(const struct problem *p,
     }
 }
 
+/* ---- comparing ---- */
+
+/*
+ * The kernels compute in fp32 and round once, so the bound is tighter than the service's rule: one
+ * rounding step of the output type, and fp32 sums relative to the largest element.
+ */
 static void check_close(const char *what, enum attn_dtype dtype, double got, double want,
                         double largest, double slack)
 {

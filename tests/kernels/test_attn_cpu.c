@@ -5,6 +5,8 @@
 #include <check.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
 
 #include "problem.h"
 
@@ -133,6 +135,188 @@ START_TEST(bits_do_not_depend_on_the_batch)
 }
 END_TEST
 
+/* Many tiles of keys add to the same rows of dq while threads race. */
+START_TEST(sums_of_racing_threads_have_a_fixed_order)
+{
+    static const struct item one = {.q_len = 900, .k_len = 1100, .seed = 1};
+    struct attn_shape shape = shape_of(ATTN_FP32, 1, 1, 8, 8);
+    shape.pass = ATTN_BACKWARD;
+    shape.mask = masks[_i];
+    struct attn_context *alone = attn_cpu_open(1);
+    struct problem *first = problem_open(&shape, &one, 1);
+    problem_run(first, alone);
+    attn_cpu_close(alone);
+    struct attn_context *racing = attn_cpu_open(6);
+    for (int i = 0; i < 10; i++) {
+        struct problem *again = problem_open(&shape, &one, 1);
+        problem_run(again, racing);
+        problem_check_same(first, 0, again, 0);
+        problem_close(again);
+    }
+    attn_cpu_close(racing);
+    problem_close(first);
+}
+END_TEST
+
+static const struct item plain_item = {.q_len = 200, .k_len = 200, .seed = 3};
+
+static struct problem *causal_problem(enum attn_pass pass)
+{
+    struct attn_shape shape = shape_of(ATTN_FP32, 1, 1, 16, 16);
+    shape.mask = masks[1];
+    shape.pass = pass;
+    return problem_open(&shape, &plain_item, 1);
+}
+
+/* Row i of both tensors agrees, except where `spoilt` says it can not. */
+static void check_rows_agree(const struct attn_tensor *a, const struct attn_tensor *b,
+                             int64_t first, int spoilt)
+{
+    for (int i = 0; i < plain_item.q_len; i++)
+        for (int c = 0; c < 16; c++) {
+            double x = element(ATTN_FP32, a, first + i, 0, c);
+            double y = element(ATTN_FP32, b, first + i, 0, c);
+            if (i == spoilt ? !isnan(y) : !(fabs(x - y) <= 1e-5))
+                ck_abort_msg("row %d: %g, and %g with a NaN elsewhere", i, x, y);
+        }
+}
+
+/* The last key is seen by the last query alone. */
+START_TEST(an_unseen_key_of_nan_or_inf_does_not_count)
+{
+    struct problem *clean = causal_problem(ATTN_FORWARD);
+    struct problem *dirty = causal_problem(ATTN_FORWARD);
+    const struct attn_sequence *s = &clean->sequences[0];
+    int last = plain_item.k_len - 1;
+    set_element(ATTN_FP32, &dirty->sets[0].k, s->k_first + last, 0, 3, NAN);
+    set_element(ATTN_FP32, &dirty->sets[0].v, s->k_first + last, 0, 3, INFINITY);
+    problem_run(clean, context);
+    problem_run(dirty, context);
+    check_rows_agree(&clean->sets[0].o, &dirty->sets[0].o, s->q_first, last);
+    problem_close(clean);
+    problem_close(dirty);
+}
+END_TEST
+
+/* The first query sees the first key alone; the last key is seen by the last query alone. */
+START_TEST(an_unseen_row_of_nan_does_not_count_in_gradients)
+{
+    struct problem *clean = causal_problem(ATTN_BACKWARD);
+    struct problem *dirty = causal_problem(ATTN_BACKWARD);
+    const struct attn_sequence *s = &clean->sequences[0];
+    struct attn_set *set = &dirty->sets[0];
+    int last = plain_item.k_len - 1;
+    for (int c = 0; c < 16; c++) {
+        set_element(ATTN_FP32, &set->q, s->q_first, 0, c, NAN);
+        set_element(ATTN_FP32, &set->do_, s->q_first, 0, c, -INFINITY);
+    }
+    problem_run(clean, context);
+    problem_run(dirty, context);
+    check_rows_agree(&clean->sets[0].dq, &set->dq, s->q_first, 0);
+    check_rows_agree(&clean->sets[0].dk, &set->dk, s->k_first, 0);
+    problem_close(dirty);
+    dirty = causal_problem(ATTN_BACKWARD);
+    set = &dirty->sets[0];
+    for (int c = 0; c < 16; c++)
+        set_element(ATTN_FP32, &set->k, s->k_first + last, 0, c, NAN);
+    problem_run(dirty, context);
+    check_rows_agree(&clean->sets[0].dq, &set->dq, s->q_first, last);
+    check_rows_agree(&clean->sets[0].dv, &set->dv, s->k_first, last);
+    problem_close(clean);
+    problem_close(dirty);
+}
+END_TEST
+
+/* The same tensor with rows `stride` bytes apart, in memory that exists only where it is touched.
+ */
+static struct attn_tensor spread(const struct attn_tensor *from, int64_t rows, int heads, int width,
+                                 int64_t stride)
+{
+    size_t row_bytes = (size_t)(heads * width) * sizeof(float);
+    void *memory = mmap(NULL, (size_t)(rows * stride), PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    ck_assert_ptr_ne(memory, MAP_FAILED);
+    for (int64_t row = 0; row < rows; row++)
+        memcpy((char *)memory + row * stride, (char *)from->data + row * from->row_stride,
+               row_bytes);
+    return (struct attn_tensor){memory, stride, width * (int64_t)sizeof(float)};
+}
+
+static void check_same_and_unmap(const struct attn_tensor *near, struct attn_tensor *far,
+                                 int64_t rows, int heads, int width)
+{
+    for (int64_t row = 0; row < rows; row++)
+        ck_assert_mem_eq((char *)near->data + row * near->row_stride,
+                         (char *)far->data + row * far->row_stride,
+                         (size_t)(heads * width) * sizeof(float));
+    munmap(far->data, (size_t)(rows * far->row_stride));
+}
+
+/* Without problem_run's look at the memory around, which is elsewhere now. */
+static void launch_bare(const struct problem *p)
+{
+    const char *reason;
+    const struct attn_row *row = attn_select(ATTN_CPU, &p->shape, &reason);
+    struct attn_launch launch = {.shape = p->shape,
+                                 .sets = p->sets,
+                                 .sequences = p->sequences,
+                                 .set_count = p->set_count,
+                                 .sequence_count = p->count};
+    launch.scratch_bytes = (row->scratch_bytes(&launch) + 255) / 256 * 256;
+    launch.scratch = aligned_alloc(256, launch.scratch_bytes);
+    ck_assert_int_eq(row->launch(context, &launch), ATTN_OK);
+    free(launch.scratch);
+}
+
+/* Past 2^31 elements, and past what a BLAS can count between rows; the bits stay the same. */
+START_TEST(strides_of_gigabytes_change_nothing)
+{
+    static const int64_t strides[] = {((int64_t)1 << 31) + 48, ((int64_t)1 << 33) + 16};
+    static const struct item one = {.q_len = 6, .k_len = 5, .seed = 5};
+    enum { HQ = 2, HKV = 1, D = 8, DV = 16, ROWS = 9 }; /* with the gap before them */
+    struct attn_shape shape = shape_of(ATTN_FP32, HQ, HKV, D, DV);
+    shape.pass = _i / 2 ? ATTN_BACKWARD : ATTN_FORWARD;
+    struct problem *near = problem_open(&shape, &one, 1);
+    struct attn_set *set = &near->sets[0];
+    struct {
+        struct attn_tensor *tensor;
+        int heads, width;
+    } all[] = {{&set->q, HQ, D},    {&set->k, HKV, D}, {&set->v, HKV, DV}, {&set->o, HQ, DV},
+               {&set->do_, HQ, DV}, {&set->dq, HQ, D}, {&set->dk, HKV, D}, {&set->dv, HKV, DV}};
+    int used = shape.pass == ATTN_FORWARD ? 4 : COUNT_OF(all);
+    struct attn_tensor near_tensors[COUNT_OF(all)], far_tensors[COUNT_OF(all)];
+    for (int t = 0; t < used; t++) {
+        near_tensors[t] = *all[t].tensor;
+        far_tensors[t] = spread(all[t].tensor, ROWS, all[t].heads, all[t].width, strides[_i % 2]);
+    }
+    problem_run(near, context);
+    for (int t = 0; t < used; t++)
+        *all[t].tensor = far_tensors[t];
+    launch_bare(near);
+    for (int t = 0; t < used; t++) {
+        *all[t].tensor = near_tensors[t];
+        check_same_and_unmap(&near_tensors[t], &far_tensors[t], ROWS, all[t].heads, all[t].width);
+    }
+    problem_close(near);
+}
+END_TEST
+
+START_TEST(too_little_scratch_is_refused)
+{
+    struct problem *p = causal_problem(_i ? ATTN_BACKWARD : ATTN_FORWARD);
+    const char *reason;
+    const struct attn_row *row = attn_select(ATTN_CPU, &p->shape, &reason);
+    struct attn_launch launch = {.shape = p->shape,
+                                 .sets = p->sets,
+                                 .sequences = p->sequences,
+                                 .set_count = p->set_count,
+                                 .sequence_count = p->count};
+    launch.scratch_bytes = row->scratch_bytes(&launch) - 1;
+    ck_assert_int_eq(row->launch(context, &launch), ATTN_INVALID);
+    problem_close(p);
+}
+END_TEST
+
 START_TEST(an_empty_launch_is_done)
 {
     struct attn_shape shape = shape_of(ATTN_BF16, 2, 2, 8, 8);
@@ -152,6 +336,11 @@ int main(void)
     tcase_add_loop_test(tcase, dtypes_and_dims, 0, 6);
     tcase_add_loop_test(tcase, softcap_and_sink, 0, 6);
     tcase_add_loop_test(tcase, bits_do_not_depend_on_the_batch, 0, 14);
+    tcase_add_loop_test(tcase, sums_of_racing_threads_have_a_fixed_order, 0, 3);
+    tcase_add_test(tcase, an_unseen_key_of_nan_or_inf_does_not_count);
+    tcase_add_test(tcase, an_unseen_row_of_nan_does_not_count_in_gradients);
+    tcase_add_loop_test(tcase, strides_of_gigabytes_change_nothing, 0, 4);
+    tcase_add_loop_test(tcase, too_little_scratch_is_refused, 0, 2);
     tcase_add_test(tcase, an_empty_launch_is_done);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);

@@ -7,18 +7,31 @@
 #include <assert.h>
 #include <ctype.h>
 #include <errno.h>
-#include <inttypes.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "proto/limits.h"
 #include "server/log.h"
+#include "server/unit.h"
 
 #define CONFIG_FILE "/etc/faserve/faserved.conf"
 
 enum kind { BOOL, U32, U64, FLOPS, BYTES, BYTES32, DURATION, MODE, STRING };
+
+/* How a kind is written, and what its field is. */
+static const struct kind_row {
+    enum unit unit;
+    enum { FIELD_BOOL, FIELD_U32, FIELD_U64, FIELD_DOUBLE, FIELD_TEXT } field;
+} kinds[] = {
+    [BOOL] = {UNIT_BOOL, FIELD_BOOL},    [U32] = {UNIT_COUNT, FIELD_U32},
+    [U64] = {UNIT_COUNT, FIELD_U64},     [FLOPS] = {UNIT_REAL, FIELD_DOUBLE},
+    [BYTES] = {UNIT_BYTES, FIELD_U64},   [BYTES32] = {UNIT_BYTES, FIELD_U32},
+    [DURATION] = {UNIT_TIME, FIELD_U64}, [MODE] = {UNIT_MODE, FIELD_U32},
+    [STRING] = {UNIT_COUNT, FIELD_TEXT},
+};
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 struct option_row {
     const char *name;
@@ -161,20 +174,6 @@ static const struct section_row sections[] = {
     {"Log", "log-level"},
 };
 
-#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
-
-/* Units, largest first, so that printing finds the largest that divides. */
-static const struct unit_row {
-    const char *name;
-    double factor;
-} byte_units[] = {{"TiB", TIB}, {"GiB", GIB}, {"MiB", MIB}, {"KiB", KIB}, {"B", 1}, {"", 1}},
-  time_units[] = {{"h", 3600 * SECOND},
-                  {"min", 60 * SECOND},
-                  {"s", SECOND},
-                  {"ms", 1000},
-                  {"us", 1}},
-  count_units[] = {{"P", 1e15}, {"T", 1e12}, {"G", 1e9}, {"M", 1e6}, {"k", 1e3}, {"", 1}};
-
 static const struct option_row *row_find(const char *name)
 {
     for (size_t i = 0; i < COUNT(rows); i++) {
@@ -185,159 +184,45 @@ static const struct option_row *row_find(const char *name)
     return NULL;
 }
 
-/* The units a kind is written in; NULL for kinds without numbers. */
-static const struct unit_row *units_of(enum kind kind, size_t *count)
-{
-    switch (kind) {
-    case BYTES:
-    case BYTES32:
-        *count = COUNT(byte_units);
-        return byte_units;
-    case DURATION:
-        *count = COUNT(time_units);
-        return time_units;
-    case U32:
-    case U64:
-    case FLOPS:
-        *count = COUNT(count_units);
-        return count_units;
-    case BOOL:
-    case MODE:
-    case STRING:
-        break;
-    }
-    *count = 0;
-    return NULL;
-}
-
-/* "1.5GiB" -> 1610612736. Zero needs no unit. */
-static bool parse_number(enum kind kind, const char *text, double *number)
-{
-    size_t count;
-    const struct unit_row *units = units_of(kind, &count);
-    char *end;
-    if (!isdigit((unsigned char)*text)) {
-        return false; /* no sign, blank, inf or nan */
-    }
-    errno = 0;
-    double value = strtod(text, &end);
-    if (errno != 0 || strncasecmp(text, "0x", 2) == 0) {
-        return false;
-    }
-    if (value == 0 && *end == '\0') {
-        *number = 0;
-        return true;
-    }
-    for (size_t i = 0; i < count; i++) {
-        if (strcmp(units[i].name, end) == 0) {
-            *number = value * units[i].factor;
-            return isfinite(*number) && (kind == FLOPS || *number == floor(*number));
-        }
-    }
-    return false;
-}
-
-static bool parse_mode(const char *text, double *number)
-{
-    char *end;
-    *number = (double)strtoul(text, &end, 8);
-    return *text == '0' && *end == '\0';
-}
-
-static bool parse_bool(const char *text, double *number)
-{
-    *number = strcmp(text, "true") == 0;
-    return *number == 1 || strcmp(text, "false") == 0;
-}
-
-static const char *kind_name(enum kind kind)
-{
-    static const char *const names[] = {
-        [BOOL] = "true or false",
-        [U32] = "a count such as 64 or 10k",
-        [U64] = "a count such as 64 or 10M",
-        [FLOPS] = "a number such as 2e15",
-        [BYTES] = "a size such as 4096, 64KiB or 1GiB",
-        [BYTES32] = "a size such as 4096, 64KiB or 1MiB",
-        [DURATION] = "a time with its unit, such as 250us, 25ms, 5s or 10min",
-        [MODE] = "an octal mode such as 0660",
-        [STRING] = "a text",
-    };
-    return names[kind];
-}
-
-static bool parse(enum kind kind, const char *text, double *number)
-{
-    switch (kind) {
-    case BOOL:
-        return parse_bool(text, number);
-    case MODE:
-        return parse_mode(text, number);
-    default:
-        return parse_number(kind, text, number);
-    }
-}
-
 /* Reads a number's field as a double: exact, as rows stay below 2^53 or are doubles. */
 static double load(const struct option_row *row, const struct config *config)
 {
-    const char *field = (const char *)config + row->offset;
-    switch (row->kind) {
-    case BOOL:
+    const void *field = (const char *)config + row->offset;
+    switch (kinds[row->kind].field) {
+    case FIELD_BOOL:
         return *(const bool *)field;
-    case U32:
-    case BYTES32:
-    case MODE:
-        return *(const uint32_t *)(const void *)field;
-    case FLOPS:
-        return *(const double *)(const void *)field;
-    default:
-        return (double)*(const uint64_t *)(const void *)field;
+    case FIELD_U32:
+        return *(const uint32_t *)field;
+    case FIELD_U64:
+        return (double)*(const uint64_t *)field;
+    case FIELD_DOUBLE:
+        return *(const double *)field;
+    case FIELD_TEXT:
+        break;
     }
+    assert(!"a text is no number");
+    return 0;
 }
 
 static void store(const struct option_row *row, struct config *config, double number)
 {
-    char *field = (char *)config + row->offset;
-    switch (row->kind) {
-    case BOOL:
+    void *field = (char *)config + row->offset;
+    switch (kinds[row->kind].field) {
+    case FIELD_BOOL:
         *(bool *)field = number != 0;
         break;
-    case U32:
-    case BYTES32:
-    case MODE:
-        *(uint32_t *)(void *)field = (uint32_t)number;
+    case FIELD_U32:
+        *(uint32_t *)field = (uint32_t)number;
         break;
-    case FLOPS:
-        *(double *)(void *)field = number;
+    case FIELD_U64:
+        *(uint64_t *)field = (uint64_t)number;
         break;
-    default:
-        *(uint64_t *)(void *)field = (uint64_t)number;
+    case FIELD_DOUBLE:
+        *(double *)field = number;
         break;
-    }
-}
-
-/* As parse reads it: the largest unit that divides; numbers of FLOPs in the shortest exact form. */
-static void format_number(enum kind kind, double number, char *out, size_t bytes)
-{
-    size_t count;
-    const struct unit_row *units = units_of(kind, &count);
-    if (kind == MODE) {
-        snprintf(out, bytes, "0%o", (unsigned)number);
-    } else if (kind == BOOL) {
-        snprintf(out, bytes, "%s", number != 0 ? "true" : "false");
-    } else if (kind == FLOPS || number == 0) {
-        snprintf(out, bytes, "%.15g", number);
-        if (strtod(out, NULL) != number) {
-            snprintf(out, bytes, "%.17g", number);
-        }
-    } else {
-        size_t i = 0;
-        while (i + 1 < count && fmod(number, units[i].factor) != 0) {
-            i++;
-        }
-        const char *name = strcmp(units[i].name, "B") == 0 ? "" : units[i].name;
-        snprintf(out, bytes, "%.0f%s", number / units[i].factor, name);
+    case FIELD_TEXT:
+        assert(!"a text is no number");
+        break;
     }
 }
 
@@ -347,7 +232,7 @@ static void format_value(const struct option_row *row, const struct config *conf
     if (row->kind == STRING) {
         snprintf(out, bytes, "%s", (const char *)config + row->offset);
     } else {
-        format_number(row->kind, load(row, config), out, bytes);
+        unit_format(kinds[row->kind].unit, load(row, config), out, bytes);
     }
 }
 
@@ -370,17 +255,18 @@ static bool row_set(const struct option_row *row, struct config *config, const c
     if (row->kind == STRING) {
         return set_string(row, config, value, error, error_bytes);
     }
+    enum unit unit = kinds[row->kind].unit;
     double number;
-    if (!parse(row->kind, value, &number)) {
+    if (!unit_parse(unit, value, &number)) {
         snprintf(error, error_bytes, "%s: \"%.64s\" is not %s", row->name, value,
-                 kind_name(row->kind));
+                 unit_example(unit));
         return false;
     }
     if (number < row->min || number > row->max) {
         char min[40];
         char max[40];
-        format_number(row->kind, row->min, min, sizeof(min));
-        format_number(row->kind, row->max, max, sizeof(max));
+        unit_format(unit, row->min, min, sizeof(min));
+        unit_format(unit, row->max, max, sizeof(max));
         snprintf(error, error_bytes, "%s: %.64s is not between %s and %s", row->name, value, min,
                  max);
         return false;

@@ -292,9 +292,11 @@ void stream_close(struct stream *stream)
 {
     pthread_mutex_lock(&stream->post_lock);
     bool first = !stream->closing;
-    stream->closing = true;
     if (first) {
-        begin(stream); /* so that CLOSED comes once, after both callbacks */
+        pthread_mutex_lock(&stream->transport->lock); /* `end` reads both under it */
+        stream->outstanding++; /* so that CLOSED comes once, after both callbacks */
+        stream->closing = true;
+        pthread_mutex_unlock(&stream->transport->lock);
         nng_stream_close(stream->nng);
     }
     pthread_mutex_unlock(&stream->post_lock);

@@ -208,7 +208,9 @@ enum fas_status fas_connect(const struct fas_connect_options *options, struct fa
                                            .on_lost = client_on_lost};
     status = connection_open(options, &owner, &c->connection, error);
     if (status == FAS_OK) {
-        connection_start(c->connection, c->silence_ms / TICKS_PER_SILENCE);
+        status = connection_start(c->connection, c->silence_ms / TICKS_PER_SILENCE, error);
+    }
+    if (status == FAS_OK) {
         status = client_greet(c, options->connect_timeout_ms, error);
     }
     if (status != FAS_OK) {

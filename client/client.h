@@ -104,7 +104,7 @@ struct fas_client {
     struct fas_call *held[HELD_MAX];
     uint32_t held_count;
 
-    /* receiver.c; touched by the receive chain alone */
+    /* receiver.c; touched by the receive thread alone */
     struct fas_call *receiving;
     struct wire_result result;
     void *scatter; /* a payload on its way to a strided tensor */

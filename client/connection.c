@@ -1,19 +1,24 @@
 /*
- * connection.c: the send chain and the receive chain over one nng stream; see connection.h.
+ * connection.c: the send thread and the receive thread over one nng stream; see connection.h.
  *
  * Receiving. `buffer` holds what has been received and not been parsed. A frame's head and header
  * are parsed in it; a payload's first part is copied out of it, the rest is received by one readv
  * into its final place and, behind that, into the buffer again: in bulk a megabyte costs one copy,
  * the kernel's, and a small answer of several frames costs one wake.
  *
+ * Sending. tx_active says that somebody has the role; whoever takes it asks the owner for a batch
+ * and either sends that in passing or hands it to the send thread, which goes on asking until there
+ * is nothing to send.
+ *
  * The end. Whoever sees a failure first closes the stream; then both operations complete with an
- * error, and the last chain to come to rest tells the owner. So on_lost means that nobody reads or
- * writes the caller's buffers any more. nng 1.5.2 never completes an operation begun on a closed
+ * error, and the last direction to come to rest tells the owner. So on_lost means that nobody reads
+ * or writes the caller's buffers any more. nng 1.5.2 never completes an operation begun on a closed
  * stream, so beginning one and closing exclude each other by a gate per direction.
  */
 #include "client/connection.h"
 
 #include <assert.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,18 +38,22 @@ struct connection {
     nng_aio *tx, *rx, *ticker;
     bool ipc;
     uint32_t period_ms;
+    pthread_t tx_thread, rx_thread;
 
-    pthread_mutex_t tx_gate, rx_gate; /* closing takes both; a gate comes before lock */
+    pthread_mutex_t tx_gate, rx_gate; /* closing takes both, in this order */
     bool closed;
 
     pthread_mutex_t lock;
-    pthread_cond_t lost_told;
-    bool started, tx_active, rx_active, failed, telling, told;
+    pthread_cond_t tx_work;
+    bool started, stopping, failed, told;
+    bool tx_active, rx_active;
+    bool tx_handed;           /* the send thread has the role */
+    bool tx_pending;          /* and its batch is begun */
     bool heard;               /* bytes came or went since the last tick */
     struct fas_error failure; /* the first */
-    struct batch batch;       /* being sent; the send chain's while tx_active */
+    struct batch batch;       /* whose who has the role */
 
-    /* The receive chain's own. */
+    /* The receive thread's own. */
     uint8_t *buffer;
     size_t start, end; /* of what has not been parsed */
     bool greeted;      /* the peer's SP hello has been read */
@@ -82,55 +91,41 @@ static void connection_fail_nng(struct connection *c, int nng_error)
     connection_fail(c, &error);
 }
 
-/* One chain rests; the last one to do so after a failure tells the owner. */
+/* One direction rests; the last one to do so after a failure tells the owner. */
 static void connection_rest(struct connection *c, bool *active)
 {
     pthread_mutex_lock(&c->lock);
     *active = false;
-    bool last = c->failed && !c->tx_active && !c->rx_active && !c->telling;
-    c->telling |= last;
+    bool last = c->failed && !c->tx_active && !c->rx_active && !c->told;
+    c->told |= last;
     pthread_mutex_unlock(&c->lock);
-    if (!last) {
-        return;
+    if (last) {
+        c->owner.on_lost(c->owner.context, &c->failure);
     }
-    c->owner.on_lost(c->owner.context, &c->failure);
+}
+
+static void connection_heard(struct connection *c)
+{
     pthread_mutex_lock(&c->lock);
-    c->told = true;
-    pthread_cond_broadcast(&c->lost_told);
+    c->heard = true;
     pthread_mutex_unlock(&c->lock);
 }
 
-/*
- * A chain's state goes from the thread that began an operation, under the gate, to the one that
- * runs its completion. nng's own locks order that, too, but thread sanitizer can not see into nng.
- */
-static void gate_pass(pthread_mutex_t *gate)
-{
-    pthread_mutex_lock(gate);
-    pthread_mutex_unlock(gate);
-}
+/* ---- sending ---- */
 
-/* ---- the send chain ---- */
-
-/* Under the gate, and open. */
-static void tx_send(struct connection *c)
+/* Begins to send the batch; false: the stream is closed. */
+static bool tx_begin(struct connection *c)
 {
     nng_iov iov[BATCH_RANGES_MAX];
     for (int i = 0; i < c->batch.count; i++) {
         iov[i].iov_buf = (void *)(uintptr_t)c->batch.ranges[i].data; /* nng only reads it */
         iov[i].iov_len = c->batch.ranges[i].bytes;
     }
-    nng_aio_set_iov(c->tx, (unsigned)c->batch.count, iov);
-    nng_stream_send(c->stream, c->tx);
-}
-
-/* Sends the rest of the batch; false: the stream is closed. */
-static bool tx_continue(struct connection *c)
-{
     pthread_mutex_lock(&c->tx_gate);
     bool open = !c->closed;
     if (open) {
-        tx_send(c);
+        nng_aio_set_iov(c->tx, (unsigned)c->batch.count, iov);
+        nng_stream_send(c->stream, c->tx);
     }
     pthread_mutex_unlock(&c->tx_gate);
     return open;
@@ -152,80 +147,121 @@ static bool tx_advance(struct batch *batch, size_t sent)
     return batch->count == 0;
 }
 
+/* Waits for what is begun; false: the stream failed. */
+static bool tx_finish(struct connection *c)
+{
+    nng_aio_wait(c->tx);
+    int failed = nng_aio_result(c->tx);
+    if (failed != 0) {
+        connection_fail_nng(c, failed);
+        return false;
+    }
+    connection_heard(c);
+    tx_advance(&c->batch, nng_aio_count(c->tx));
+    return true;
+}
+
+/* Under the lock: the role, with the owner's next batch, if it is free and there is one. */
+static bool tx_take(struct connection *c)
+{
+    if (c->failed) {
+        return false;
+    }
+    c->batch.count = 0;
+    c->batch.borrowed = false;
+    return c->owner.next_batch(c->owner.context, &c->batch);
+}
+
+static void tx_hand_over(struct connection *c, bool pending)
+{
+    pthread_mutex_lock(&c->lock);
+    c->tx_handed = true;
+    c->tx_pending = pending;
+    pthread_cond_signal(&c->tx_work);
+    pthread_mutex_unlock(&c->lock);
+}
+
+/*
+ * Sends a small batch in passing. True when it is gone; otherwise the send thread has it. Bytes the
+ * kernel takes at once have been counted when nng_stream_send returns, so a count, or an error,
+ * says that waiting for the completion will not take long; without one the send thread waits.
+ */
+static bool tx_in_passing(struct connection *c)
+{
+    if (c->batch.borrowed || !tx_begin(c)) {
+        tx_hand_over(c, false);
+        return false;
+    }
+    bool pending = nng_aio_count(c->tx) == 0 && nng_aio_result(c->tx) == 0;
+    if (pending || !tx_finish(c) || c->batch.count > 0) {
+        tx_hand_over(c, pending);
+        return false;
+    }
+    c->owner.batch_sent(c->owner.context);
+    return true;
+}
+
 void connection_push(struct connection *c)
 {
     pthread_mutex_lock(&c->lock);
-    bool idle = c->started && !c->tx_active && !c->failed;
+    bool go = c->started && !c->tx_active && tx_take(c);
+    c->tx_active |= go;
     pthread_mutex_unlock(&c->lock);
-    if (!idle) {
-        return; /* whoever sends now asks for the next batch afterwards */
+    if (!go || !tx_in_passing(c)) {
+        return; /* whoever has the role asks for the next batch afterwards */
     }
-    pthread_mutex_lock(&c->tx_gate);
     pthread_mutex_lock(&c->lock);
-    bool go = !c->closed && !c->tx_active;
-    if (go) {
-        c->batch.count = 0;
-        go = c->owner.next_batch(c->owner.context, &c->batch);
-        c->tx_active = go;
-    }
+    bool more = c->failed || tx_take(c); /* the end is the send thread's to tell, too */
+    c->tx_active = more;
     pthread_mutex_unlock(&c->lock);
-    if (go) {
-        tx_send(c);
+    if (more) {
+        tx_hand_over(c, false);
     }
-    pthread_mutex_unlock(&c->tx_gate);
 }
 
-static void on_tx(void *context)
+/* All of the batch and of those that follow; then gives up the role, unless the end is to be told.
+ */
+static void tx_drain(struct connection *c, bool pending)
+{
+    bool more = true, rest = false;
+    while (more) {
+        bool good = pending ? tx_finish(c) : true;
+        while (good && c->batch.count > 0) {
+            good = tx_begin(c) && tx_finish(c);
+        }
+        pending = false;
+        c->owner.batch_sent(c->owner.context);
+        pthread_mutex_lock(&c->lock);
+        more = tx_take(c);
+        rest = c->failed;
+        c->tx_active = more || rest;
+        pthread_mutex_unlock(&c->lock);
+    }
+    if (rest) {
+        connection_rest(c, &c->tx_active);
+    }
+}
+
+static void *tx_run(void *context)
 {
     struct connection *c = context;
-    gate_pass(&c->tx_gate);
-    int failed = nng_aio_result(c->tx);
-    if (failed == 0) {
-        pthread_mutex_lock(&c->lock);
-        c->heard = true;
-        pthread_mutex_unlock(&c->lock);
-        if (!tx_advance(&c->batch, nng_aio_count(c->tx)) && tx_continue(c)) {
-            return;
+    pthread_mutex_lock(&c->lock);
+    while (c->tx_handed || !c->stopping) {
+        if (!c->tx_handed) {
+            pthread_cond_wait(&c->tx_work, &c->lock);
+            continue;
         }
-    } else {
-        connection_fail_nng(c, failed);
+        bool pending = c->tx_pending;
+        c->tx_handed = c->tx_pending = false;
+        pthread_mutex_unlock(&c->lock);
+        tx_drain(c, pending);
+        pthread_mutex_lock(&c->lock);
     }
-    c->owner.batch_sent(c->owner.context);
-    connection_rest(c, &c->tx_active);
-    connection_push(c);
+    pthread_mutex_unlock(&c->lock);
+    return NULL;
 }
 
-/* ---- the receive chain ---- */
-
-/* Under the gate, and open. */
-static void rx_post(struct connection *c)
-{
-    nng_iov iov[2];
-    unsigned count = 0;
-    size_t room = BUFFER_BYTES - c->end;
-    if (c->in_payload) {
-        iov[count].iov_buf = c->payload;
-        iov[count++].iov_len = c->payload_left;
-        room = BEHIND_PAYLOAD_BYTES;
-    }
-    iov[count].iov_buf = c->buffer + c->end;
-    iov[count++].iov_len = room;
-    nng_aio_set_iov(c->rx, count, iov);
-    nng_stream_recv(c->stream, c->rx);
-}
-
-static void rx_receive(struct connection *c)
-{
-    pthread_mutex_lock(&c->rx_gate);
-    bool open = !c->closed;
-    if (open) {
-        rx_post(c);
-    }
-    pthread_mutex_unlock(&c->rx_gate);
-    if (!open) {
-        connection_rest(c, &c->rx_active);
-    }
-}
+/* ---- receiving ---- */
 
 /* Accounts for n received bytes, which fill the payload first. */
 static void rx_fill(struct connection *c, size_t n)
@@ -319,28 +355,53 @@ static enum fas_status rx_parse(struct connection *c, struct fas_error *error)
     return status;
 }
 
-static void on_rx(void *context)
+/* Receives once; false: the stream is closed or failed. */
+static bool rx_receive(struct connection *c)
 {
-    struct connection *c = context;
-    gate_pass(&c->rx_gate);
+    nng_iov iov[2];
+    unsigned count = 0;
+    size_t room = BUFFER_BYTES - c->end;
+    if (c->in_payload) {
+        iov[count].iov_buf = c->payload;
+        iov[count++].iov_len = c->payload_left;
+        room = BEHIND_PAYLOAD_BYTES;
+    }
+    iov[count].iov_buf = c->buffer + c->end;
+    iov[count++].iov_len = room;
+    pthread_mutex_lock(&c->rx_gate);
+    bool open = !c->closed;
+    if (open) {
+        nng_aio_set_iov(c->rx, count, iov);
+        nng_stream_recv(c->stream, c->rx);
+    }
+    pthread_mutex_unlock(&c->rx_gate);
+    if (!open) {
+        return false;
+    }
+    nng_aio_wait(c->rx);
     int failed = nng_aio_result(c->rx);
     if (failed != 0) {
         connection_fail_nng(c, failed);
-        connection_rest(c, &c->rx_active);
-        return;
+        return false;
     }
     rx_fill(c, nng_aio_count(c->rx));
+    connection_heard(c);
+    return true;
+}
+
+static void *rx_run(void *context)
+{
+    struct connection *c = context;
     struct fas_error error;
-    if (rx_parse(c, &error) != FAS_OK) {
-        connection_fail(c, &error);
-        connection_rest(c, &c->rx_active);
-        return;
+    while (rx_receive(c)) {
+        if (rx_parse(c, &error) != FAS_OK) {
+            connection_fail(c, &error);
+            break;
+        }
+        c->owner.on_read(c->owner.context);
     }
-    pthread_mutex_lock(&c->lock);
-    c->heard = true;
-    pthread_mutex_unlock(&c->lock);
-    c->owner.on_read(c->owner.context);
-    rx_receive(c);
+    connection_rest(c, &c->rx_active);
+    return NULL;
 }
 
 /* ---- time ---- */
@@ -370,7 +431,7 @@ static void connection_free(struct connection *c)
     nng_aio_free(c->tx);
     nng_aio_free(c->rx);
     nng_stream_free(c->stream);
-    pthread_cond_destroy(&c->lost_told);
+    pthread_cond_destroy(&c->tx_work);
     pthread_mutex_destroy(&c->lock);
     pthread_mutex_destroy(&c->tx_gate);
     pthread_mutex_destroy(&c->rx_gate);
@@ -391,10 +452,10 @@ enum fas_status connection_open(const struct fas_connect_options *options,
     pthread_mutex_init(&c->lock, NULL);
     pthread_mutex_init(&c->tx_gate, NULL);
     pthread_mutex_init(&c->rx_gate, NULL);
-    pthread_cond_init(&c->lost_told, NULL);
+    pthread_cond_init(&c->tx_work, NULL);
     c->buffer = malloc(BUFFER_BYTES);
-    if (!c->buffer || nng_aio_alloc(&c->tx, on_tx, c) != 0 ||
-        nng_aio_alloc(&c->rx, on_rx, c) != 0 || nng_aio_alloc(&c->ticker, on_ticker, c) != 0) {
+    if (!c->buffer || nng_aio_alloc(&c->tx, NULL, NULL) != 0 ||
+        nng_aio_alloc(&c->rx, NULL, NULL) != 0 || nng_aio_alloc(&c->ticker, on_ticker, c) != 0) {
         connection_free(c);
         return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "", "out of memory");
     }
@@ -407,16 +468,37 @@ enum fas_status connection_open(const struct fas_connect_options *options,
     return FAS_OK;
 }
 
-void connection_start(struct connection *c, uint32_t period_ms)
+/* The threads take no signals: those are the program's. */
+static bool threads_start(struct connection *c)
 {
-    pthread_mutex_lock(&c->lock);
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    bool rx = pthread_create(&c->rx_thread, NULL, rx_run, c) == 0;
+    bool tx = rx && pthread_create(&c->tx_thread, NULL, tx_run, c) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (rx && !tx) {
+        struct fas_error error;
+        fas_fail(&error, FAS_RESOURCE_EXHAUSTED, "", "no thread can be had");
+        connection_fail(c, &error);
+        pthread_join(c->rx_thread, NULL);
+    }
+    return tx;
+}
+
+enum fas_status connection_start(struct connection *c, uint32_t period_ms, struct fas_error *error)
+{
     c->period_ms = period_ms;
-    c->started = true;
     c->rx_active = true;
-    pthread_mutex_unlock(&c->lock);
+    if (!threads_start(c)) {
+        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "", "no thread can be had");
+    }
+    pthread_mutex_lock(&c->lock);
+    c->started = true;
     nng_sleep_aio((nng_duration)period_ms, c->ticker);
-    rx_receive(c);
+    pthread_mutex_unlock(&c->lock);
     connection_push(c);
+    return FAS_OK;
 }
 
 void connection_close(struct connection *c)
@@ -424,15 +506,15 @@ void connection_close(struct connection *c)
     struct fas_error error;
     fas_fail(&error, FAS_CANCELLED, "", "the connection was closed here");
     connection_fail(c, &error);
-    pthread_mutex_lock(&c->lock);
-    while (c->started && !c->told) {
-        pthread_cond_wait(&c->lost_told, &c->lock);
+    nng_aio_stop(c->ticker); /* it may push, so it goes first */
+    if (c->started) {
+        pthread_join(c->rx_thread, NULL);
+        pthread_mutex_lock(&c->lock);
+        c->stopping = true; /* with the role in hand it comes to rest before it ends */
+        pthread_cond_signal(&c->tx_work);
+        pthread_mutex_unlock(&c->lock);
+        pthread_join(c->tx_thread, NULL);
     }
-    pthread_mutex_unlock(&c->lock);
-    nng_aio_stop(c->ticker);
-    nng_aio_stop(c->tx);
-    nng_aio_stop(c->rx);
-    gate_pass(&c->lock); /* after whatever the last callbacks did */
     connection_free(c);
 }
 

@@ -105,6 +105,7 @@ static void writer_payload(struct writer *w, struct fas_call *call, const void *
         return;
     }
     writer_add(w, data, bytes);
+    w->batch->borrowed = true;
     assert(w->client->held_count < HELD_MAX);
     w->client->held[w->client->held_count++] = call;
     call->held++;

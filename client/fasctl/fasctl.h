@@ -52,6 +52,7 @@ int command_ping(int argc, char **argv);
 int command_stats(int argc, char **argv);
 int command_drain(int argc, char **argv);
 int command_demo(int argc, char **argv);
+int command_bench(int argc, char **argv);
 
 /* Parses with `rows`; --help and errors are handled: false means return *code. */
 bool command_options(const char *usage, const struct option_row *rows, int argc, char **argv,

@@ -1,0 +1,381 @@
+/*
+ * bench.c: fasctl bench. Without a load of your own it runs the standard ones: a small request's
+ * latency, callers side by side, random arrivals, and bulk in either direction beside a plain
+ * program on the same kind of socket. A table for people, --json for machines.
+ */
+#include <cjson/cJSON.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "client/fasctl/baseline.h"
+#include "client/fasctl/fasctl.h"
+#include "client/fasctl/load.h"
+#include "client/fasctl/plain.h"
+#include "client/fasctl/table.h"
+
+#define CLIENTS_MAX 64
+#define ROWS_MAX 32
+/* Rows of 512 bytes: 128 MiB, far past any socket buffer and cache. */
+#define BULK_ROWS 131072
+#define BULK_BYTES ((uint64_t)BULK_ROWS * 2 * 512 + (4u << 20))
+#define BULK_ROUNDS 9
+
+struct bench {
+    struct fas_client *clients[CLIENTS_MAX];
+    int client_count;
+    struct plain plain;
+    double seconds; /* of each load */
+    const char *baseline_program;
+    struct row {
+        char what[40];
+        int callers;
+        double rate;
+        bool bulk;
+        struct outcome outcome;
+        bool has_baseline;
+        struct baseline baseline;
+        double plain_gbytes_per_s; /* bulk */
+    } rows[ROWS_MAX];
+    int row_count;
+};
+
+/* ---- loads ---- */
+
+static bool bench_load(struct bench *bench, const char *what, struct shape shape, int callers,
+                       double rate)
+{
+    struct row *row = &bench->rows[bench->row_count];
+    struct load load = {.shape = shape,
+                        .clients = bench->clients,
+                        .client_count = bench->client_count,
+                        .callers = callers,
+                        .rate = rate,
+                        .requests = 20,
+                        .seconds = bench->seconds};
+    snprintf(row->what, sizeof(row->what), "%s", what);
+    row->callers = callers;
+    row->rate = rate;
+    if (!load_run(&load, &row->outcome)) {
+        complain(what, &load.error);
+        return false;
+    }
+    if (load.error.status != FAS_OK) {
+        fprintf(stderr, "fasctl: %lld requests failed; one of them:\n",
+                (long long)row->outcome.failed);
+        complain(what, &load.error);
+    }
+    row->has_baseline = bench->baseline_program && baseline_run(bench->baseline_program, &shape,
+                                                                bench->seconds, &row->baseline);
+    bench->row_count++;
+    return true;
+}
+
+static struct shape small_shape(void)
+{
+    static const int32_t lengths[] = {128};
+    return (struct shape){FAS_FORWARD, FAS_BF16, 8, 2, 64, 64, 1, true, lengths};
+}
+
+static struct shape middle_shape(void)
+{
+    static const int32_t lengths[] = {512, 512, 256, 256};
+    return (struct shape){FAS_FORWARD, FAS_BF16, 8, 2, 64, 64, 4, true, lengths};
+}
+
+/* ---- bulk ---- */
+
+/* k and v travel, one row of them is used; or o comes back, one row of it computed. */
+static struct shape bulk_shape(bool up)
+{
+    return (struct shape){.dtype = FAS_BF16,
+                          .hq = 1,
+                          .hkv = 1,
+                          .batch = 1,
+                          .d = up ? 256 : 8,
+                          .dv = 256,
+                          .idle_q_rows = up ? 1 : 2 * BULK_ROWS,
+                          .idle_k_rows = up ? BULK_ROWS : 1};
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Turn and turn about, so that a noisy machine disturbs both alike; medians. */
+static bool bench_bulk(struct bench *bench, bool up)
+{
+    struct row *row = &bench->rows[bench->row_count];
+    struct workload workload;
+    const struct shape shape = bulk_shape(up);
+    double ours[BULK_ROUNDS], plain[BULK_ROUNDS];
+    if (!bench->plain.buffer || !workload_open(&workload, &shape)) {
+        workload_close(&workload);
+        return false;
+    }
+    struct fas_report report;
+    bool good = true;
+    for (int i = -1; good && i < BULK_ROUNDS; i++) { /* the first warms up */
+        good = fas_run(bench->clients[0], &workload.request, &report) == FAS_OK;
+        double seconds = plain_move(&bench->plain, workload.bytes_in, workload.bytes_out);
+        if (i >= 0) {
+            ours[i] = (double)report.client_us * 1e-6;
+            plain[i] = seconds;
+        }
+    }
+    double bytes = (double)(workload.bytes_in + workload.bytes_out);
+    workload_close(&workload);
+    if (!good) {
+        complain(up ? "bulk up" : "bulk down", &report.error);
+        return false;
+    }
+    qsort(ours, BULK_ROUNDS, sizeof(double), by_value);
+    qsort(plain, BULK_ROUNDS, sizeof(double), by_value);
+    double median = ours[BULK_ROUNDS / 2];
+    snprintf(row->what, sizeof(row->what), "bulk %s, %.0f MB", up ? "up" : "down", bytes * 1e-6);
+    row->bulk = true;
+    row->callers = 1;
+    row->outcome.requests = BULK_ROUNDS;
+    row->outcome.p50_us = median * 1e6;
+    row->outcome.p90_us = ours[BULK_ROUNDS * 9 / 10] * 1e6;
+    row->outcome.gbytes_per_s = bytes * 1e-9 / median;
+    row->plain_gbytes_per_s = bytes * 1e-9 / plain[BULK_ROUNDS / 2];
+    bench->row_count++;
+    return true;
+}
+
+/* ---- what is printed ---- */
+
+static void print_row(struct table *table, const struct row *row)
+{
+    const struct outcome *o = &row->outcome;
+    table_cell(table, "%s", row->what);
+    table_cell(table, "%lld", (long long)o->requests);
+    table_cell(table, "%s", table_us(o->p50_us));
+    table_cell(table, "%s", table_us(o->p90_us));
+    table_cell(table, "%s", row->bulk ? "" : table_us(o->p99_us));
+    table_cell(table, "%s", row->bulk ? "" : table_us(o->p999_us));
+    table_cell(table, "%s", row->bulk ? "" : table_us(o->queue_us));
+    table_cell(table, "%s", row->bulk ? "" : table_us(o->copy_in_us));
+    table_cell(table, "%s", row->bulk ? "" : table_us(o->compute_us));
+    table_cell(table, "%s", row->bulk ? "" : table_us(o->copy_out_us));
+    table_cell(table, row->bulk ? "" : "%.1f", o->batch_requests);
+    table_cell(table, row->bulk ? "" : "%.0f", o->tokens_per_s);
+    table_cell(table, "%.2f", o->gbytes_per_s);
+    if (row->bulk) {
+        table_cell(table, "plain sockets: %.2f GB/s, so %.0f %%", row->plain_gbytes_per_s,
+                   100 * o->gbytes_per_s / row->plain_gbytes_per_s);
+    } else if (row->has_baseline) {
+        table_cell(table, "in process %s, so %+.0f us", table_us(row->baseline.p50_us),
+                   o->p50_us - row->baseline.p50_us);
+    } else {
+        table_cell(table, "%s", "");
+    }
+}
+
+static void print_table(const struct bench *bench)
+{
+    printf("%s at %s, %d connection%s\n\n", fas_server(bench->clients[0])->name, target.url,
+           bench->client_count, bench->client_count > 1 ? "s" : "");
+    struct table *table = table_open("load|requests|p50|p90|p99|p99.9|queue|copy in|compute|copy "
+                                     "out|batch|tokens/s|GB/s|");
+    for (int i = 0; i < bench->row_count; i++) {
+        print_row(table, &bench->rows[i]);
+    }
+    table_print(table);
+    printf("(times as the caller sees them; queue to copy out as the daemon says, means; GB/s of "
+           "tensors, both ways)\n");
+}
+
+static void print_json(const struct bench *bench)
+{
+    cJSON *array = cJSON_CreateArray();
+    for (int i = 0; i < bench->row_count; i++) {
+        const struct row *row = &bench->rows[i];
+        const struct outcome *o = &row->outcome;
+        const struct {
+            const char *name;
+            double value;
+        } numbers[] = {
+            {"callers", row->callers},
+            {"rate_per_s", row->rate},
+            {"requests", (double)o->requests},
+            {"failed", (double)o->failed},
+            {"seconds", o->seconds},
+            {"p50_us", o->p50_us},
+            {"p90_us", o->p90_us},
+            {"p99_us", o->p99_us},
+            {"p999_us", o->p999_us},
+            {"queue_us", o->queue_us},
+            {"copy_in_us", o->copy_in_us},
+            {"compute_us", o->compute_us},
+            {"copy_out_us", o->copy_out_us},
+            {"batch_requests", o->batch_requests},
+            {"tokens_per_s", o->tokens_per_s},
+            {"gbytes_per_s", o->gbytes_per_s},
+            {"plain_gbytes_per_s", row->plain_gbytes_per_s},
+            {"in_process_p50_us", row->has_baseline ? row->baseline.p50_us : 0},
+        };
+        cJSON *object = cJSON_CreateObject();
+        cJSON_AddStringToObject(object, "load", row->what);
+        for (size_t n = 0; n < sizeof(numbers) / sizeof(numbers[0]); n++) {
+            if (numbers[n].value != 0) {
+                cJSON_AddNumberToObject(object, numbers[n].name, numbers[n].value);
+            }
+        }
+        cJSON_AddItemToArray(array, object);
+    }
+    char *text = cJSON_Print(array);
+    if (text) {
+        puts(text);
+    }
+    free(text);
+    cJSON_Delete(array);
+}
+
+/* ---- the story ---- */
+
+static bool standard_loads(struct bench *bench)
+{
+    char what[40];
+    if (!bench_load(bench, "1 x 128 tokens, one caller", small_shape(), 1, 0)) {
+        return false;
+    }
+    double best = 0;
+    for (int callers = 1; callers <= 16; callers *= 4) {
+        snprintf(what, sizeof(what), "4 documents, %d caller%s", callers, callers > 1 ? "s" : "");
+        if (!bench_load(bench, what, middle_shape(), callers, 0)) {
+            return false;
+        }
+        const struct outcome *o = &bench->rows[bench->row_count - 1].outcome;
+        double rate = (double)o->requests / o->seconds;
+        best = rate > best ? rate : best;
+    }
+    for (int percent = 50; percent <= 80; percent += 30) {
+        snprintf(what, sizeof(what), "4 documents, random, %d %% load", percent);
+        if (!bench_load(bench, what, middle_shape(), 0, best * percent / 100)) {
+            return false;
+        }
+    }
+    return bench_bulk(bench, true) && bench_bulk(bench, false);
+}
+
+static bool connect_all(struct bench *bench, int count)
+{
+    for (; bench->client_count < count; bench->client_count++) {
+        bench->clients[bench->client_count] = target_connect(64);
+        if (!bench->clients[bench->client_count]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Options of a load of one's own. */
+struct own {
+    const char *lengths, *pass, *dtype;
+    int64_t hq, hkv, d, dv, callers;
+    double rate;
+    bool full;
+};
+
+static bool own_shape(const struct own *own, struct shape *shape, int32_t **lengths)
+{
+    bool backward = strcmp(own->pass, "backward") == 0;
+    int dtype = 0;
+    while (dtype < FAS_DTYPE_COUNT &&
+           strcmp(own->dtype, fas_dtype_name((enum fas_dtype)dtype)) != 0) {
+        dtype++;
+    }
+    if (!backward && strcmp(own->pass, "forward") != 0) {
+        fprintf(stderr, "fasctl: --pass: \"%s\" is neither forward nor backward\n", own->pass);
+        return false;
+    }
+    if (dtype == FAS_DTYPE_COUNT) {
+        fprintf(stderr, "fasctl: --dtype: \"%s\" is none of bf16, fp16, fp32\n", own->dtype);
+        return false;
+    }
+    *shape = (struct shape){backward ? FAS_BACKWARD : FAS_FORWARD,
+                            (enum fas_dtype)dtype,
+                            (int32_t)own->hq,
+                            (int32_t)own->hkv,
+                            (int32_t)own->d,
+                            (int32_t)(own->dv ? own->dv : own->d),
+                            0,
+                            !own->full,
+                            NULL};
+    if (!lengths_parse(own->lengths, lengths, &shape->batch)) {
+        fprintf(stderr, "fasctl: --lengths: \"%s\" is not like 512,512,2048 or 64x512\n",
+                own->lengths);
+        return false;
+    }
+    shape->lengths = *lengths;
+    return true;
+}
+
+static int bench_run(struct bench *bench, const struct own *own, int clients, bool json)
+{
+    struct shape shape;
+    int32_t *lengths = NULL;
+    if (own->lengths && !own_shape(own, &shape, &lengths)) {
+        return EXIT_USAGE;
+    }
+    bool tcp = target.url && strncmp(target.url, "ipc://", 6) != 0;
+    if (!own->lengths) {
+        plain_open(&bench->plain, tcp, BULK_BYTES); /* forks, so before connecting */
+    }
+    int code = EXIT_NO_SERVER;
+    if (connect_all(bench, clients)) {
+        bool good = own->lengths
+                        ? bench_load(bench, own->lengths, shape, (int)own->callers, own->rate)
+                        : standard_loads(bench);
+        if (json) {
+            print_json(bench);
+        } else {
+            print_table(bench);
+        }
+        code = good ? EXIT_OK : EXIT_FAILED;
+    }
+    for (int i = 0; i < bench->client_count; i++) {
+        fas_close(bench->clients[i]);
+    }
+    plain_close(&bench->plain);
+    free(lengths);
+    return code;
+}
+
+int command_bench(int argc, char **argv)
+{
+    static struct bench bench;
+    struct own own = {NULL, "forward", "bf16", 8, 2, 64, 0, 1, 0, false};
+    int64_t clients = 1;
+    bool json = false;
+    bench.seconds = 2;
+    const struct option_row rows[] = {
+        {"lengths", OPTION_TEXT, &own.lengths, "LIST",
+         "a load of your own: 512,512,2048 or 64x512; without: the standard loads", 0, 0},
+        {"pass", OPTION_TEXT, &own.pass, "PASS", "forward or backward", 0, 0},
+        {"dtype", OPTION_TEXT, &own.dtype, "TYPE", "bf16, fp16 or fp32", 0, 0},
+        {"heads", OPTION_INT, &own.hq, "N", "query heads (8)", 1, 1024},
+        {"kv-heads", OPTION_INT, &own.hkv, "N", "key and value heads (2)", 1, 1024},
+        {"d", OPTION_INT, &own.d, "N", "head dim of q and k (64)", 8, 256},
+        {"dv", OPTION_INT, &own.dv, "N", "head dim of v (as d)", 8, 256},
+        {"full", OPTION_FLAG, &own.full, NULL, "no causal mask", 0, 0},
+        {"callers", OPTION_INT, &own.callers, "N", "requests in flight, closed loop (1)", 1, 256},
+        {"rate", OPTION_REAL, &own.rate, "N", "open loop: random arrivals, N a second", 0.001, 1e7},
+        {"clients", OPTION_INT, &clients, "N", "connections, shared by the callers (1)", 1,
+         CLIENTS_MAX},
+        {"seconds", OPTION_REAL, &bench.seconds, "S", "of each load (2)", 0.01, 86400},
+        {"baseline", OPTION_TEXT, &bench.baseline_program, "FASERVED",
+         "this program computes the same in process, for comparison", 0, 0},
+        {"json", OPTION_FLAG, &json, NULL, "an array of objects instead of the table", 0, 0},
+        TARGET_ROWS,
+        {0}};
+    int code;
+    if (!command_options("bench [OPTIONS]", rows, argc, argv, &code)) {
+        return code;
+    }
+    return bench_run(&bench, &own, (int)clients, json);
+}

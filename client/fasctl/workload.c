@@ -1,0 +1,151 @@
+/*
+ * workload.c: see workload.h.
+ */
+#include "client/fasctl/workload.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "client/fasctl/numbers.h"
+
+#define SEQUENCES_MAX 65536
+
+static bool lengths_add(int32_t **lengths, int32_t *batch, long count, long length)
+{
+    if (count < 1 || length < 0 || length > (1 << 30) || count > SEQUENCES_MAX - *batch) {
+        return false;
+    }
+    int32_t *more = realloc(*lengths, sizeof(int32_t) * (size_t)(*batch + count));
+    if (!more) {
+        return false;
+    }
+    *lengths = more;
+    for (long i = 0; i < count; i++) {
+        more[(*batch)++] = (int32_t)length;
+    }
+    return true;
+}
+
+bool lengths_parse(const char *text, int32_t **lengths, int32_t *batch)
+{
+    *lengths = NULL;
+    *batch = 0;
+    bool good = true, more = true;
+    while (good && more) {
+        char *end;
+        errno = 0;
+        long count = 1, length = strtol(text, &end, 10);
+        good = end != text && errno == 0;
+        if (good && *end == 'x') {
+            count = length;
+            text = end + 1;
+            length = strtol(text, &end, 10);
+            good = end != text && errno == 0;
+        }
+        good = good && (*end == 0 || *end == ',') && lengths_add(lengths, batch, count, length);
+        more = *end == ',';
+        text = end + 1;
+    }
+    if (!good) {
+        free(*lengths);
+        *lengths = NULL;
+    }
+    return good;
+}
+
+/* fp32 or bf16 numbers around 0; the same bits read as fp16 are numbers, too. */
+static void fill(void *data, uint64_t bytes, bool fp32, uint64_t seed)
+{
+    uint64_t state = seed;
+    if (fp32) {
+        float *to = data;
+        for (uint64_t i = 0; i < bytes / 4; i++) {
+            to[i] = number_uniform(&state);
+        }
+        return;
+    }
+    uint16_t *to = data;
+    for (uint64_t i = 0; i < bytes / 2; i++) {
+        to[i] = number_to_bf16(number_uniform(&state));
+    }
+}
+
+/* Allocates and fills the tensors of a bit set, and adds up their bytes. */
+static bool tensors_open(struct workload *w, uint32_t tensors, bool input)
+{
+    const struct fas_dims *dims = &w->request.dims;
+    for (uint32_t left = tensors; left; left &= left - 1) {
+        enum fas_tensor tensor = (enum fas_tensor)__builtin_ctz(left);
+        uint64_t bytes = fas_tensor_bytes(dims, tensor);
+        void *data = malloc(bytes ? bytes : 1);
+        if (!data) {
+            return false;
+        }
+        w->request.tensors[tensor].data = data;
+        bool fp32 = dims->dtype == FAS_FP32 || fas_tensor_row(tensor)->statistics;
+        fill(data, bytes, fp32, (uint64_t)tensor + 1); /* outputs, too: pages are touched */
+        *(input ? &w->bytes_in : &w->bytes_out) += bytes;
+    }
+    return true;
+}
+
+static bool lengths_open(struct workload *w, const struct shape *shape)
+{
+    w->cu_seqlens = calloc((size_t)shape->batch + 1, sizeof(int32_t));
+    if (!w->cu_seqlens) {
+        return false;
+    }
+    for (int32_t i = 0; i < shape->batch; i++) {
+        w->cu_seqlens[i + 1] = w->cu_seqlens[i] + shape->lengths[i];
+    }
+    int64_t rows = w->cu_seqlens[shape->batch];
+    w->tokens = rows;
+    w->request.q.cu_seqlens = w->request.k.cu_seqlens = w->cu_seqlens;
+    w->request.dims.total_q = w->request.dims.total_k = rows;
+    return true;
+}
+
+/* One sequence on either side, of which one row is used. */
+static void bulk_open(struct workload *w, const struct shape *shape)
+{
+    w->used[0] = w->used[1] = 1;
+    w->tokens = 1;
+    w->request.q.max_len = shape->idle_q_rows;
+    w->request.k.max_len = shape->idle_k_rows;
+    w->request.q.seqused = &w->used[0];
+    w->request.k.seqused = &w->used[1];
+    w->request.dims.total_q = shape->idle_q_rows;
+    w->request.dims.total_k = shape->idle_k_rows;
+}
+
+bool workload_open(struct workload *w, const struct shape *shape)
+{
+    memset(w, 0, sizeof(*w));
+    w->request.pass = shape->pass;
+    w->request.batch = shape->batch;
+    w->request.dims =
+        (struct fas_dims){shape->dtype, shape->hq, shape->hkv, shape->d, shape->dv, .total_q = 0};
+    w->request.mask.has_right = shape->causal;
+    if (shape->idle_k_rows > 0) {
+        bulk_open(w, shape);
+    } else if (!lengths_open(w, shape)) {
+        return false;
+    }
+    const uint32_t qkv = 1u << FAS_Q | 1u << FAS_K | 1u << FAS_V;
+    const uint32_t forward = 1u << FAS_O | 1u << FAS_LSE;
+    if (shape->pass == FAS_FORWARD) {
+        return tensors_open(w, qkv, true) && tensors_open(w, forward, false);
+    }
+    return tensors_open(w, qkv | forward | 1u << FAS_DO, true) &&
+           tensors_open(w, 1u << FAS_DQ | 1u << FAS_DK | 1u << FAS_DV, false);
+}
+
+void workload_close(struct workload *w)
+{
+    for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
+        free(w->request.tensors[tensor].data);
+    }
+    free(w->cu_seqlens);
+    memset(w, 0, sizeof(*w));
+}

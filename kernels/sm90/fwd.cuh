@@ -323,11 +323,6 @@ GPU_INLINE void skip_tile(uint32_t smem, uint32_t use, uint32_t block, uint32_t 
 {
     using S = fwd_smem<C>;
     attn::ring_wait_full<C::Q_SLOTS>(smem + S::Q_RING, use);
-    gpu::warp_sync();
-    if (me.leader) {
-        attn::ring_release<C::Q_SLOTS>(smem + S::Q_RING, use);
-        attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-    }
     for (; block < end; block++) {
         attn::ring_wait_full<C::STAGES>(smem + S::K_RING, block);
         gpu::warp_sync(); /* no lane still waits for this round when the leader lets it be reused */
@@ -335,6 +330,10 @@ GPU_INLINE void skip_tile(uint32_t smem, uint32_t use, uint32_t block, uint32_t 
         attn::ring_wait_full<C::STAGES>(smem + S::V_RING, block);
         gpu::warp_sync();
         release_stage<C>(smem + S::V_RING, block, me);
+    }
+    if (me.leader) { /* the other consumer holds both to its end, so nobody waits for these */
+        attn::ring_release<C::Q_SLOTS>(smem + S::Q_RING, use);
+        attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
     }
 }
 

@@ -52,6 +52,7 @@ void thread_reset(thread *t, block *b, warp *w, int index)
     t->index = index;
     t->lane = index % LANES;
     t->done = false;
+    t->asleep = false;
     t->known = {};
     t->trace = 0;
     t->waits_for = nullptr;

@@ -141,7 +141,7 @@ struct thread {
     warp *of;
     int lane, index;
     fiber context;
-    bool done;
+    bool done, asleep;
     clock known;
     uint32_t trace; /* of warp-wide calls; lanes that meet must agree */
 

@@ -1,7 +1,7 @@
 /*
  * The few runtime calls that the host side of a kernel makes, for the simulator: device memory is
- * host memory that kernels may touch, a stream is a sim::device, and copies happen at once. It bears
- * the name of the CUDA header so that kernels/cuda compiles unchanged.
+ * host memory that kernels may touch, a stream is a sim::device, and copies happen at once. It
+ * bears the name of the CUDA header so that kernels/cuda compiles unchanged.
  */
 #ifndef SIM_CUDA_RUNTIME_API_H
 #define SIM_CUDA_RUNTIME_API_H

@@ -78,8 +78,8 @@ void device_add(device *d, const char *name, const void *base, size_t bytes, usa
 int64_t device_unwritten(const device *d, const void *base);
 
 /*
- * Memory that every kernel may touch (the host side's lists and scratch), all bytes 0xff. Aligned to
- * 256 like cudaMalloc's.
+ * Memory that every kernel may touch (the host side's lists and scratch), all bytes 0xff. Aligned
+ * to 256 like cudaMalloc's.
  */
 void *memory_take(size_t bytes);
 void memory_give(void *memory);

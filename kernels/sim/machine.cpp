@@ -26,6 +26,16 @@ uint64_t mix(uint64_t x)
     return x ^ x >> 31;
 }
 
+void queue(thread *t)
+{
+    warp *w = t->of;
+    w->ready |= 1u << t->lane;
+    if (!w->queued) {
+        w->queued = true;
+        current->ready.push_back(w);
+    }
+}
+
 void to_scheduler(fiber *from)
 {
     fiber_switch(from, &current->scheduler);
@@ -70,6 +80,14 @@ void run_warp(machine &m, warp *w)
     uint32_t lanes = w->ready;
     w->ready = 0;
     w->queued = false;
+    if (m.lag > 0 && random_below(8) == 0) { /* some lanes fall far behind */
+        uint32_t behind = static_cast<uint32_t>(random_bits()) & lanes;
+        behind = behind == lanes ? 0 : behind;
+        lanes &= ~behind;
+        for (uint32_t rest = behind; rest != 0; rest &= rest - 1) {
+            m.late.push_back(w->lanes[__builtin_ctz(rest)]);
+        }
+    }
     int first = static_cast<int>(random_below(LANES));
     for (int i = 0; i < LANES && m.error.empty(); i++) {
         int lane = (first + i) % LANES;
@@ -81,6 +99,15 @@ void run_warp(machine &m, warp *w)
         fiber_switch(&m.scheduler, &m.running->context);
     }
     m.running = nullptr;
+}
+
+/* Lanes that fell behind go on: seldom while others can, at last when nobody else does. */
+void release_late(machine &m)
+{
+    for (thread *t : m.late) {
+        queue(t);
+    }
+    m.late.clear();
 }
 
 void open_block(machine &m, int index)
@@ -95,7 +122,7 @@ void open_block(machine &m, int index)
     block_reset(*b, m, index);
     for (auto &t : b->threads) {
         fiber_open(&t->context, thread_main, t.get());
-        wake(t.get());
+        queue(t.get());
     }
     m.blocks.push_back(std::move(b));
 }
@@ -130,6 +157,9 @@ void run_grid(machine &m)
     int total = m.shape.grid[0] * m.shape.grid[1] * m.shape.grid[2];
     turn_over(m, &next, total);
     while (m.error.empty() && !(m.blocks.empty() && m.operations.empty())) {
+        if (!m.late.empty() && random_below(m.lag) == 0) {
+            release_late(m);
+        }
         if (!m.ready.empty()) {
             size_t i = random_below(static_cast<uint32_t>(m.ready.size()));
             warp *w = m.ready[i];
@@ -145,6 +175,8 @@ void run_grid(machine &m)
             }
         } else if (!m.operations.empty()) {
             progress(m);
+        } else if (!m.late.empty()) {
+            release_late(m);
         } else {
             m.error = report_deadlock(m);
         }
@@ -186,24 +218,23 @@ void sleep_until_woken(const char *waits_for, where at, uint32_t address, uint32
     t.waits_at = at;
     t.wait_address = address;
     t.wait_value = value;
+    t.asleep = true;
     to_scheduler(&t.context);
     t.waits_for = nullptr;
 }
 
 void wake(thread *t)
 {
-    warp *w = t->of;
-    w->ready |= 1u << t->lane;
-    if (!w->queued) {
-        w->queued = true;
-        current->ready.push_back(w);
+    if (t->asleep) { /* else it was woken already and has not run since */
+        t->asleep = false;
+        queue(t);
     }
 }
 
 void yield()
 {
     thread &t = self();
-    wake(&t);
+    queue(&t);
     to_scheduler(&t.context);
 }
 
@@ -297,6 +328,7 @@ bool device_run(device *d, const launch_shape &shape, const std::function<void()
         return false;
     }
     static const int EAGERNESS[] = {0, 10, 50, 95}; /* the lazy one finds nearly everything */
+    static const uint32_t LAGS[] = {0, 50, 2000, 1u << 30}; /* none, short, long, to the end */
     machine m = {};
     m.on = d;
     m.shape = shape;
@@ -305,6 +337,7 @@ bool device_run(device *d, const launch_shape &shape, const std::function<void()
     m.version = 1;
     current = &m;
     m.eagerness = EAGERNESS[random_below(4)];
+    m.lag = LAGS[random_below(4)];
     fiber_open(&m.engine, engine_main, nullptr);
     run_grid(m);
     fiber_close(&m.engine);

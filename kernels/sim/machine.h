@@ -30,6 +30,7 @@ struct machine {
     const std::function<void()> *body;
     uint64_t random_state;
     int eagerness; /* percent: how readily pending operations proceed while threads can run */
+    uint32_t lag;  /* how long lanes that fall behind their warp stay there, in turns; 0: none do */
     fiber scheduler, engine;
     bool in_engine;
     thread *running;
@@ -38,6 +39,7 @@ struct machine {
     pending *stepping;
     bool step_result;
     std::vector<std::unique_ptr<block>> blocks; /* resident */
+    std::vector<thread *> late;                 /* can run, but are held back */
     std::vector<thread *> polling;              /* wait for a change of global memory */
     std::string error;
     uint64_t version; /* of shared memory, unique over all blocks */

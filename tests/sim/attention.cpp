@@ -17,7 +17,7 @@ const std::vector<item> attention_ragged = {
 
 const std::vector<item> attention_few = {
     {0, 170, 333, 0, 0, 1},
-    {1, 77, 700, 90, 0, 2},
+    {1, 140, 700, 150, 0, 2},
     {0, 0, 5, 3, 0, 3},
 };
 

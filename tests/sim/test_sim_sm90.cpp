@@ -14,7 +14,7 @@ namespace
 {
 
 constexpr uint64_t SEEDS = 20;
-constexpr uint64_t MUTATION_SEEDS = 4;
+constexpr uint64_t MUTATION_SEEDS = 60;
 
 void nothing(sim::device &)
 {
@@ -78,6 +78,7 @@ struct spare_step {
 
 const spare_step SPARE[] = {
     {"barrier_sync<TURN_", "whose turn it is to issue products: order for speed only"},
+    {"barrier_sync<STORE_1>", "the second warpgroup works beside the first only, and has met it"},
     {"bulk_wait<0>()", "at the end: the stores' sources were waited for, and the end of a kernel "
                        "waits for the rest"},
 };

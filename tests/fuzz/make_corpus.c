@@ -111,6 +111,26 @@ static void write_lengths(void)
     }
 }
 
+/* Messages as fuzz_reader.c reads them: type, flags, chunk, request, header / 16, payload (2), 0.
+ */
+static void write_conversations(void)
+{
+    static const uint8_t admitted[] = {
+        FRAME_REQUEST, 0,     0, 1, 2, 40, 0, 0, FRAME_DATA, FAS_Q, 0, 1, 0, 64, 0, 0,
+        FRAME_DATA,    FAS_K, 2, 1, 0, 22, 0, 0, FRAME_DATA, FAS_Q, 1, 1, 0, 64, 0, 0,
+        FRAME_CANCEL,  0,     0, 1, 0, 0,  0, 0};
+    static const uint8_t refused[] = {
+        FRAME_REQUEST, 0, 0, 2, 1, 0, 1, 0, FRAME_DATA,    FAS_V, 0, 2, 0,   64, 4,   0,
+        FRAME_PING,    0, 0, 7, 0, 0, 0, 0, FRAME_REQUEST, 0,     0, 3, 255, 0,  255, 0};
+    static const uint8_t wrong[] = {
+        FRAME_REQUEST, 0,     0, 5, 0, 0,  0, 0, FRAME_DATA, FAS_Q, 0, 5, 0, 64, 0, 0,
+        FRAME_DATA,    FAS_Q, 0, 5, 0, 64, 0, 0, FRAME_DATA, FAS_Q, 9, 5, 0, 1,  0, 0,
+        FRAME_DATA,    FAS_O, 0, 5, 0, 1,  0, 0, FRAME_PING, 0,     0, 0, 0, 0,  0, 0x8d};
+    write_seed("reader", "admitted", 6, admitted, sizeof admitted);
+    write_seed("reader", "refused", 200, refused, sizeof refused);
+    write_seed("reader", "wrong", 0, wrong, sizeof wrong);
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2) {
@@ -122,5 +142,6 @@ int main(int argc, char **argv)
     write_frames();
     write_headers();
     write_lengths();
+    write_conversations();
     return EXIT_SUCCESS;
 }

@@ -329,14 +329,18 @@ int main(void)
     /* Loads the BLAS once, before the tests fork. */
     attn_cpu_close(attn_cpu_open(1));
     Suite *suite = suite_create("attn_cpu");
+    TCase *threads = tcase_create("threads"); /* what the thread sanitizer is run on */
+    tcase_set_timeout(threads, 60);
+    tcase_add_checked_fixture(threads, open_context, close_context);
+    tcase_add_loop_test(threads, bits_do_not_depend_on_the_batch, 0, 14);
+    tcase_add_loop_test(threads, sums_of_racing_threads_have_a_fixed_order, 0, 3);
+    suite_add_tcase(suite, threads);
     TCase *tcase = tcase_create("attn_cpu");
     tcase_set_timeout(tcase, 60);
     tcase_add_checked_fixture(tcase, open_context, close_context);
     tcase_add_loop_test(tcase, masks_and_lengths, 0, COUNT_OF(masks));
     tcase_add_loop_test(tcase, dtypes_and_dims, 0, 6);
     tcase_add_loop_test(tcase, softcap_and_sink, 0, 6);
-    tcase_add_loop_test(tcase, bits_do_not_depend_on_the_batch, 0, 14);
-    tcase_add_loop_test(tcase, sums_of_racing_threads_have_a_fixed_order, 0, 3);
     tcase_add_test(tcase, an_unseen_key_of_nan_or_inf_does_not_count);
     tcase_add_test(tcase, an_unseen_row_of_nan_does_not_count_in_gradients);
     tcase_add_loop_test(tcase, strides_of_gigabytes_change_nothing, 0, 4);

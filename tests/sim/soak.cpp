@@ -1,0 +1,133 @@
+/*
+ * soak --seeds N [--first F] [--case text]: every kernel that runs in the simulator, under seeds F
+ * to F + N - 1. Prints a line for each case; stops at the first objection or differing bit, with
+ * the seed that shows it again. The figures are the simulator's cost on one core.
+ */
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "tests/sim/bed.h"
+#ifdef HAVE_ATTENTION
+#include "tests/sim/attention.h"
+#endif
+
+namespace
+{
+
+struct options {
+    unsigned long seeds = 100, first = 1;
+    const char *only = "";
+};
+
+struct outcome {
+    std::string error;
+    uint64_t bits, multiplies;
+};
+
+struct soak_case {
+    std::string name;
+    int step_products; /* warp products of one tile step of 128 x 128; 0: there is no such thing */
+    std::function<outcome(uint64_t seed)> run;
+};
+
+void nothing(sim::device &)
+{
+}
+
+std::vector<soak_case> all_cases()
+{
+    std::vector<soak_case> cases;
+    for (const bed_case &c : bed_cases) {
+        cases.push_back({c.name, 0, [&c](uint64_t seed) {
+                             bed_result r = c.run(seed, nothing);
+                             return outcome{r.error, 0, r.multiplies};
+                         }});
+    }
+#ifdef HAVE_ATTENTION
+    for (const attention_case &c : attention_hazards()) {
+        int products = 8 * (c.row->d + 128) / 16; /* eight warps, Q K^T then P V, 16 at a time */
+        cases.push_back({c.name, products, [c](uint64_t seed) {
+                             attention_outcome o = attention_run(c, seed, nothing);
+                             return outcome{o.error, o.bits, o.multiplies};
+                         }});
+    }
+#endif
+    return cases;
+}
+
+bool soak(const soak_case &c, const options &o)
+{
+    clock_t start = clock();
+    uint64_t bits = 0, multiplies = 0;
+    for (uint64_t seed = o.first; seed < o.first + o.seeds; seed++) {
+        outcome got = c.run(seed);
+        if (!got.error.empty() || (seed > o.first && got.bits != bits)) {
+            printf("%s, seed %lu: %s\n", c.name.c_str(), static_cast<unsigned long>(seed),
+                   got.error.empty() ? "other bits than the seed before" : got.error.c_str());
+            return false;
+        }
+        bits = got.bits;
+        multiplies += got.multiplies;
+    }
+    double seconds = static_cast<double>(clock() - start) / CLOCKS_PER_SEC; /* of this core */
+    printf("%-24s %6lu seeds %8.1f seeds/s", c.name.c_str(), o.seeds,
+           static_cast<double>(o.seeds) / seconds);
+    if (c.step_products > 0) {
+        printf(" %8.0f tile steps/s", static_cast<double>(multiplies) / c.step_products / seconds);
+    }
+    printf("\n");
+    fflush(stdout);
+    return true;
+}
+
+bool read_options(int count, char **words, options *o)
+{
+    for (int i = 1; i + 1 < count; i += 2) {
+        if (strcmp(words[i], "--seeds") == 0) {
+            o->seeds = strtoul(words[i + 1], nullptr, 10);
+        } else if (strcmp(words[i], "--first") == 0) {
+            o->first = strtoul(words[i + 1], nullptr, 10);
+        } else if (strcmp(words[i], "--case") == 0) {
+            o->only = words[i + 1];
+        } else {
+            return false;
+        }
+    }
+    return count % 2 == 1 && o->seeds > 0;
+}
+
+options asked;
+
+/* Check's assertions, which the problems use, want to be called from a test. */
+START_TEST(soak_all)
+{
+    for (const soak_case &c : all_cases()) {
+        if (strstr(c.name.c_str(), asked.only) != nullptr) {
+            ck_assert(soak(c, asked));
+        }
+    }
+}
+END_TEST
+
+} // namespace
+
+int main(int count, char **words)
+{
+    if (!read_options(count, words, &asked)) {
+        fprintf(stderr, "usage: soak [--seeds N] [--first F] [--case text]\n");
+        return 2;
+    }
+    Suite *suite = suite_create("soak");
+    TCase *tests = tcase_create("soak");
+    tcase_add_test(tests, soak_all);
+    suite_add_tcase(suite, tests);
+    SRunner *runner = srunner_create(suite);
+    srunner_set_fork_status(runner, CK_NOFORK);
+    srunner_run_all(runner, CK_ENV);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}

@@ -1,3 +1,7 @@
+/*
+ * baseline.c: a request read from JSON takes the daemon's own way (wire, shape, sequences, layout,
+ * device) up to the launch, and only the launch is timed.
+ */
 #include "server/baseline.h"
 
 #include <cjson/cJSON.h>

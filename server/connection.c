@@ -1,3 +1,7 @@
+/*
+ * connection.c: events of streams come in at connection_serve_all; each message of a peer goes to
+ * its handler by one table; connection_watch_all is where time ends what peers do not.
+ */
 #include "server/connection.h"
 
 #include <assert.h>

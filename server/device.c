@@ -1,3 +1,4 @@
+/* device.c: from a name to an open device: the table of kinds. */
 #include "server/device.h"
 
 #include <stdio.h>

@@ -1,3 +1,7 @@
+/*
+ * executor.c: pick, lay out, launch; collect, account, launch the next slice. The order of
+ * functions is the order in which a batch meets them.
+ */
 #include "server/executor.h"
 
 #include <assert.h>

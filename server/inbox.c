@@ -1,3 +1,4 @@
+/* inbox.c: records one behind another in two buffers that change roles. */
 #include "server/inbox.h"
 
 #include <assert.h>

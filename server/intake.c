@@ -1,3 +1,7 @@
+/*
+ * intake.c: REQUEST -> decode -> device -> slot -> reserve -> route; then DATA; then the ends. Each
+ * step of admission reserves one thing or says why not; intake_settle undoes them all.
+ */
 #include "server/intake.h"
 
 #include <assert.h>

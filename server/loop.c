@@ -1,3 +1,7 @@
+/*
+ * loop.c: one turn per wake. Whatever happens between two turns is told by flags and queues of the
+ * modules, never by the wake itself, so wakes may coalesce.
+ */
 #include "server/loop.h"
 
 #include <signal.h>

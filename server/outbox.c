@@ -1,3 +1,7 @@
+/*
+ * outbox.c: two buffers that change roles; the send is a list of pieces of the one that is not
+ * being filled, and of payloads in between.
+ */
 #include "server/outbox.h"
 
 #include <assert.h>

@@ -1,3 +1,7 @@
+/*
+ * reader.c: a state machine over the buffer, one function per phase. It stops in front of what it
+ * may not do yet, and does exactly that first when it goes on.
+ */
 #include "server/reader.h"
 
 #include <assert.h>

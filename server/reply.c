@@ -1,3 +1,7 @@
+/*
+ * reply.c: first which rows go next (pure), then how a chunk, DONE or ERROR is put into the send,
+ * then whose turn it is.
+ */
 #include "server/reply.h"
 
 #include <assert.h>

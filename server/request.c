@@ -1,3 +1,4 @@
+/* request.c: pure translation; the numbers of wire_request were checked when it was decoded. */
 #include "server/request.h"
 
 #include <assert.h>

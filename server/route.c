@@ -1,3 +1,4 @@
+/* route.c: a short array searched by id: a connection has some tens of requests. */
 #include "server/route.h"
 
 #include <assert.h>

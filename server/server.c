@@ -1,3 +1,4 @@
+/* server.c: opening in order, and the turn. */
 #include "server/server.h"
 
 #include <stdio.h>

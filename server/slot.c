@@ -1,3 +1,4 @@
+/* slot.c: a free list, and the one-way rule. */
 #include "server/slot.h"
 
 #include <assert.h>

@@ -1,3 +1,7 @@
+/*
+ * token.c: the token file is read once; lines are judged strictly, because a mistyped one would
+ * lock somebody out or in.
+ */
 #include "server/token.h"
 
 #include <errno.h>

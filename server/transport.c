@@ -1,3 +1,9 @@
+/*
+ * transport.c: callbacks first (what nng's threads do), then the loop's side, accepting, opening.
+ *
+ * Every posted operation and every turn of a reader counts as outstanding; the end of the last one,
+ * after stream_close, makes STREAM_CLOSED.
+ */
 #include "server/transport.h"
 
 #include <assert.h>

@@ -1,0 +1,176 @@
+/* A wire request becomes a shape, sequences and a layout that overlap nowhere. */
+#include "server/request.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/arena.h"
+#include "tests/support/check_main.h"
+
+static const int32_t cu_q[] = {0, 5, 5, 12}, cu_k[] = {0, 3, 10, 10};
+static const int32_t used_k[] = {2, 7, 0};
+
+static struct wire_request backward(void)
+{
+    return (struct wire_request){.pass = FAS_BACKWARD,
+                                 .dims = {FAS_BF16, 4, 2, 64, 32, 12, 10},
+                                 .batch = 3,
+                                 .q.has_cu_seqlens = true,
+                                 .k = {.has_cu_seqlens = true, .has_seqused = true},
+                                 .mask = {.has_right = true},
+                                 .has_sink = true,
+                                 .deterministic = true};
+}
+
+static struct attn_sequence sequences[3];
+
+static void plan(struct request *request, const struct wire_request *wire)
+{
+    struct fas_error error;
+    const struct wire_lengths lengths = {
+        .batch = 3, .cu_seqlens_q = cu_q, .cu_seqlens_k = cu_k, .seqused_k = used_k};
+    ck_assert_int_eq(request_shape(request, wire, ATTN_CPU, &error), FAS_OK);
+    ck_assert_uint_eq(request_sequences_bytes(request), sizeof sequences);
+    request_sequences(request, &lengths, sequences);
+    request_layout(request);
+}
+
+START_TEST(shape_and_sequences_are_what_was_asked)
+{
+    struct wire_request wire = backward();
+    struct request request;
+    plan(&request, &wire);
+    ck_assert_int_eq(request.shape.pass, ATTN_BACKWARD);
+    ck_assert_int_eq(request.shape.hkv, 2);
+    ck_assert(request.shape.mask.has_right && !request.shape.mask.has_left);
+    ck_assert_float_eq(request.shape.softmax_scale, 0.125f);
+    ck_assert_int_eq(sequences[2].q_first, 5);
+    ck_assert_int_eq(sequences[2].q_len, 7);
+    ck_assert_int_eq(sequences[1].k_first, 3);
+    ck_assert_int_eq(sequences[0].k_len, 2);
+    ck_assert_int_eq(sequences[0].k_span, 3);
+    ck_assert_int_eq(sequences[2].index, 2);
+    ck_assert_uint_eq(request.cost.tokens, 22);
+    ck_assert_uint_eq(request.cost.sequences, 3);
+    ck_assert_double_eq(request.cost.flops, attn_flops(&request.shape, 5, 2));
+}
+END_TEST
+
+START_TEST(tensors_lie_apart_and_aligned)
+{
+    struct wire_request wire = backward();
+    struct request request;
+    uint64_t end[FAS_TENSOR_COUNT];
+    plan(&request, &wire);
+    uint32_t tensors = request.inputs | request.outputs;
+    for (int a = 0; a < FAS_TENSOR_COUNT; a++) {
+        end[a] = request.layout.offsets[a] + fas_tensor_bytes(&wire.dims, (enum fas_tensor)a);
+        ck_assert(!(tensors >> a & 1) || end[a] <= request.layout.bytes);
+        ck_assert_uint_eq(request.layout.offsets[a] % ARENA_ALIGN, 0);
+    }
+    for (int a = 0; a < FAS_TENSOR_COUNT; a++) {
+        for (int b = 0; b < a; b++) {
+            ck_assert(!(tensors >> a & 1) || !(tensors >> b & 1) ||
+                      request.layout.offsets[a] >= end[b] || request.layout.offsets[b] >= end[a]);
+        }
+    }
+    ck_assert_uint_ge(request.layout.dsink_rows_offset, end[FAS_DSINK]);
+    ck_assert_uint_eq(request.cost.bytes, request.layout.bytes);
+}
+END_TEST
+
+START_TEST(the_kernels_see_the_layout)
+{
+    static uint8_t memory[1 << 16];
+    struct wire_request wire = backward();
+    struct request request;
+    plan(&request, &wire);
+    struct attn_set set = request_bind(&request, memory, NULL, NULL);
+    ck_assert_ptr_eq(set.q.data, memory + request.layout.offsets[FAS_Q]);
+    ck_assert_int_eq(set.q.row_stride, 4 * 64 * 2);
+    ck_assert_int_eq(set.q.head_stride, 64 * 2);
+    ck_assert_int_eq(set.dv.row_stride, 2 * 32 * 2);
+    ck_assert_int_eq(set.lse.row_stride, 4);
+    ck_assert_int_eq(set.lse.head_stride, 4 * 12);
+    ck_assert_ptr_null(set.dlse.data);
+    ck_assert_ptr_nonnull(set.sink);
+    ck_assert_ptr_eq(set.dsink, (void *)(memory + request.layout.dsink_rows_offset));
+}
+END_TEST
+
+START_TEST(a_forward_without_lse_still_has_room_for_it)
+{
+    struct wire_request wire = backward();
+    struct request request;
+    wire.pass = FAS_FORWARD;
+    wire.deterministic = false;
+    wire.no_lse = true;
+    plan(&request, &wire);
+    ck_assert(!(request.outputs >> FAS_LSE & 1));
+    static uint8_t memory[1 << 16];
+    struct attn_set set = request_bind(&request, memory, NULL, NULL);
+    ck_assert_ptr_nonnull(set.lse.data);
+    ck_assert_ptr_ne(set.lse.data, set.o.data);
+}
+END_TEST
+
+START_TEST(ranges_of_results_end_at_sequences)
+{
+    struct wire_request wire = backward();
+    struct request request;
+    plan(&request, &wire);
+    ck_assert_int_eq(request_rows_before(&request, FAS_DQ, 0), 0);
+    ck_assert_int_eq(request_rows_before(&request, FAS_DQ, 2), 5);
+    ck_assert_int_eq(request_rows_before(&request, FAS_DQ, 3), 12);
+    ck_assert_int_eq(request_rows_before(&request, FAS_DK, 1), 3);
+    ck_assert_int_eq(request_rows_before(&request, FAS_DSINK, 2), 0);
+    ck_assert_int_eq(request_rows_before(&request, FAS_DSINK, 3), 1);
+}
+END_TEST
+
+START_TEST(a_backward_names_what_its_handle_does_not_have)
+{
+    struct wire_request wire = backward();
+    struct request request, kept;
+    plan(&request, &wire);
+    kept = request;
+    ck_assert_ptr_null(request_handle_mismatch(&request, &kept));
+    kept.wire.softcap = 2;
+    ck_assert_str_eq(request_handle_mismatch(&request, &kept), "softcap");
+    kept = request;
+    kept.wire.mask.right = 1;
+    ck_assert_str_eq(request_handle_mismatch(&request, &kept), "mask");
+    struct attn_sequence others[3];
+    kept = request;
+    memcpy(others, sequences, sizeof others);
+    others[1].k_len = 1;
+    kept.sequences = others;
+    ck_assert_str_eq(request_handle_mismatch(&request, &kept), "cu_seqlens");
+}
+END_TEST
+
+START_TEST(an_unknown_arch_is_unsupported)
+{
+    struct wire_request wire = backward();
+    struct request request;
+    struct fas_error error;
+    wire.dims.d = 256;
+    wire.dims.dv = 8;
+    ck_assert_int_eq(request_shape(&request, &wire, ATTN_SM100, &error), FAS_UNSUPPORTED);
+    ck_assert_str_ne(error.field, "");
+}
+END_TEST
+
+int main(void)
+{
+    static const struct check_row rows[] = {
+        {"sequences", &shape_and_sequences_are_what_was_asked},
+        {"layout", &tensors_lie_apart_and_aligned},
+        {"bind", &the_kernels_see_the_layout},
+        {"no_lse", &a_forward_without_lse_still_has_room_for_it},
+        {"ranges", &ranges_of_results_end_at_sequences},
+        {"handle", &a_backward_names_what_its_handle_does_not_have},
+        {"arch", &an_unknown_arch_is_unsupported},
+    };
+    return check_main("request", rows, sizeof rows / sizeof rows[0]);
+}

@@ -109,7 +109,8 @@ void block_reset(block &b, machine &m, int index)
     for (auto &w : b.warps) {
         w->registers = each;
     }
-    b.registers_free = REGISTERS - each * count;
+    b.registers_free = 0; /* what rounding leaves of the file is not the block's */
+    b.loads = 0;
     b.waiting_for_registers.clear();
     b.live = count;
 }
@@ -135,6 +136,24 @@ void thread_exit(thread &t)
                 t.of->meeting.name);
     }
     t.waits_at = end;
+}
+
+void block_exit(const block &b)
+{
+    if (b.loads > 0) {
+        fail(
+            "block %d ends while TMA loads into its shared memory are in flight: nobody waited for "
+            "them",
+            b.index);
+    }
+    for (const auto &m : b.mbarriers) {
+        if (m->missing_bytes != 0) {
+            fail("block %d ends, but round %u of the mbarrier at 0x%x is %lld bytes short: "
+                 "expected and "
+                 "loaded bytes differ",
+                 b.index, m->rounds + 1, m->address, static_cast<long long>(m->missing_bytes));
+        }
+    }
 }
 
 void publish(thread &t, clock *into)

@@ -193,7 +193,8 @@ struct block {
     std::array<named_barrier, NAMED_BARRIERS> named;
     std::vector<std::unique_ptr<thread>> threads;
     std::vector<std::unique_ptr<warp>> warps;
-    int live; /* threads */
+    int live;  /* threads */
+    int loads; /* asynchronous copies on their way into this block */
     int registers_free;
     std::vector<thread *> waiting_for_registers;
 };

@@ -27,6 +27,7 @@ struct load_operation : pending {
         }
         memcpy(smem_data(*owner, to), from, bytes);
         touch(*owner, to, bytes);
+        owner->loads--;
         mbarrier_bytes(*owner, *barrier, bytes, round, issuer, at);
         return true;
     }
@@ -144,6 +145,7 @@ void bulk_load(uint32_t target, const void *source, uint32_t bytes, uint32_t bar
     c->issuer = self().known;
     c->at = at;
     async_write("bulk_load", target, bytes, mbarrier_number(*c->owner, *c->barrier), c->round, at);
+    c->owner->loads++;
     start(std::move(c));
 }
 

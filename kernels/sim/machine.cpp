@@ -48,7 +48,9 @@ void thread_main(void *argument)
     thread_exit(*t);
     t->done = true;
     t->of->live--;
-    t->owner->live--;
+    if (--t->owner->live == 0) {
+        block_exit(*t->owner);
+    }
     to_scheduler(&t->context);
 }
 

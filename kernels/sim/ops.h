@@ -17,6 +17,8 @@ namespace sim
 /* life of a block and of a thread (block.cpp) */
 void block_reset(block &b, machine &m, int index);
 void thread_exit(thread &t);
+/* After its last thread. */
+void block_exit(const block &b);
 
 /*
  * This thread lets others know what it did: its clock joins *into. Its later accesses are newer

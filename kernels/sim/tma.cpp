@@ -139,6 +139,7 @@ struct load_operation : tensor_copy {
             [this](uint32_t to, uint32_t bytes) { memset(smem_data(*owner, to), 0, bytes); });
         uint32_t bytes = gpu::tensor_box_bytes(map);
         touch(*owner, smem, bytes);
+        owner->loads--;
         mbarrier_bytes(*owner, *barrier, bytes, round, issuer, at);
         return true;
     }
@@ -225,6 +226,7 @@ void tensor_load(uint32_t target, const gpu::tensor_shape &map, uint32_t barrier
     c->issuer = self().known;
     async_write("tma_load", target, gpu::tensor_box_bytes(map),
                 mbarrier_number(*c->owner, *c->barrier), c->round, at);
+    c->owner->loads++;
     start(std::move(c));
 }
 

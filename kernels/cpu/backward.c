@@ -23,6 +23,10 @@
 
 enum { KEYS = BACKWARD_KEYS };
 
+/* Prepare and finish touch each row of q a few times, products a few times per key: some hundredth
+ * of the work, and worth waking that many fewer threads. */
+enum { SIDE_SHARE = 64 };
+
 struct backward {
     struct attn_context *context;
     const struct attn_launch *launch;
@@ -348,8 +352,8 @@ enum attn_status attn_cpu_backward(struct attn_context *context, const struct at
                          .dq = (float *)(scratch + at.dq),
                          .turns = (turn *)(scratch + at.turns)};
     int helpers = launch_helpers(launch);
-    pool_run(context->pool, run_prepare, &b, b.by_head.items, helpers);
+    pool_run(context->pool, run_prepare, &b, b.by_head.items, helpers / SIDE_SHARE);
     pool_run(context->pool, run_products, &b, b.by_keys.items, helpers);
-    pool_run(context->pool, run_finish, &b, b.by_head.items, helpers);
+    pool_run(context->pool, run_finish, &b, b.by_head.items, helpers / SIDE_SHARE);
     return ATTN_OK;
 }

@@ -65,12 +65,21 @@ static inline struct range rows_seeing(const struct attn_mask *mask, const struc
     return rows;
 }
 
-/* Every row sees every key. Both non-empty. */
-static inline bool all_seen(const struct attn_mask *mask, const struct attn_sequence *s,
-                            struct range rows, struct range keys)
+/* The keys that every row of a non-empty range sees. */
+static inline struct range keys_seen_by_all(const struct attn_mask *mask,
+                                            const struct attn_sequence *s, struct range rows)
 {
-    return first_key(mask, s, rows.end - 1) <= keys.first &&
-           end_key(mask, s, rows.first) >= keys.end;
+    struct range keys = {first_key(mask, s, rows.end - 1), end_key(mask, s, rows.first)};
+    return keys;
+}
+
+/* The rows that see every key of a non-empty range. */
+static inline struct range rows_seeing_all(const struct attn_mask *mask,
+                                           const struct attn_sequence *s, struct range keys)
+{
+    struct range first = {keys.first, keys.first + 1};
+    struct range last = {keys.end - 1, keys.end};
+    return intersection(rows_seeing(mask, s, first), rows_seeing(mask, s, last));
 }
 
 #endif

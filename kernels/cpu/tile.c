@@ -94,21 +94,27 @@ void tile_store_zero(enum attn_dtype dtype, const struct attn_tensor *tensor, in
         memset(tensor_at(tensor, first + i, head), 0, (size_t)width * attn_dtype_bytes(dtype));
 }
 
-static bool all_finite(const struct attn_context *context, struct matrix m, int32_t rows,
-                       int32_t width)
+static bool rows_finite(const struct attn_context *context, struct matrix m, int32_t first,
+                        int32_t end, int32_t width)
 {
-    for (int32_t i = 0; i < rows; i++)
+    for (int32_t i = first; i < end; i++)
         if (!context->vector->all_finite(matrix_row(m, i), width))
             return false;
     return true;
 }
 
-/* A product may take weights of 0 at their word only if nothing unseen is inf or NaN. */
-static bool product_safe(const struct attn_context *context, const struct box *box,
-                         struct matrix values, int32_t count, int32_t width)
+/*
+ * A product may take weights of 0 at their word only if no value is inf or NaN that some of the
+ * others do not see. The values are those of `range`; `common` are the ones that all see.
+ */
+static bool product_safe(const struct attn_context *context, struct range range,
+                         struct range common, struct matrix values, int32_t width)
 {
-    return all_seen(&box->shape->mask, box->sequence, box->rows, box->keys) ||
-           all_finite(context, values, count, width);
+    int32_t count = range_length(range);
+    int32_t first = clamped((int64_t)common.first - range.first, 0, count);
+    int32_t end = clamped((int64_t)common.end - range.first, 0, count);
+    return rows_finite(context, values, 0, first, width) &&
+           rows_finite(context, values, end, count, width);
 }
 
 void box_add_over_keys(const struct attn_context *context, const struct box *box,
@@ -117,7 +123,8 @@ void box_add_over_keys(const struct attn_context *context, const struct box *box
 {
     int32_t rows = range_length(box->rows);
     int32_t keys = range_length(box->keys);
-    if (product_safe(context, box, values, keys, width)) {
+    struct range common = keys_seen_by_all(&box->shape->mask, box->sequence, box->rows);
+    if (product_safe(context, box->keys, common, values, width)) {
         blas_add_nn(rows, width, keys, weights, values, out);
         return;
     }
@@ -135,7 +142,8 @@ void box_add_over_rows(const struct attn_context *context, const struct box *box
 {
     int32_t rows = range_length(box->rows);
     int32_t keys = range_length(box->keys);
-    if (product_safe(context, box, values, rows, width)) {
+    struct range common = rows_seeing_all(&box->shape->mask, box->sequence, box->keys);
+    if (product_safe(context, box->rows, common, values, width)) {
         blas_add_tn(keys, width, rows, weights, values, out);
         return;
     }
@@ -149,7 +157,7 @@ void box_add_over_rows(const struct attn_context *context, const struct box *box
 
 /*
  * Waking a thread costs some 50 us of latency; 2^25 FLOPs are 150 to 300 us of one core's work, so
- * a request of 128 tokens, 8 heads and head_dim 64 stays on the caller.
+ * a forward of 128 tokens, 8 heads and head_dim 64 stays on the caller.
  */
 int launch_helpers(const struct attn_launch *launch)
 {

@@ -1,0 +1,291 @@
+/*
+ * test_limits.c: what a daemon does at its limits: too many connections, no descriptors, an arena
+ * that is full, a peer that asks without end and never listens, and signals while requests are
+ * unfinished. Whoever came first keeps being served; who comes later is told to wait, and is served
+ * when there is room again.
+ */
+#include <check.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tests/proto/check_error.h"
+#include "tests/support/daemon.h"
+#include "tests/support/exchange.h"
+#include "tests/support/peer.h"
+
+enum { ANSWER_MS = 10000, EXIT_AT_ONCE = 69 };
+
+static struct daemon server;
+static struct exchange small;
+static struct peer peers[40];
+
+static void start(const char *const *options)
+{
+    daemon_start(&server, options);
+    exchange_open(&small, 3);
+}
+
+/* Clients go first: a drain waits for what they left unfinished. */
+static void stop(void)
+{
+    for (size_t i = 0; i < COUNT_OF(peers); i++) {
+        if (peers[i].payload != NULL) {
+            peer_close(&peers[i]);
+        }
+    }
+    exchange_close(&small);
+    ck_assert_int_eq(daemon_stop(&server), 0);
+}
+
+static void check_served(struct peer *peer, uint64_t id)
+{
+    ck_assert(exchange_send(&small, peer, id));
+    const char *wrong = exchange_receive(&small, peer, id);
+    ck_assert_msg(wrong == NULL, "%s", wrong);
+}
+
+/* A new client, greeted in the end: a limit may hold for a moment after others left. */
+static void connect_soon(struct peer *peer)
+{
+    for (int tries = 0; tries < 500; tries++) {
+        if (peer_connect(peer, server.socket) && peer_greet(peer)) {
+            return;
+        }
+        peer_close(peer);
+        usleep(10000);
+    }
+    ck_abort_msg("nobody can connect any more");
+}
+
+START_TEST(one_connection_too_many_is_closed_and_the_others_are_served)
+{
+    start((const char *const[]){"--device", "cpu:0", "--arena-bytes", "16MiB", "--connections-max",
+                                "4", NULL});
+    for (int i = 0; i < 4; i++) {
+        connect_soon(&peers[i]);
+    }
+    for (int i = 0; i < 10; i++) {
+        ck_assert(peer_connect(&peers[4], server.socket));
+        ck_assert(!peer_greet(&peers[4]));
+        peer_close(&peers[4]);
+    }
+    for (int i = 0; i < 4; i++) {
+        check_served(&peers[i], 1);
+    }
+    peer_close(&peers[0]);
+    connect_soon(&peers[4]);
+    check_served(&peers[4], 1);
+    stop();
+}
+END_TEST
+
+static double cpu_seconds(void)
+{
+    clockid_t clock;
+    struct timespec used = {0, 0};
+    ck_assert_int_eq(clock_getcpuclockid(server.pid, &clock), 0);
+    clock_gettime(clock, &used);
+    return (double)used.tv_sec + (double)used.tv_nsec * 1e-9;
+}
+
+START_TEST(without_descriptors_it_waits_and_does_not_spin)
+{
+    start((const char *const[]){"--device", "cpu:0", "--arena-bytes", "16MiB", NULL});
+    connect_soon(&peers[0]);
+    rlim_t count = (rlim_t)daemon_descriptors(&server) + 3;
+    struct rlimit few = {count, count};
+    ck_assert_int_eq(prlimit(server.pid, RLIMIT_NOFILE, &few, NULL), 0);
+    for (int i = 1; i < 40; i++) { /* the kernel takes them; the daemon can not */
+        ck_assert(peer_connect(&peers[i], server.socket));
+    }
+    usleep(200000);
+    double before = cpu_seconds();
+    check_served(&peers[0], 1);
+    usleep(500000);
+    double used = cpu_seconds() - before;
+    ck_assert_msg(used < 0.25, "%.3f s of CPU in half a second of waiting", used);
+    for (int i = 1; i < 40; i++) {
+        peer_close(&peers[i]);
+    }
+    connect_soon(&peers[1]);
+    check_served(&peers[1], 1);
+    check_served(&peers[0], 2);
+    stop();
+}
+END_TEST
+
+static void ask(struct peer *peer, const struct wire_request *request, uint64_t id)
+{
+    uint8_t header[FAS_HEADER_BYTES_MAX];
+    struct frame frame = {.type = FRAME_REQUEST,
+                          .request = id,
+                          .header_bytes = (uint32_t)wire_encode_request(request, header)};
+    ck_assert(peer_send(peer, &frame, header, NULL));
+}
+
+static void check_error_of(struct peer *peer, uint64_t id, enum fas_status status,
+                           struct fas_error *decoded)
+{
+    struct fas_error error;
+    ck_assert_int_eq(peer_receive(peer, ANSWER_MS), PEER_MESSAGE);
+    ck_assert_str_eq(frame_type_name(peer->frame.type), "ERROR");
+    ck_assert_uint_eq(peer->frame.request, id);
+    ck_assert_int_eq(wire_decode_error(peer->header, peer->frame.header_bytes, decoded, &error),
+                     FAS_OK);
+    ck_assert_msg(decoded->status == status, "%s, %s: %s", fas_status_name(decoded->status),
+                  decoded->field, decoded->text);
+}
+
+/* 296 bytes a row: 100,000 rows take half of the arena. */
+static struct wire_request half_an_arena(void)
+{
+    struct wire_request request = small.request;
+    request.batch = 1000;
+    request.q = request.k = (struct wire_side){.max_len = 100};
+    request.dims.total_q = request.dims.total_k = 100000;
+    return request;
+}
+
+START_TEST(a_full_arena_says_when_to_come_back)
+{
+    start((const char *const[]){"--device", "cpu:0", "--arena-bytes", "64MiB",
+                                "--bytes-per-principal", "64MiB", NULL});
+    connect_soon(&peers[0]);
+    struct wire_request request = half_an_arena();
+    struct fas_error error;
+    ask(&peers[0], &request, 1); /* holds its memory: its DATA has not come */
+    ask(&peers[0], &request, 2);
+    check_error_of(&peers[0], 2, FAS_RESOURCE_EXHAUSTED, &error);
+    ck_assert_str_ne(error.field, "");
+    ck_assert_uint_gt(error.retry_after_ms, 0);
+    check_served(&peers[0], 3); /* what fits beside it is served */
+    struct frame cancel = {.type = FRAME_CANCEL, .request = 1};
+    ck_assert(peer_send(&peers[0], &cancel, NULL, NULL));
+    check_error_of(&peers[0], 1, FAS_CANCELLED, &error);
+    ask(&peers[0], &request, 4); /* there is room again */
+    check_served(&peers[0], 5);
+    stop();
+}
+END_TEST
+
+START_TEST(requests_beyond_the_connections_share_wait)
+{
+    start((const char *const[]){"--device", "cpu:0", "--arena-bytes", "64MiB",
+                                "--requests-per-connection", "3", NULL});
+    connect_soon(&peers[0]);
+    ck_assert_uint_eq(peers[0].ack.limits.requests_in_flight, 3);
+    struct fas_error error;
+    struct exchange_message message;
+    for (uint64_t id = 1; id <= 4; id++) {
+        exchange_message(&small, id, 0, &message);
+        ck_assert(peer_send(&peers[0], &message.frame, message.header, message.payload));
+    }
+    check_error_of(&peers[0], 4, FAS_RESOURCE_EXHAUSTED, &error);
+    ck_assert_str_eq(error.field, "requests_in_flight");
+    stop();
+}
+END_TEST
+
+/* Sends until the daemon takes no more for a second: it must stop reading, not store. */
+static void flood(struct peer *peer, const struct frame *frame, const void *header)
+{
+    uint8_t message[FRAME_HEAD_BYTES_MAX + 256];
+    size_t bytes = frame_encode(frame, true, message), at = 0;
+    memcpy(message + bytes, header, frame->header_bytes);
+    bytes += frame->header_bytes;
+    fcntl(peer->fd, F_SETFL, O_NONBLOCK);
+    for (int idle = 0; idle < 100;) {
+        ssize_t sent = write(peer->fd, message + at, bytes - at);
+        if (sent > 0) {
+            at = (at + (size_t)sent) % bytes;
+            idle = 0;
+        } else if (sent < 0 && errno == EAGAIN) {
+            usleep(10000);
+            idle++;
+        } else {
+            return; /* closed: fine too */
+        }
+    }
+}
+
+START_TEST(who_asks_without_end_and_never_listens_stands_still)
+{
+    start((const char *const[]){"--device", "cpu:0", "--arena-bytes", "16MiB", NULL});
+    uint8_t header[256];
+    struct wire_request refused = small.request;
+    refused.dims.d = 9;
+    struct frame floods[] = {
+        {.type = FRAME_PING, .request = 1},
+        {.type = FRAME_STATS, .request = 1},
+        {.type = FRAME_REQUEST,
+         .request = 1,
+         .header_bytes = (uint32_t)wire_encode_request(&refused, header)},
+    };
+    connect_soon(&peers[0]);
+    check_served(&peers[0], 1);
+    long before_kib = daemon_resident_kib(&server);
+    for (size_t i = 0; i < COUNT_OF(floods); i++) {
+        connect_soon(&peers[1 + i]);
+        flood(&peers[1 + i], &floods[i], header);
+        check_served(&peers[0], 2 + i);
+    }
+    /* A daemon that stores would take all that a flood sends, and it sends until it may not. Thread
+     * sanitizer's shadow takes 16 MiB of this. */
+    ck_assert_int_le(daemon_resident_kib(&server), before_kib + 32768);
+    for (size_t i = 0; i < COUNT_OF(floods); i++) {
+        peer_close(&peers[1 + i]);
+    }
+    check_served(&peers[0], 9);
+    stop();
+}
+END_TEST
+
+START_TEST(the_second_signal_ends_it_at_once)
+{
+    start((const char *const[]){"--device", "cpu:0", "--arena-bytes", "16MiB", "--drain-timeout",
+                                "60s", NULL});
+    struct exchange_message message;
+    struct fas_error error;
+    connect_soon(&peers[0]);
+    exchange_message(&small, 1, 0, &message); /* accepted, and unfinished: DATA never comes */
+    ck_assert(peer_send(&peers[0], &message.frame, message.header, message.payload));
+    check_served(&peers[0], 2);
+    kill(server.pid, SIGTERM);
+    bool refused = false;
+    for (uint64_t id = 3; !refused; id++) { /* the signal is seen in a moment */
+        ck_assert(exchange_send(&small, &peers[0], id));
+        for (bool over = false; !over;) {
+            ck_assert_int_eq(peer_receive(&peers[0], ANSWER_MS), PEER_MESSAGE);
+            refused = peers[0].frame.type == FRAME_ERROR;
+            over = refused || peers[0].frame.type == FRAME_DONE;
+        }
+    }
+    ck_assert_int_eq(
+        wire_decode_error(peers[0].header, peers[0].frame.header_bytes, &error, &error), FAS_OK);
+    ck_assert_int_eq(error.status, FAS_UNAVAILABLE);
+    ck_assert(daemon_alive(&server)); /* it waits for request 1 */
+    kill(server.pid, SIGTERM);
+    ck_assert_int_eq(daemon_wait(&server), EXIT_AT_ONCE);
+    exchange_close(&small);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("limits");
+    TCase *tcase = tcase_create("limits");
+    tcase_set_timeout(tcase, 30);
+    tcase_add_test(tcase, one_connection_too_many_is_closed_and_the_others_are_served);
+    tcase_add_test(tcase, without_descriptors_it_waits_and_does_not_spin);
+    tcase_add_test(tcase, a_full_arena_says_when_to_come_back);
+    tcase_add_test(tcase, requests_beyond_the_connections_share_wait);
+    tcase_add_test(tcase, who_asks_without_end_and_never_listens_stands_still);
+    tcase_add_test(tcase, the_second_signal_ends_it_at_once);
+    suite_add_tcase(suite, tcase);
+    return run_suite(suite);
+}

@@ -67,7 +67,7 @@ static bool set(const struct option_row *row, const char *text)
 bool options_parse(const struct option_row *rows, int argc, char **argv, int *rest)
 {
     struct option options[ROWS_MAX + 1] = {{0}};
-    for (int i = 0; rows[i].name && i < ROWS_MAX; i++) {
+    for (int i = 0; i < ROWS_MAX && rows[i].name; i++) {
         options[i].name = rows[i].name;
         options[i].has_arg = rows[i].kind == OPTION_FLAG ? no_argument : required_argument;
     }

@@ -4,6 +4,7 @@
 #include "client/client.h"
 #include "client/strided.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -314,6 +315,7 @@ enum fas_status fas_submit(struct fas_client *client, const struct fas_request *
     }
     connection_unlock(client->connection);
     if (!call) {
+        assert(failure.status != FAS_OK);
         if (error) {
             *error = failure;
         }

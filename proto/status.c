@@ -46,6 +46,7 @@ bool fas_status_retryable(enum fas_status status)
     return row_of(status)->retryable;
 }
 
+#undef fas_fail
 enum fas_status fas_fail(struct fas_error *error, enum fas_status status, const char *field,
                          const char *format, ...)
 {

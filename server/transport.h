@@ -33,7 +33,7 @@ struct stream;
 typedef void transport_wake(void *context);
 
 /* Opens the listeners of the config. Fields of errors are the options' names. */
-enum fas_status transport_open(struct transport **transport, const struct config *config,
+enum fas_status transport_open(struct transport **opened, const struct config *config,
                                uint32_t routes_per_stream, transport_wake *wake, void *wake_context,
                                struct fas_error *error);
 

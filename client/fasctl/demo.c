@@ -5,6 +5,7 @@
  *
  *     max|x - ref| <= 2 max|low - ref| + two rounding steps of bf16        (lse: 1e-3)
  */
+#include <assert.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -90,6 +91,7 @@ static bool demo_deal(struct demo *demo)
 {
     int count = demo->texts.count;
     demo->request_count = demo->request_count < count ? demo->request_count : count;
+    assert(demo->request_count > 0);
     demo->documents = calloc((size_t)count, sizeof(*demo->documents));
     demo->requests = calloc((size_t)demo->request_count, sizeof(*demo->requests));
     if (!demo->documents || !demo->requests) {

@@ -19,16 +19,20 @@ extern char **environ;
 
 static char *spec_text(const struct shape *shape, double seconds)
 {
-    cJSON *spec = cJSON_CreateObject();
-    cJSON_AddStringToObject(spec, "pass", shape->pass == FAS_FORWARD ? "forward" : "backward");
-    cJSON_AddStringToObject(spec, "dtype", fas_dtype_name(shape->dtype));
-    cJSON_AddNumberToObject(spec, "hq", shape->hq);
-    cJSON_AddNumberToObject(spec, "hkv", shape->hkv);
-    cJSON_AddNumberToObject(spec, "d", shape->d);
-    cJSON_AddNumberToObject(spec, "dv", shape->dv);
-    cJSON_AddBoolToObject(spec, "causal", shape->causal);
-    cJSON_AddItemToObject(spec, "lengths", cJSON_CreateIntArray(shape->lengths, shape->batch));
+    cJSON *spec = cJSON_CreateObject(), *request = cJSON_CreateObject();
+    cJSON *requests = cJSON_AddArrayToObject(spec, "requests");
     cJSON_AddNumberToObject(spec, "seconds", seconds);
+    cJSON_AddStringToObject(request, "pass", shape->pass == FAS_FORWARD ? "forward" : "backward");
+    cJSON_AddStringToObject(request, "dtype", fas_dtype_name(shape->dtype));
+    cJSON_AddNumberToObject(request, "hq", shape->hq);
+    cJSON_AddNumberToObject(request, "hkv", shape->hkv);
+    cJSON_AddNumberToObject(request, "d", shape->d);
+    cJSON_AddNumberToObject(request, "dv", shape->dv);
+    cJSON_AddItemToObject(request, "lengths_q", cJSON_CreateIntArray(shape->lengths, shape->batch));
+    if (shape->causal) {
+        cJSON_AddNumberToObject(request, "right", 0);
+    }
+    cJSON_AddItemToArray(requests, request);
     char *text = cJSON_PrintUnformatted(spec);
     cJSON_Delete(spec);
     return text;
@@ -80,20 +84,22 @@ static bool program_run(const char *program, char *path, char *answer)
 
 static bool answer_parse(const char *answer, struct baseline *baseline)
 {
-    cJSON *object = cJSON_Parse(answer);
+    cJSON *whole = cJSON_Parse(answer);
+    const cJSON *requests = cJSON_GetObjectItemCaseSensitive(whole, "requests");
+    const cJSON *request = cJSON_GetArrayItem(requests, 0);
     const struct {
         const char *name;
         double *to;
     } rows[] = {{"p50_us", &baseline->p50_us},
                 {"p90_us", &baseline->p90_us},
                 {"p99_us", &baseline->p99_us}};
-    bool good = cJSON_IsObject(object);
+    bool good = cJSON_IsObject(request);
     for (size_t i = 0; good && i < sizeof(rows) / sizeof(rows[0]); i++) {
-        const cJSON *number = cJSON_GetObjectItemCaseSensitive(object, rows[i].name);
+        const cJSON *number = cJSON_GetObjectItemCaseSensitive(request, rows[i].name);
         good = cJSON_IsNumber(number);
         *rows[i].to = good ? number->valuedouble : 0;
     }
-    cJSON_Delete(object);
+    cJSON_Delete(whole);
     return good;
 }
 

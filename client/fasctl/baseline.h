@@ -2,12 +2,7 @@
  * baseline.h: the same work in process, as the daemon's own program does it: kernels without a
  * service around them. fasctl has no kernels; it runs `faserved --baseline FILE`.
  *
- * FILE holds what to compute, as JSON:
- *   {"pass": "forward", "dtype": "bf16", "hq": 8, "hkv": 2, "d": 64, "dv": 64, "causal": true,
- *    "lengths": [128], "seconds": 2}
- * and the program prints, after at least that many seconds of one launch after another:
- *   {"launches": 20000, "p50_us": 93.1, "p90_us": 95.0, "p99_us": 120.4, "device": "cpu:0",
- *    "kernel": "cpu_fwd"}
+ * FILE holds one request as JSON, and so is the answer; server/baseline.h describes both.
  */
 #ifndef FASCTL_BASELINE_H
 #define FASCTL_BASELINE_H

@@ -51,6 +51,8 @@ void complain(const char *what, const struct fas_error *error);
 int command_ping(int argc, char **argv);
 int command_stats(int argc, char **argv);
 int command_drain(int argc, char **argv);
+int command_forward(int argc, char **argv);
+int command_backward(int argc, char **argv);
 int command_demo(int argc, char **argv);
 int command_bench(int argc, char **argv);
 

@@ -13,6 +13,8 @@ static const struct command {
 } commands[] = {
     {"ping", command_ping, "is the daemon there, and how far away"},
     {"stats", command_stats, "the daemon's counters"},
+    {"forward", command_forward, "attention of a safetensors file"},
+    {"backward", command_backward, "its gradients"},
     {"demo", command_demo, "real texts through the daemon, checked against this process"},
     {"bench", command_bench, "latency and throughput, beside the same work in process"},
     {"drain", command_drain, "the daemon finishes what it has, and exits"},

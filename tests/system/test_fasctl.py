@@ -1,0 +1,199 @@
+#!/usr/bin/env python3
+"""fasctl as its users run it, beside a live daemon: files in, files out, compared with attention
+written out in plain Python; bad files and bad usage get a clear error and the right exit code.
+usage: test_fasctl.py FASCTL EXAMPLE SOCKET"""
+
+import json
+import math
+import os
+import random
+import struct
+import subprocess
+import sys
+import tempfile
+
+FASCTL, EXAMPLE, SOCKET = sys.argv[1:4]
+ENVIRONMENT = dict(os.environ, FASERVE_URL="ipc://" + SOCKET)
+LENGTHS = [5, 0, 3]
+HQ, HKV, D = 4, 2, 8
+
+
+def write(path, tensors):
+    """tensors: name -> (dtype, shape, flat list)"""
+    header, data = {}, b""
+    for name, (dtype, shape, values) in tensors.items():
+        part = struct.pack("<%d%s" % (len(values), "f" if dtype == "F32" else "i"), *values)
+        header[name] = {"dtype": dtype, "shape": shape,
+                        "data_offsets": [len(data), len(data) + len(part)]}
+        data += part
+    text = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text + data)
+
+
+def read(path):
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header, data = json.loads(file.read(length)), file.read()
+    tensors = {}
+    for name, item in header.items():
+        begin, end = item["data_offsets"]
+        tensors[name] = (item["shape"], struct.unpack("<%df" % ((end - begin) // 4),
+                                                      data[begin:end]))
+    return tensors
+
+
+def fasctl(*arguments):
+    return subprocess.run([FASCTL, *arguments], env=ENVIRONMENT, text=True, capture_output=True,
+                          timeout=120, check=False)
+
+
+def expect(condition, *what):
+    if not condition:
+        print("FAILED:", *what)
+        sys.exit(1)
+
+
+def attention(q, k, v):
+    """Causal, per document: rows of [head][d] -> o, lse."""
+    o, lse, first = [], [[] for _ in range(HQ)], 0
+    for length in LENGTHS:
+        for i in range(first, first + length):
+            row = []
+            for h in range(HQ):
+                g = h // (HQ // HKV)
+                s = [sum(a * b for a, b in zip(q[i][h], k[j][g])) / math.sqrt(D)
+                     for j in range(first, i + 1)]
+                total = math.log(sum(math.exp(x) for x in s))
+                lse[h].append(total)
+                row.append([sum(math.exp(x - total) * v[first + j][g][c] for j, x in enumerate(s))
+                            for c in range(D)])
+            o.append(row)
+        first += length
+    return o, lse
+
+
+def flat(nested):
+    return [x for part in nested for x in flat(part)] if isinstance(nested, list) else [nested]
+
+
+def rows(count, heads):
+    return [[[random.uniform(-1, 1) for _ in range(D)] for _ in range(heads)]
+            for _ in range(count)]
+
+
+def close(a, b, what, tolerance=1e-5):
+    expect(len(a) == len(b), what, "has another size")
+    worst = max((abs(x - y) for x, y in zip(a, b)), default=0)
+    expect(worst <= tolerance, what, "differs by", worst)
+
+
+def loss(q, k, v, weights):
+    return sum(x * w for x, w in zip(flat(attention(q, k, v)[0]), weights))
+
+
+def slope(q, k, v, weights, which, row, head, c):
+    """d loss / d one number, by central difference."""
+    tensor, step, found = (q, k, v)[which], 1e-4, []
+    for sign in (1, -1):
+        tensor[row][head][c] += sign * step
+        found.append(loss(q, k, v, weights))
+        tensor[row][head][c] -= sign * step
+    return (found[0] - found[1]) / (2 * step)
+
+
+def check_passes(folder):
+    random.seed(7)
+    total = sum(LENGTHS)
+    q, k, v = rows(total, HQ), rows(total, HKV), rows(total, HKV)
+    cu = [sum(LENGTHS[:i]) for i in range(len(LENGTHS) + 1)]
+    tensors = {"q": ("F32", [total, HQ, D], flat(q)), "k": ("F32", [total, HKV, D], flat(k)),
+               "v": ("F32", [total, HKV, D], flat(v)),
+               "cu_seqlens_q": ("I32", [len(cu)], cu), "cu_seqlens_k": ("I32", [len(cu)], cu)}
+    given, made = folder + "/in.safetensors", folder + "/out.safetensors"
+    write(given, tensors)
+    done = fasctl("forward", "--causal", "--in", given, "--out", made)
+    expect(done.returncode == 0, done.stderr)
+    o, lse = attention(q, k, v)
+    results = read(made)
+    expect(results["o"][0] == [total, HQ, D] and results["lse"][0] == [HQ, total], results)
+    close(results["o"][1], flat(o), "o")
+    close(results["lse"][1], flat(lse), "lse")
+
+    weights = [random.uniform(-1, 1) for _ in range(total * HQ * D)]
+    tensors["o"] = ("F32", [total, HQ, D], list(results["o"][1]))
+    tensors["lse"] = ("F32", [HQ, total], list(results["lse"][1]))
+    tensors["do"] = ("F32", [total, HQ, D], weights)
+    write(given, tensors)
+    done = fasctl("backward", "--causal", "--deterministic", "--in", given, "--out", made)
+    expect(done.returncode == 0, done.stderr)
+    gradients = read(made)
+    for which, (name, heads) in enumerate((("dq", HQ), ("dk", HKV), ("dv", HKV))):
+        for row in range(total):
+            head, c = row % heads, row % D
+            close([gradients[name][1][(row * heads + head) * D + c]],
+                  [slope(q, k, v, weights, which, row, head, c)], name, 1e-3)
+    return tensors
+
+
+def check_errors(folder, tensors):
+    bad, made = folder + "/bad.safetensors", folder + "/none.safetensors"
+    cases = [
+        ({"k": ("F32", [8, 3, D], [0.0] * 8 * 3 * D)}, "v: is F32"),
+        ({"cu_seqlens_q": ("I32", [4], [0, 6, 5, 8])}, "cu_seqlens"),
+        ({"cu_seqlens_q": ("I32", [3], [0, 5, 8])}, "sequences"),
+        ({"cu_seqlens_q": ("F32", [4], [0, 5, 5, 8])}, "cu_seqlens_q: is not a list"),
+        ({"q": ("F32", [8, HQ * D], [0.0] * 8 * HQ * D)}, "q: has neither"),
+        ({"v": None}, "v: is missing"),
+        ({"do": None}, "do: is missing"),
+    ]
+    for change, text in cases:
+        changed = {name: value for name, value in {**tensors, **change}.items() if value}
+        write(bad, changed)
+        done = fasctl("backward", "--in", bad, "--out", made)
+        expect(done.returncode == 1 and text in done.stderr, text, "not in", done.stderr)
+        expect(not os.path.exists(made), "a failed call left a file")
+    with open(bad, "wb") as file:
+        file.write(b"\xff" * 100)
+    done = fasctl("forward", "--in", bad, "--out", made)
+    expect(done.returncode == 1 and "no safetensors file" in done.stderr, done.stderr)
+
+
+def check_usage():
+    for arguments, code, text in [
+            ([], 2, ""), (["frobnicate"], 2, "no command"), (["ping", "--colour"], 2, "colour"),
+            (["forward"], 2, "--in is needed"), (["bench", "--callers", "x"], 2, "callers"),
+            (["bench", "--callers", "0"], 2, "callers"), (["ping", "now"], 2, "now"),
+            (["bench", "--lengths", "12y"], 2, "lengths"),
+            (["ping", "--url", "ipc:///nonexistent/sock"], 3, "UNAVAILABLE"),
+            (["demo", "--texts", "/nonexistent"], 1, "no texts")]:
+        done = fasctl(*arguments)
+        expect(done.returncode == code and text in done.stderr, arguments, done)
+    for command in ("ping", "stats", "forward", "backward", "demo", "bench", "drain"):
+        done = fasctl(command, "--help")
+        expect(done.returncode == 0 and "--url" in done.stdout, command, done)
+
+
+def main():
+    done = subprocess.run([EXAMPLE, "ipc://" + SOCKET], text=True, capture_output=True,
+                          timeout=60, check=False)
+    expect(done.returncode == 0 and "o[4][0][0]" in done.stdout, done)
+    expect("device" in fasctl("ping").stdout, "ping")
+    stats = json.loads(fasctl("stats", "--json").stdout)
+    expect(stats and all(isinstance(value, (int, float)) for value in stats.values()), stats)
+    with tempfile.TemporaryDirectory() as folder:
+        tensors = check_passes(folder)
+        check_errors(folder, tensors)
+    check_usage()
+    done = fasctl("demo", "--bytes-max", "8000", "--notices", "6")
+    expect(done.returncode == 0 and "all within tolerance" in done.stdout, done)
+    for load in ([], ["--rate", "200"], ["--callers", "4", "--pass", "backward"]):
+        done = fasctl("bench", "--lengths", "2x64", "--seconds", "0.2", "--json", *load)
+        expect(done.returncode == 0, done)
+        (row,) = json.loads(done.stdout)
+        expect(row["requests"] >= 20 and row["p99_us"] >= row["p50_us"] > 0, row)
+    expect(fasctl("ping").returncode == 0, "the daemon is gone")
+    print("fasctl: ok")
+
+
+main()

@@ -5,6 +5,14 @@
 #include <sys/mman.h>
 #include <vector>
 
+#ifndef __has_feature
+#define __has_feature(x) 0 /* clang's way to ask; g++ defines __SANITIZE_ADDRESS__ */
+#endif
+#if defined(__SANITIZE_ADDRESS__) || __has_feature(address_sanitizer)
+#define SIM_ASAN
+#include <sanitizer/asan_interface.h>
+#endif
+
 #if !defined(__x86_64__)
 #error "the simulator's context switch is written for x86-64"
 #endif
@@ -51,7 +59,7 @@ namespace
 {
 
 /* Kernel frames are 1 to 2 KiB; sanitizers grow them tenfold and more. */
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef SIM_ASAN
 constexpr size_t STACK_BYTES = 512 * 1024;
 #else
 constexpr size_t STACK_BYTES = 128 * 1024;
@@ -81,6 +89,9 @@ char *stack_take()
     if (!free.empty()) {
         char *stack = free.back();
         free.pop_back();
+#ifdef SIM_ASAN /* frames of an abandoned fiber left their red zones behind */
+        __asan_unpoison_memory_region(stack, STACK_BYTES);
+#endif
         return stack;
     }
     void *stack = mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE,

@@ -73,8 +73,9 @@ static int32_t *read_lengths(const cJSON *array, int32_t *count)
 }
 
 /* Decoded as if it had come over the wire, so that the same rules judge it. */
-static enum fas_status read_request(const cJSON *object, struct wire_request *wire, int32_t *cu_q,
-                                    int32_t *cu_k, struct fas_error *error)
+static enum fas_status read_request(const cJSON *object, struct wire_request *wire,
+                                    const int32_t *cu_q, const int32_t *cu_k,
+                                    struct fas_error *error)
 {
     uint8_t header[FAS_HEADER_BYTES_MAX];
     *wire = (struct wire_request){
@@ -184,35 +185,41 @@ static enum fas_status fit(const struct device *device, struct request *request,
     return FAS_OK;
 }
 
+/* With the arrays in hand. */
+static enum fas_status time_lengths(struct device *device, const cJSON *object, double seconds,
+                                    const struct wire_lengths *lengths,
+                                    struct attn_sequence *sequences, struct timing *timing,
+                                    struct fas_error *error)
+{
+    struct wire_request wire = {.batch = lengths->batch};
+    enum fas_status status =
+        read_request(object, &wire, lengths->cu_seqlens_q, lengths->cu_seqlens_k, error);
+    if (status == FAS_OK) {
+        status = request_shape(&timing->request, &wire, device->arch, error);
+    }
+    if (status == FAS_OK) {
+        request_sequences(&timing->request, lengths, sequences);
+        status = fit(device, &timing->request, error);
+    }
+    return status == FAS_OK ? time_launches(device, timing, seconds, error) : status;
+}
+
 static enum fas_status time_request(struct device *device, const cJSON *object, double seconds,
                                     struct timing *timing, struct fas_error *error)
 {
-    struct wire_request wire;
     int32_t count_q, count_k;
     const cJSON *lengths_q = cJSON_GetObjectItemCaseSensitive(object, "lengths_q");
     const cJSON *lengths_k = cJSON_GetObjectItemCaseSensitive(object, "lengths_k");
     int32_t *cu_q = read_lengths(lengths_q, &count_q);
     int32_t *cu_k = read_lengths(lengths_k ? lengths_k : lengths_q, &count_k);
     struct attn_sequence *sequences = calloc((size_t)count_q + 1, sizeof *sequences);
-    enum fas_status status = FAS_OK;
-    if (!cu_q || !cu_k || !sequences || count_q == 0 || count_q != count_k) {
-        status = fas_fail(error, FAS_INVALID_ARGUMENT, "lengths_q", "missing, or unlike lengths_k");
-    }
-    wire.batch = count_q;
-    if (status == FAS_OK) {
-        status = read_request(object, &wire, cu_q, cu_k, error);
-    }
-    if (status == FAS_OK) {
-        status = request_shape(&timing->request, &wire, device->arch, error);
-    }
-    if (status == FAS_OK) {
-        struct wire_lengths lengths = {
+    enum fas_status status;
+    if (cu_q && cu_k && sequences && count_q > 0 && count_q == count_k) {
+        const struct wire_lengths lengths = {
             .batch = count_q, .cu_seqlens_q = cu_q, .cu_seqlens_k = cu_k};
-        request_sequences(&timing->request, &lengths, sequences);
-        status = fit(device, &timing->request, error);
-    }
-    if (status == FAS_OK) {
-        status = time_launches(device, timing, seconds, error);
+        status = time_lengths(device, object, seconds, &lengths, sequences, timing, error);
+    } else {
+        status = fas_fail(error, FAS_INVALID_ARGUMENT, "lengths_q", "missing, or unlike lengths_k");
     }
     free(sequences);
     free(cu_q);
@@ -236,20 +243,25 @@ static char *read_file(const char *path)
     return text;
 }
 
+static double quantile(const struct timing *timing, int percent)
+{
+    int index = timing->runs * percent / 100;
+    return (double)timing->us[index];
+}
+
 static cJSON *describe(const struct timing *timing)
 {
     const struct request *request = &timing->request;
-    const uint64_t *us = timing->us;
     cJSON *object = cJSON_CreateObject();
     cJSON_AddStringToObject(object, "kernel", request->row->name);
     cJSON_AddNumberToObject(object, "sequences", request->sequence_count);
     cJSON_AddNumberToObject(object, "tokens", (double)request->cost.tokens);
     cJSON_AddNumberToObject(object, "flops", request->cost.flops);
     cJSON_AddNumberToObject(object, "runs", timing->runs);
-    cJSON_AddNumberToObject(object, "min_us", (double)us[0]);
-    cJSON_AddNumberToObject(object, "p50_us", (double)us[timing->runs / 2]);
-    cJSON_AddNumberToObject(object, "p90_us", (double)us[timing->runs * 9 / 10]);
-    cJSON_AddNumberToObject(object, "p99_us", (double)us[timing->runs * 99 / 100]);
+    cJSON_AddNumberToObject(object, "min_us", quantile(timing, 0));
+    cJSON_AddNumberToObject(object, "p50_us", quantile(timing, 50));
+    cJSON_AddNumberToObject(object, "p90_us", quantile(timing, 90));
+    cJSON_AddNumberToObject(object, "p99_us", quantile(timing, 99));
     return object;
 }
 

@@ -427,14 +427,13 @@ static handler *const handlers[FRAME_TYPE_COUNT] = {
 /* Reads the inbox as long as there is room for an answer to anything in it. */
 static void read_inbox(struct server *server, struct connection *connection, uint64_t now_us)
 {
-    const struct inbox_record *record;
     connection->backlog = false;
     while (connection->state == CONNECTION_GREETING || connection->state == CONNECTION_OPEN) {
         if (!outbox_room(&connection->outbox, 0)) {
             connection->backlog = true; /* goes on when the send is over */
             return;
         }
-        record = reader_next(stream_reader(connection->stream));
+        const struct inbox_record *record = reader_next(stream_reader(connection->stream));
         if (!record) {
             break;
         }

@@ -211,23 +211,25 @@ static enum fas_status decode(const struct server *server, const struct connecti
     return status == FAS_OK ? check_connection(server, connection, wire, error) : status;
 }
 
-/* Where it runs: where its retained forward is, else where it can run soonest. */
-static enum fas_status route_device(struct server *server, struct connection *connection,
-                                    uint64_t handle, struct executor **executor, struct hold **hold,
-                                    struct fas_error *error)
+/* Where it runs: where its retained forward is, else where it can run soonest. NULL: nowhere. */
+static struct executor *route_device(struct server *server, struct connection *connection,
+                                     uint64_t handle, struct hold **hold, struct fas_error *error)
 {
     *hold = NULL;
     if (handle != 0) {
         *hold = hold_find(server, connection, handle);
-        if (!*hold || server->executors[(*hold)->executor].lost) {
-            return fas_fail(error, FAS_NOT_FOUND, "handle",
-                            "%" PRIu64 " is not kept (any more): send the tensors", handle);
+        if (*hold && !server->executors[(*hold)->executor].lost) {
+            return &server->executors[(*hold)->executor];
         }
-        *executor = &server->executors[(*hold)->executor];
-        return FAS_OK;
+        fas_fail(error, FAS_NOT_FOUND, "handle",
+                 "%" PRIu64 " is not kept (any more): send the tensors", handle);
+        return NULL;
     }
-    *executor = executor_choose(server);
-    return *executor ? FAS_OK : fas_fail(error, FAS_UNAVAILABLE, "", "no device is left");
+    struct executor *executor = executor_choose(server);
+    if (!executor) {
+        fas_fail(error, FAS_UNAVAILABLE, "", "no device is left");
+    }
+    return executor;
 }
 
 /* A slot of this connection, which holds nothing yet. */
@@ -257,35 +259,18 @@ static enum fas_status check_hold(const struct slot *slot, const struct hold *ho
                  : FAS_OK;
 }
 
-static enum fas_status admit(struct server *server, struct connection *connection,
-                             const struct inbox_record *record, uint64_t now_us,
-                             struct slot **admitted, struct fas_error *error)
+/* Everything a begun slot needs, in order; what was taken before a failure is the slot's to give.
+ */
+static enum fas_status equip(struct server *server, struct connection *connection,
+                             struct slot *slot, const struct wire_request *wire,
+                             const struct wire_lengths *lengths, struct hold *hold,
+                             struct fas_error *error)
 {
-    struct wire_request wire;
-    struct wire_lengths lengths;
-    struct executor *executor;
-    struct hold *hold;
     struct route_tensor tensors[FAS_TENSOR_COUNT];
-    enum fas_status status = decode(server, connection, record, &wire, &lengths, error);
+    enum attn_arch arch = server->executors[slot->executor].device.arch;
+    enum fas_status status = request_shape(&slot->request, wire, arch, error);
     if (status == FAS_OK) {
-        status = route_device(server, connection, wire.handle, &executor, &hold, error);
-    }
-    if (status != FAS_OK) {
-        return status;
-    }
-    struct slot *slot =
-        begin(server, connection, record->frame.request, executor->index, wire.deadline_us, now_us);
-    if (!slot) {
-        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "requests", "all %u slots are in use",
-                        server->slots.count);
-    }
-    *admitted = slot;
-    status = request_shape(&slot->request, &wire, executor->device.arch, error);
-    if (status == FAS_OK && hold) {
-        hold_read(server, slot, hold, now_us);
-    }
-    if (status == FAS_OK) {
-        status = reserve(server, connection, slot, &lengths, tensors, error);
+        status = reserve(server, connection, slot, lengths, tensors, error);
     }
     if (status == FAS_OK && hold) {
         status = check_hold(slot, hold, error);
@@ -296,39 +281,68 @@ static enum fas_status admit(struct server *server, struct connection *connectio
     return status;
 }
 
-/* All inputs are in place. */
-static void complete(struct server *server, struct slot *slot, uint64_t now_us)
+/* The slot, receiving; or with *error filled NULL, or a slot that has to go again. */
+static struct slot *admit(struct server *server, struct connection *connection,
+                          const struct inbox_record *record, uint64_t now_us,
+                          struct fas_error *error)
 {
-    executor_enqueue(server, slot, now_us);
+    struct wire_request wire;
+    struct wire_lengths lengths;
+    struct hold *hold;
+    if (decode(server, connection, record, &wire, &lengths, error) != FAS_OK) {
+        return NULL;
+    }
+    struct executor *executor = route_device(server, connection, wire.handle, &hold, error);
+    if (!executor) {
+        return NULL;
+    }
+    struct slot *slot =
+        begin(server, connection, record->frame.request, executor->index, wire.deadline_us, now_us);
+    if (!slot) {
+        fas_fail(error, FAS_RESOURCE_EXHAUSTED, "requests", "all %u slots are in use",
+                 server->slots.count);
+        return NULL;
+    }
+    if (hold) {
+        hold_read(server, slot, hold, now_us);
+    }
+    equip(server, connection, slot, &wire, &lengths, hold, error);
+    return slot;
+}
+
+/* Answers a REQUEST that was not admitted; a half admitted slot goes without an answer of its own.
+ */
+static void refuse(struct server *server, struct connection *connection,
+                   const struct inbox_record *record, struct slot *slot, struct fas_error *error)
+{
+    if (error->status == FAS_RESOURCE_EXHAUSTED) {
+        error->retry_after_ms = RETRY_AFTER_MS;
+    }
+    log_debug("request_refused", log_u64("connection", connection->number),
+              log_u64("request", record->frame.request),
+              log_str("status", fas_status_name(error->status)), log_str("field", error->field),
+              log_str("text", error->text));
+    reader_refuse(stream_reader(connection->stream), record->frame.request);
+    stats_add(&server->stats, intake_counter(error->status), 1);
+    connection_refuse(connection, record->frame.request, error);
+    if (slot) {
+        connection->unanswered--;
+        slot->answered = true;
+        slot_move(slot, SLOT_REPLYING);
+        intake_settle(server, slot);
+    }
 }
 
 void intake_request(struct server *server, struct connection *connection,
                     const struct inbox_record *record, uint64_t now_us)
 {
-    struct slot *slot = NULL;
     struct fas_error error = {0};
     stats_add(&server->stats, STATS_REQUESTS_RECEIVED, 1);
-    if (admit(server, connection, record, now_us, &slot, &error) == FAS_OK) {
-        if (slot->bytes_missing == 0) {
-            complete(server, slot, now_us);
-        }
-        return;
-    }
-    if (error.status == FAS_RESOURCE_EXHAUSTED) {
-        error.retry_after_ms = RETRY_AFTER_MS;
-    }
-    log_debug("request_refused", log_u64("connection", connection->number),
-              log_u64("request", record->frame.request),
-              log_str("status", fas_status_name(error.status)), log_str("field", error.field),
-              log_str("text", error.text));
-    reader_refuse(stream_reader(connection->stream), record->frame.request);
-    stats_add(&server->stats, intake_counter(error.status), 1);
-    connection_refuse(connection, record->frame.request, &error);
-    if (slot) { /* half admitted: it goes without an answer of its own */
-        connection->unanswered--;
-        slot->answered = true;
-        slot_move(slot, SLOT_REPLYING);
-        intake_settle(server, slot);
+    struct slot *slot = admit(server, connection, record, now_us, &error);
+    if (!slot || error.status != FAS_OK) {
+        refuse(server, connection, record, slot, &error);
+    } else if (slot->bytes_missing == 0) {
+        executor_enqueue(server, slot, now_us);
     }
 }
 
@@ -353,7 +367,7 @@ static void landed(struct server *server, struct slot *slot, const struct inbox_
     slot->times.progress = now_us;
     slot->bytes_missing -= record->frame.payload_bytes;
     if (slot->bytes_missing == 0) {
-        complete(server, slot, now_us);
+        executor_enqueue(server, slot, now_us);
     }
 }
 

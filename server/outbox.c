@@ -35,7 +35,8 @@ static void append_message(struct outbox *outbox, uint8_t *buffer, struct frame 
     uint8_t head[FRAME_HEAD_BYTES_MAX];
     frame.header_bytes = (uint32_t)header_bytes;
     frame.payload_bytes = payload_bytes;
-    append(buffer, &outbox->filled_bytes, head, frame_encode(&frame, outbox->ipc, head));
+    size_t head_bytes = frame_encode(&frame, outbox->ipc, head);
+    append(buffer, &outbox->filled_bytes, head, head_bytes);
     if (header_bytes > 0) {
         append(buffer, &outbox->filled_bytes, header, header_bytes);
     }
@@ -101,7 +102,7 @@ void outbox_add(struct outbox *outbox, struct frame frame, const uint8_t *header
     }
     include(outbox, from);
     if (!copy) {
-        outbox->iov[outbox->iov_count++] = (struct iovec){(void *)(uintptr_t)payload->data, bytes};
+        outbox->iov[outbox->iov_count++] = (struct iovec){payload->data, bytes};
     }
 }
 

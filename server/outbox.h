@@ -36,7 +36,7 @@ struct outbox {
 
 /* A piece of memory, or `rows` pieces of it `pitch` apart. */
 struct outbox_payload {
-    const uint8_t *data;
+    uint8_t *data;         /* only read */
     uint64_t bytes, pitch; /* of one piece */
     uint32_t pieces;
 };

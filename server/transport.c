@@ -432,6 +432,10 @@ void transport_stop_accepting(struct transport *transport)
 static enum fas_status check_socket_path(const char *path, struct fas_error *error)
 {
     struct stat status;
+    if (strlen(path) >= sizeof((struct sockaddr_un *)NULL)->sun_path) {
+        return fas_fail(error, FAS_INVALID_ARGUMENT, "listen-ipc", "%s: too long for a socket",
+                        path);
+    }
     if (lstat(path, &status) != 0) {
         return errno == ENOENT ? FAS_OK
                                : fas_fail(error, FAS_INVALID_ARGUMENT, "listen-ipc", "%s: %s", path,
@@ -442,7 +446,7 @@ static enum fas_status check_socket_path(const char *path, struct fas_error *err
                         path);
     }
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
+    memcpy(address.sun_path, path, strlen(path) + 1);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     bool stale = fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) != 0 &&
                  errno == ECONNREFUSED;
@@ -475,10 +479,9 @@ static enum fas_status nng_failed(int result, const char *option, const char *va
     return fas_fail(error, FAS_INVALID_ARGUMENT, option, "%s: %s", value, nng_strerror(result));
 }
 
-/* A listener that is not listening yet. */
-static enum fas_status add_listener(struct transport *transport, const char *scheme,
-                                    const char *option, const char *where, struct listener **added,
-                                    struct fas_error *error)
+/* A listener that is not listening yet, or NULL. */
+static struct listener *add_listener(struct transport *transport, const char *scheme,
+                                     const char *option, const char *where, struct fas_error *error)
 {
     char url[CONFIG_TEXT_BYTES_MAX + 16];
     snprintf(url, sizeof url, "%s%s", scheme, where);
@@ -489,11 +492,11 @@ static enum fas_status add_listener(struct transport *transport, const char *sch
         result = nng_aio_alloc(&listener->aio, accept_done, listener);
     }
     if (result != 0) {
-        return nng_failed(result, option, where, error);
+        nng_failed(result, option, where, error);
+        return NULL;
     }
     transport->listener_count++;
-    *added = listener;
-    return FAS_OK;
+    return listener;
 }
 
 static enum fas_status listen_on(struct listener *listener, const char *where,
@@ -511,14 +514,14 @@ static enum fas_status listen_on(struct listener *listener, const char *where,
 static enum fas_status open_ipc(struct transport *transport, const struct config *config,
                                 struct fas_error *error)
 {
-    struct listener *listener;
     enum fas_status status = check_socket_path(config->listen_ipc, error);
-    if (status == FAS_OK) {
-        status =
-            add_listener(transport, "ipc://", "listen-ipc", config->listen_ipc, &listener, error);
-    }
     if (status != FAS_OK) {
         return status;
+    }
+    struct listener *listener =
+        add_listener(transport, "ipc://", "listen-ipc", config->listen_ipc, error);
+    if (!listener) {
+        return error->status;
     }
     listener->local = true;
     nng_stream_listener_set_int(listener->nng, NNG_OPT_IPC_PERMISSIONS, (int)config->ipc_mode);
@@ -532,11 +535,10 @@ static enum fas_status open_ipc(struct transport *transport, const struct config
 static enum fas_status open_tcp(struct transport *transport, const struct config *config,
                                 struct fas_error *error)
 {
-    struct listener *listener;
-    enum fas_status status =
-        add_listener(transport, "tcp://", "listen-tcp", config->listen_tcp, &listener, error);
-    if (status != FAS_OK) {
-        return status;
+    struct listener *listener =
+        add_listener(transport, "tcp://", "listen-tcp", config->listen_tcp, error);
+    if (!listener) {
+        return error->status;
     }
     /* Off by default for streams; two small sends would then cost 40 ms. */
     nng_stream_listener_set_bool(listener->nng, NNG_OPT_TCP_NODELAY, true);
@@ -585,11 +587,10 @@ static enum fas_status configure_tls(nng_tls_config *tls, const struct config *c
 static enum fas_status open_tls(struct transport *transport, const struct config *config,
                                 struct fas_error *error)
 {
-    struct listener *listener;
-    enum fas_status status =
-        add_listener(transport, "tls+tcp://", "listen-tls", config->listen_tls, &listener, error);
-    if (status != FAS_OK) {
-        return status;
+    struct listener *listener =
+        add_listener(transport, "tls+tcp://", "listen-tls", config->listen_tls, error);
+    if (!listener) {
+        return error->status;
     }
     nng_stream_listener_set_bool(listener->nng, NNG_OPT_TCP_NODELAY, true);
     nng_stream_listener_set_bool(listener->nng, NNG_OPT_TCP_KEEPALIVE, true);
@@ -598,7 +599,7 @@ static enum fas_status open_tls(struct transport *transport, const struct config
     if (result != 0) {
         return nng_failed(result, "listen-tls", config->listen_tls, error);
     }
-    status = configure_tls(tls, config, error);
+    enum fas_status status = configure_tls(tls, config, error);
     if (status == FAS_OK) {
         nng_stream_listener_set_ptr(listener->nng, NNG_OPT_TLS_CONFIG, tls);
         status = listen_on(listener, config->listen_tls, error);

@@ -21,7 +21,7 @@
 enum {
     TILE_ROWS = 128,
     FORWARD_KEYS = 512,
-    BACKWARD_KEYS = 256,
+    BACKWARD_KEYS = 512,
     TILE_KEYS_MAX = 512,
 };
 

@@ -48,6 +48,7 @@ static const struct item mixed[] = {
     {.set = 1, .q_len = 70, .k_len = 21, .q_span = 80, .seed = 3},
     {.set = 2, .q_len = 1, .k_len = 600, .seed = 4},
     {.set = 1, .q_len = 0, .k_len = 0, .seed = 5},
+    {.set = 1, .q_len = 40, .k_len = 530, .seed = 10},
     {.set = 2, .q_len = 33, .k_len = 0, .k_span = 9, .seed = 6},
     {.set = 0, .q_len = 1, .k_len = 1, .seed = 7},
     {.set = 2, .q_len = 257, .k_len = 130, .seed = 8},

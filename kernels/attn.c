@@ -32,12 +32,15 @@ const struct attn_row *attn_rows(size_t *count)
 /* NULL when the row serves the shape, else the reason. */
 static const char *row_refuses(const struct attn_row *row, const struct attn_shape *shape)
 {
-    if (!(row->dtypes & (1u << shape->dtype)))
+    if (!(row->dtypes & (1u << shape->dtype))) {
         return "dtype: no kernel of this device computes it";
-    if (shape->d < row->d_min || shape->d > row->d_max)
+    }
+    if (shape->d < row->d_min || shape->d > row->d_max) {
         return "d: no kernel of this device has this head_dim";
-    if (shape->dv < row->dv_min || shape->dv > row->dv_max)
+    }
+    if (shape->dv < row->dv_min || shape->dv > row->dv_max) {
         return "dv: no kernel of this device has this head_dim";
+    }
     return row->refuse ? row->refuse(shape) : NULL;
 }
 
@@ -45,15 +48,18 @@ const struct attn_row *attn_select(enum attn_arch arch, const struct attn_shape 
                                    const char **reason)
 {
     *reason = attn_shape_check(shape);
-    if (*reason)
+    if (*reason) {
         return NULL;
+    }
     *reason = "pass: no kernel of this device computes it";
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        if (rows[i].arch != arch || rows[i].pass != shape->pass)
+        if (rows[i].arch != arch || rows[i].pass != shape->pass) {
             continue;
+        }
         *reason = row_refuses(&rows[i], shape);
-        if (!*reason)
+        if (!*reason) {
             return &rows[i];
+        }
     }
     return NULL;
 }
@@ -65,28 +71,39 @@ static bool head_dim_ok(int32_t d)
 
 const char *attn_shape_check(const struct attn_shape *s)
 {
-    if (s->pass != ATTN_FORWARD && s->pass != ATTN_BACKWARD)
+    if (s->pass != ATTN_FORWARD && s->pass != ATTN_BACKWARD) {
         return "pass: neither forward nor backward";
-    if (s->dtype != ATTN_BF16 && s->dtype != ATTN_FP16 && s->dtype != ATTN_FP32)
+    }
+    if (s->dtype != ATTN_BF16 && s->dtype != ATTN_FP16 && s->dtype != ATTN_FP32) {
         return "dtype: not bf16, fp16 or fp32";
-    if (s->hq < 1)
+    }
+    if (s->hq < 1) {
         return "hq: less than 1";
-    if (s->hkv < 1)
+    }
+    if (s->hkv < 1) {
         return "hkv: less than 1";
-    if (s->hq % s->hkv != 0)
+    }
+    if (s->hq % s->hkv != 0) {
         return "hq: not a multiple of hkv";
-    if (!head_dim_ok(s->d))
+    }
+    if (!head_dim_ok(s->d)) {
         return "d: not a multiple of 8 in 8..256";
-    if (!head_dim_ok(s->dv))
+    }
+    if (!head_dim_ok(s->dv)) {
         return "dv: not a multiple of 8 in 8..256";
-    if (s->mask.has_left && s->mask.left < 0)
+    }
+    if (s->mask.has_left && s->mask.left < 0) {
         return "mask.left: negative";
-    if (s->mask.has_right && s->mask.right < 0)
+    }
+    if (s->mask.has_right && s->mask.right < 0) {
         return "mask.right: negative";
-    if (!(s->softmax_scale > 0) || isinf(s->softmax_scale))
+    }
+    if (!(s->softmax_scale > 0) || isinf(s->softmax_scale)) {
         return "softmax_scale: not a positive finite number";
-    if (!(s->softcap >= 0) || isinf(s->softcap))
+    }
+    if (!(s->softcap >= 0) || isinf(s->softcap)) {
         return "softcap: not a finite number >= 0";
+    }
     return NULL;
 }
 
@@ -102,8 +119,9 @@ bool attn_shape_equal(const struct attn_shape *a, const struct attn_shape *b)
                          a->hkv == b->hkv && a->d == b->d && a->dv == b->dv &&
                          mask_equal(&a->mask, &b->mask) && a->softmax_scale == b->softmax_scale &&
                          a->softcap == b->softcap && a->has_sink == b->has_sink;
-    if (!forward_equal || a->pass == ATTN_FORWARD)
+    if (!forward_equal || a->pass == ATTN_FORWARD) {
         return forward_equal;
+    }
     return a->has_dlse == b->has_dlse && a->has_delta == b->has_delta &&
            a->deterministic == b->deterministic;
 }
@@ -128,10 +146,12 @@ double attn_flops(const struct attn_shape *shape, int32_t q_len, int32_t k_len)
     double diagonal = (double)k_len - q_len;
     double below_end = (double)q_len * k_len;
     double before_first = 0;
-    if (shape->mask.has_right)
+    if (shape->mask.has_right) {
         below_end = sum_clamped(q_len, diagonal + shape->mask.right + 1, k_len);
-    if (shape->mask.has_left)
+    }
+    if (shape->mask.has_left) {
         before_first = sum_clamped(q_len, diagonal - shape->mask.left, k_len);
+    }
     double forward = 2.0 * (shape->d + shape->dv) * shape->hq * (below_end - before_first);
     return shape->pass == ATTN_FORWARD ? forward : 2.5 * forward;
 }
@@ -140,8 +160,9 @@ void attn_sum_dsink(const float *per_sequence, int64_t sequences, int32_t hq, fl
 {
     for (int32_t h = 0; h < hq; h++) {
         double sum = 0;
-        for (int64_t s = 0; s < sequences; s++)
+        for (int64_t s = 0; s < sequences; s++) {
             sum += per_sequence[s * hq + h];
+        }
         out[h] = (float)sum;
     }
 }

@@ -26,12 +26,15 @@ size_t agenda_bytes(const struct attn_launch *launch)
 static void sort_by_work(const struct attn_launch *launch, struct agenda_entry *entries)
 {
     int32_t place[BUCKETS + 1] = {0};
-    for (int32_t s = 0; s < launch->sequence_count; s++)
+    for (int32_t s = 0; s < launch->sequence_count; s++) {
         place[bucket_of(&launch->shape, &launch->sequences[s]) + 1]++;
-    for (int b = 0; b < BUCKETS; b++)
+    }
+    for (int b = 0; b < BUCKETS; b++) {
         place[b + 1] += place[b];
-    for (int32_t s = 0; s < launch->sequence_count; s++)
+    }
+    for (int32_t s = 0; s < launch->sequence_count; s++) {
         entries[place[bucket_of(&launch->shape, &launch->sequences[s])]++].sequence = s;
+    }
 }
 
 struct agenda agenda_make(const struct attn_launch *launch, void *memory, agenda_items *items_of)
@@ -59,10 +62,11 @@ const struct agenda_entry *agenda_find(const struct agenda *agenda, int64_t item
     int32_t high = agenda->launch->sequence_count;
     while (high - low > 1) {
         int32_t middle = low + (high - low) / 2;
-        if (agenda->entries[middle].first_item <= item)
+        if (agenda->entries[middle].first_item <= item) {
             low = middle;
-        else
+        } else {
             high = middle;
+        }
     }
     return &agenda->entries[low];
 }

@@ -102,21 +102,24 @@ static void prepare_delta(const struct strip *t, struct range rows)
                                    shape->dv, t->worker->rows[0]);
     struct matrix out = tile_load(t->context, shape->dtype, &t->set->o, first, count, t->head,
                                   shape->dv, t->worker->rows[1]);
-    for (int32_t i = 0; i < count; i++)
+    for (int32_t i = 0; i < count; i++) {
         t->delta[rows.first + i] =
             t->context->vector->dot(matrix_row(grad, i), matrix_row(out, i), shape->dv);
+    }
 }
 
 static void copy_delta(const struct strip *t)
 {
-    for (int32_t i = 0; i < t->sequence->q_len; i++)
+    for (int32_t i = 0; i < t->sequence->q_len; i++) {
         t->delta[i] = *statistic_at(&t->set->delta, t->sequence->q_first + i, t->head);
+    }
 }
 
 static void subtract_dlse(const struct strip *t)
 {
-    for (int32_t i = 0; i < t->sequence->q_len; i++)
+    for (int32_t i = 0; i < t->sequence->q_len; i++) {
         t->delta[i] -= *statistic_at(&t->set->dlse, t->sequence->q_first + i, t->head);
+    }
 }
 
 static void write_dsink(const struct strip *t)
@@ -124,8 +127,9 @@ static void write_dsink(const struct strip *t)
     double sum = 0;
     for (int32_t i = 0; i < t->sequence->q_len; i++) {
         float lse = *statistic_at(&t->set->lse, t->sequence->q_first + i, t->head);
-        if (lse != -INFINITY)
+        if (lse != -INFINITY) {
             sum -= (double)expf(t->set->sink[t->head] - lse) * t->delta[i];
+        }
     }
     t->set->dsink[(int64_t)t->sequence->index * t->shape->hq + t->head] = (float)sum;
 }
@@ -138,15 +142,19 @@ static void run_prepare(void *job, int worker, int64_t item)
     int32_t tiles = tiles_of(t.sequence->q_len, TILE_ROWS);
     for (int32_t i = 0; i < tiles; i++) {
         atomic_init(&t.turns[i], 0);
-        if (!t.shape->has_delta)
+        if (!t.shape->has_delta) {
             prepare_delta(&t, tile_range(i, TILE_ROWS, t.sequence->q_len));
+        }
     }
-    if (t.shape->has_delta)
+    if (t.shape->has_delta) {
         copy_delta(&t);
-    if (t.shape->has_dlse)
+    }
+    if (t.shape->has_dlse) {
         subtract_dlse(&t);
-    if (t.shape->has_sink)
+    }
+    if (t.shape->has_sink) {
         write_dsink(&t);
+    }
     memset(t.dq, 0, (size_t)t.sequence->q_len * t.shape->d * sizeof(float));
 }
 
@@ -172,12 +180,14 @@ static void row_step(const struct strip *t, const struct box *box, int32_t i, fl
     if (!range_empty(seen)) {
         int32_t first = seen.first;
         int32_t count = range_length(seen);
-        if (t->shape->softcap > 0)
+        if (t->shape->softcap > 0) {
             vector->softcap_slope(p + first, slope + first, t->shape->softcap, count);
+        }
         vector->exp_shifted(p + first, shift, count);
         vector->ds(ds + first, p + first, t->delta[row], count);
-        if (t->shape->softcap > 0)
+        if (t->shape->softcap > 0) {
             vector->multiply(ds + first, slope + first, count);
+        }
     }
     clear_outside(p, seen, range_length(box->keys));
     clear_outside(ds, seen, range_length(box->keys));
@@ -217,8 +227,9 @@ static void box_step(const struct strip *t, struct turn_room *room, const struct
     struct matrix v = matrix_from_row(c->v, skipped);
     blas_multiply_nt(rows, keys, shape->d, factor, q, k, p);
     blas_multiply_nt(rows, keys, shape->dv, 1, grad, v, ds);
-    for (int32_t i = 0; i < rows; i++)
+    for (int32_t i = 0; i < rows; i++) {
         row_step(t, box, i, matrix_row(p, i), matrix_row(ds, i), matrix_row(slope, i));
+    }
     box_add_over_rows(t->context, box, p, grad, shape->dv, matrix_from_row(c->dv, skipped));
     box_add_over_rows(t->context, box, ds, q, shape->d, matrix_from_row(c->dk, skipped));
     add_dq(t, room, box, c, tile, ds, k);
@@ -229,8 +240,9 @@ static void strip_step(const struct strip *t, struct turn_room *room, const stru
 {
     const struct attn_mask *mask = &t->shape->mask;
     struct range rows = rows_seeing(mask, t->sequence, c->keys);
-    if (range_empty(rows))
+    if (range_empty(rows)) {
         return;
+    }
     for (int32_t tile = rows.first / TILE_ROWS; tile <= (rows.end - 1) / TILE_ROWS; tile++) {
         struct box box = {t->shape, t->sequence, {0, 0}, {0, 0}};
         box.rows = intersection(rows, tile_range(tile, TILE_ROWS, t->sequence->q_len));
@@ -296,9 +308,10 @@ static void run_products(void *job, int worker, int64_t item)
         }
         column_end(b, s, kv_head, &c);
     }
-    if (!range_empty(unused))
+    if (!range_empty(unused)) {
         write_unused_keys(shape, &b->launch->sets[s->set], s->k_first + unused.first,
                           range_length(unused), kv_head);
+    }
 }
 
 /* ---- finish ---- */
@@ -341,8 +354,9 @@ enum attn_status attn_cpu_backward(struct attn_context *context, const struct at
 {
     struct layout at = layout_of(launch);
     if (attn_shape_check(&launch->shape) || launch->shape.pass != ATTN_BACKWARD ||
-        launch->scratch_bytes < at.bytes)
+        launch->scratch_bytes < at.bytes) {
         return ATTN_INVALID;
+    }
     char *scratch = launch->scratch;
     struct backward b = {.context = context,
                          .launch = launch,

@@ -35,18 +35,21 @@ static void *load(void)
     static const char name[] = "OPENBLAS_NUM_THREADS";
     bool ours = !getenv(name) && setenv(name, "1", 0) == 0;
     void *library = dlopen(OPENBLAS_PTHREAD_PATH, RTLD_NOW | RTLD_LOCAL);
-    if (!library)
+    if (!library) {
         library = dlopen("libopenblas.so.0", RTLD_NOW | RTLD_LOCAL);
-    if (ours)
+    }
+    if (ours) {
         unsetenv(name);
+    }
     return library;
 }
 
 static void open_once(void)
 {
     void *library = load();
-    if (!library)
+    if (!library) {
         return;
+    }
     parallel_function *parallel;
     threads_function *set_threads;
     gemm_function *found;
@@ -54,8 +57,9 @@ static void open_once(void)
     *(void **)&parallel = dlsym(library, "openblas_get_parallel");
     *(void **)&set_threads = dlsym(library, "openblas_set_num_threads");
     *(void **)&found = dlsym(library, "cblas_sgemm");
-    if (!parallel || !set_threads || !found || parallel() != OPENBLAS_PTHREAD)
+    if (!parallel || !set_threads || !found || parallel() != OPENBLAS_PTHREAD) {
         return;
+    }
     set_threads(1);
     gemm = found;
 }

@@ -28,8 +28,9 @@ static bool worker_open(struct worker *w)
     size_t floats =
         COUNT_OF(w->rows) * rows + COUNT_OF(w->keys) * keys + COUNT_OF(w->scores) * scores;
     float *next = w->memory = aligned_alloc(ALIGNMENT, floats * sizeof(float));
-    if (!next)
+    if (!next) {
         return false;
+    }
     give_each(w->rows, COUNT_OF(w->rows), rows, &next);
     give_each(w->keys, COUNT_OF(w->keys), keys, &next);
     give_each(w->scores, COUNT_OF(w->scores), scores, &next);
@@ -38,12 +39,14 @@ static bool worker_open(struct worker *w)
 
 struct attn_context *attn_cpu_open(int threads)
 {
-    if (threads < 1 || !blas_open())
+    if (threads < 1 || !blas_open()) {
         return NULL;
+    }
     struct attn_context *context =
         calloc(1, sizeof *context + (size_t)threads * sizeof context->workers[0]);
-    if (!context)
+    if (!context) {
         return NULL;
+    }
     if (!turn_room_open(&context->turns)) {
         free(context);
         return NULL;
@@ -66,11 +69,13 @@ struct attn_context *attn_cpu_open(int threads)
 
 void attn_cpu_close(struct attn_context *context)
 {
-    if (!context)
+    if (!context) {
         return;
+    }
     pool_close(context->pool);
     turn_room_close(&context->turns);
-    for (int i = 0; i < context->worker_count; i++)
+    for (int i = 0; i < context->worker_count; i++) {
         free(context->workers[i].memory);
+    }
     free(context);
 }

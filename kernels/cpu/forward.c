@@ -53,14 +53,16 @@ static void row_step(struct tile *t, int32_t i, float *scores, struct range seen
     const struct vector *vector = t->context->vector;
     float *live = scores + seen.first;
     int32_t count = range_length(seen);
-    if (t->shape->softcap > 0)
+    if (t->shape->softcap > 0) {
         vector->softcap(live, t->shape->softcap, count);
+    }
     float m = fmaxf(t->m[i], vector->max(live, count));
     float shift = m == -INFINITY ? 0.0f : m;
     float rescale = weight_of(t->m[i] - shift);
     float sum = vector->exp_shifted(live, shift, count);
-    if (rescale != 1.0f)
+    if (rescale != 1.0f) {
         vector->scale(matrix_row(t->o, i), rescale, t->shape->dv);
+    }
     t->total[i] = t->total[i] * rescale + sum;
     t->m[i] = m;
 }
@@ -81,8 +83,9 @@ static void tile_step(struct tile *t, struct range keys)
     blas_multiply_nt(rows, count, shape->d, factor, t->q, k, p);
     for (int32_t i = 0; i < rows; i++) {
         struct range seen = box_seen(&box, i);
-        if (!range_empty(seen))
+        if (!range_empty(seen)) {
             row_step(t, i, matrix_row(p, i), seen);
+        }
         clear_outside(matrix_row(p, i), seen, count);
     }
     box_add_over_keys(t->context, &box, p, v, shape->dv, t->o);
@@ -110,8 +113,9 @@ static void tile_end(struct tile *t)
     int32_t rows = range_length(t->rows);
     for (int32_t i = 0; i < rows; i++) {
         float total = t->total[i];
-        if (total != 0)
+        if (total != 0) {
             t->context->vector->scale(matrix_row(t->o, i), 1.0f / total, shape->dv);
+        }
         *statistic_at(&t->set->lse, first + i, t->head) =
             total != 0 ? t->m[i] + logf(total) : -INFINITY;
     }
@@ -134,8 +138,9 @@ static void write_unused(const struct attn_shape *shape, const struct attn_set *
                          int32_t count, int32_t head)
 {
     tile_store_zero(shape->dtype, &set->o, first, count, head, shape->dv);
-    for (int32_t i = 0; i < count; i++)
+    for (int32_t i = 0; i < count; i++) {
         *statistic_at(&set->lse, first + i, head) = -INFINITY;
+    }
 }
 
 static int64_t items_of(const struct attn_shape *shape, const struct attn_sequence *sequence)
@@ -172,8 +177,9 @@ static void run_item(void *job, int worker, int64_t item)
                          .total = w->row[1]};
         tile_compute(&t);
     }
-    if (!range_empty(unused))
+    if (!range_empty(unused)) {
         write_unused(shape, set, s->q_first + unused.first, range_length(unused), head);
+    }
 }
 
 size_t attn_cpu_forward_scratch(const struct attn_launch *launch)
@@ -184,8 +190,9 @@ size_t attn_cpu_forward_scratch(const struct attn_launch *launch)
 enum attn_status attn_cpu_forward(struct attn_context *context, const struct attn_launch *launch)
 {
     if (attn_shape_check(&launch->shape) || launch->shape.pass != ATTN_FORWARD ||
-        launch->scratch_bytes < attn_cpu_forward_scratch(launch))
+        launch->scratch_bytes < attn_cpu_forward_scratch(launch)) {
         return ATTN_INVALID;
+    }
     struct forward f = {context, launch, agenda_make(launch, launch->scratch, items_of)};
     pool_run(context->pool, run_item, &f, f.agenda.items, launch_helpers(launch));
     return ATTN_OK;

@@ -58,10 +58,12 @@ static inline struct range rows_seeing(const struct attn_mask *mask, const struc
 {
     int64_t shift = (int64_t)s->q_len - s->k_len;
     struct range rows = {0, s->q_len};
-    if (mask->has_right)
+    if (mask->has_right) {
         rows.first = clamped(keys.first + shift - mask->right, 0, s->q_len);
-    if (mask->has_left)
+}
+    if (mask->has_left) {
         rows.end = clamped(keys.end + shift + mask->left, 0, s->q_len);
+}
     return rows;
 }
 

@@ -33,8 +33,9 @@ struct pool {
 static void work_off(struct pool *pool, int worker)
 {
     int64_t item;
-    while ((item = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed)) < pool->items)
+    while ((item = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed)) < pool->items) {
         pool->work(pool->job, worker, item);
+    }
 }
 
 static void *helper_main(void *argument)
@@ -43,17 +44,20 @@ static void *helper_main(void *argument)
     struct pool *pool = self->pool;
     pthread_mutex_lock(&pool->lock);
     for (;;) {
-        while (!pool->wanted && !pool->closing)
+        while (!pool->wanted && !pool->closing) {
             pthread_cond_wait(&pool->wake, &pool->lock);
-        if (pool->closing)
+        }
+        if (pool->closing) {
             break;
+        }
         pool->wanted--;
         pool->running++;
         pthread_mutex_unlock(&pool->lock);
         work_off(pool, self->worker);
         pthread_mutex_lock(&pool->lock);
-        if (--pool->running == 0)
+        if (--pool->running == 0) {
             pthread_cond_signal(&pool->idle);
+        }
     }
     pthread_mutex_unlock(&pool->lock);
     return NULL;
@@ -62,8 +66,9 @@ static void *helper_main(void *argument)
 struct pool *pool_open(int threads)
 {
     struct pool *pool = calloc(1, sizeof *pool + (size_t)threads * sizeof pool->helpers[0]);
-    if (!pool)
+    if (!pool) {
         return NULL;
+    }
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->wake, NULL);
     pthread_cond_init(&pool->idle, NULL);
@@ -82,14 +87,16 @@ struct pool *pool_open(int threads)
 
 void pool_close(struct pool *pool)
 {
-    if (!pool)
+    if (!pool) {
         return;
+    }
     pthread_mutex_lock(&pool->lock);
     pool->closing = true;
     pthread_cond_broadcast(&pool->wake);
     pthread_mutex_unlock(&pool->lock);
-    for (int i = 0; i < pool->helper_count; i++)
+    for (int i = 0; i < pool->helper_count; i++) {
         pthread_join(pool->helpers[i].thread, NULL);
+    }
     pthread_mutex_destroy(&pool->lock);
     pthread_cond_destroy(&pool->wake);
     pthread_cond_destroy(&pool->idle);
@@ -99,8 +106,9 @@ void pool_close(struct pool *pool)
 static int wanted_helpers(const struct pool *pool, int64_t items, int helpers)
 {
     int wanted = helpers < pool->helper_count ? helpers : pool->helper_count;
-    if (wanted > items - 1)
+    if (wanted > items - 1) {
         wanted = (int)(items - 1);
+    }
     return wanted > 0 ? wanted : 0;
 }
 
@@ -114,12 +122,14 @@ void pool_run(struct pool *pool, pool_work *work, void *job, int64_t items, int 
     pool->wanted = wanted_helpers(pool, items, helpers);
     int wakes = pool->wanted;
     pthread_mutex_unlock(&pool->lock);
-    for (int i = 0; i < wakes; i++)
+    for (int i = 0; i < wakes; i++) {
         pthread_cond_signal(&pool->wake);
+    }
     work_off(pool, 0);
     pthread_mutex_lock(&pool->lock);
     pool->wanted = 0;
-    while (pool->running)
+    while (pool->running) {
         pthread_cond_wait(&pool->idle, &pool->lock);
+    }
     pthread_mutex_unlock(&pool->lock);
 }

@@ -46,60 +46,68 @@ static bool in_place(enum attn_dtype dtype, const struct attn_tensor *tensor, in
 static void load_row(const struct vector *vector, enum attn_dtype dtype, const void *from,
                      int32_t width, float *to)
 {
-    if (dtype == ATTN_BF16)
+    if (dtype == ATTN_BF16) {
         vector->from_bf16(to, from, width);
-    else if (dtype == ATTN_FP16)
+    } else if (dtype == ATTN_FP16) {
         vector->from_fp16(to, from, width);
-    else
+    } else {
         memcpy(to, from, (size_t)width * sizeof *to);
+    }
 }
 
 struct matrix tile_load(const struct attn_context *context, enum attn_dtype dtype,
                         const struct attn_tensor *tensor, int64_t first, int32_t count,
                         int32_t head, int32_t width, float *room)
 {
-    if (in_place(dtype, tensor, width))
+    if (in_place(dtype, tensor, width)) {
         return (struct matrix){tensor_at(tensor, first, head),
                                (int)(tensor->row_stride / (int64_t)sizeof(float))};
-    for (int32_t i = 0; i < count; i++)
+    }
+    for (int32_t i = 0; i < count; i++) {
         load_row(context->vector, dtype, tensor_at(tensor, first + i, head), width,
                  room + (size_t)i * width);
+    }
     return (struct matrix){room, width};
 }
 
 static void store_row(const struct vector *vector, enum attn_dtype dtype, const float *from,
                       int32_t width, void *to)
 {
-    if (dtype == ATTN_BF16)
+    if (dtype == ATTN_BF16) {
         vector->to_bf16(to, from, width);
-    else if (dtype == ATTN_FP16)
+    } else if (dtype == ATTN_FP16) {
         vector->to_fp16(to, from, width);
-    else
+    } else {
         memcpy(to, from, (size_t)width * sizeof *from);
+    }
 }
 
 void tile_store(const struct attn_context *context, enum attn_dtype dtype,
                 const struct attn_tensor *tensor, int64_t first, int32_t count, int32_t head,
                 int32_t width, struct matrix from)
 {
-    for (int32_t i = 0; i < count; i++)
+    for (int32_t i = 0; i < count; i++) {
         store_row(context->vector, dtype, matrix_row(from, i), width,
                   tensor_at(tensor, first + i, head));
+    }
 }
 
 void tile_store_zero(enum attn_dtype dtype, const struct attn_tensor *tensor, int64_t first,
                      int32_t count, int32_t head, int32_t width)
 {
-    for (int32_t i = 0; i < count; i++)
+    for (int32_t i = 0; i < count; i++) {
         memset(tensor_at(tensor, first + i, head), 0, (size_t)width * attn_dtype_bytes(dtype));
+    }
 }
 
 static bool rows_finite(const struct attn_context *context, struct matrix m, int32_t first,
                         int32_t end, int32_t width)
 {
-    for (int32_t i = first; i < end; i++)
-        if (!context->vector->all_finite(matrix_row(m, i), width))
+    for (int32_t i = first; i < end; i++) {
+        if (!context->vector->all_finite(matrix_row(m, i), width)) {
             return false;
+        }
+    }
     return true;
 }
 
@@ -130,9 +138,10 @@ void box_add_over_keys(const struct attn_context *context, const struct box *box
     }
     for (int32_t i = 0; i < rows; i++) {
         struct range seen = box_seen(box, i);
-        for (int32_t j = seen.first; j < seen.end; j++)
+        for (int32_t j = seen.first; j < seen.end; j++) {
             context->vector->add_scaled(matrix_row(out, i), matrix_row(weights, i)[j],
                                         matrix_row(values, j), width);
+        }
     }
 }
 
@@ -149,9 +158,10 @@ void box_add_over_rows(const struct attn_context *context, const struct box *box
     }
     for (int32_t i = 0; i < rows; i++) {
         struct range seen = box_seen(box, i);
-        for (int32_t j = seen.first; j < seen.end; j++)
+        for (int32_t j = seen.first; j < seen.end; j++) {
             context->vector->add_scaled(matrix_row(out, j), matrix_row(weights, i)[j],
                                         matrix_row(values, i), width);
+        }
     }
 }
 
@@ -163,8 +173,9 @@ int launch_helpers(const struct attn_launch *launch)
 {
     const double flops_per_helper = 1 << 25;
     double flops = 0;
-    for (int32_t s = 0; s < launch->sequence_count; s++)
+    for (int32_t s = 0; s < launch->sequence_count; s++) {
         flops += attn_flops(&launch->shape, launch->sequences[s].q_len, launch->sequences[s].k_len);
+    }
     double helpers = flops / flops_per_helper;
     return helpers < INT_MAX ? (int)helpers : INT_MAX;
 }

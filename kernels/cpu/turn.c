@@ -8,8 +8,9 @@
 bool turn_room_open(struct turn_room *room)
 {
     atomic_init(&room->sleepers, 0);
-    if (pthread_mutex_init(&room->lock, NULL) != 0)
+    if (pthread_mutex_init(&room->lock, NULL) != 0) {
         return false;
+    }
     if (pthread_cond_init(&room->passed, NULL) != 0) {
         pthread_mutex_destroy(&room->lock);
         return false;
@@ -25,12 +26,14 @@ void turn_room_close(struct turn_room *room)
 
 void turn_wait(struct turn_room *room, turn *its, int number)
 {
-    if (atomic_load(its) == number)
+    if (atomic_load(its) == number) {
         return;
+    }
     pthread_mutex_lock(&room->lock);
     atomic_fetch_add(&room->sleepers, 1);
-    while (atomic_load(its) != number)
+    while (atomic_load(its) != number) {
         pthread_cond_wait(&room->passed, &room->lock);
+    }
     atomic_fetch_sub(&room->sleepers, 1);
     pthread_mutex_unlock(&room->lock);
 }
@@ -38,8 +41,9 @@ void turn_wait(struct turn_room *room, turn *its, int number)
 void turn_pass(struct turn_room *room, turn *its)
 {
     atomic_fetch_add(its, 1);
-    if (atomic_load(&room->sleepers) == 0)
+    if (atomic_load(&room->sleepers) == 0) {
         return;
+    }
     pthread_mutex_lock(&room->lock);
     pthread_cond_broadcast(&room->passed);
     pthread_mutex_unlock(&room->lock);

@@ -65,8 +65,9 @@ static inline float tanh_one(float x)
 
 static void from_bf16(float *restrict out, const uint16_t *restrict in, int n)
 {
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         out[i] = float_of((uint32_t)in[i] << 16);
+    }
 }
 
 static void to_bf16(uint16_t *restrict out, const float *restrict in, int n)
@@ -114,8 +115,9 @@ static float max(const float *x, int n)
 {
     float m = -INFINITY;
 #pragma omp simd reduction(max : m)
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         m = x[i] > m ? x[i] : m;
+    }
     return m;
 }
 
@@ -123,21 +125,24 @@ static float dot(const float *restrict x, const float *restrict y, int n)
 {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         sum += x[i] * y[i];
+    }
     return sum;
 }
 
 static void scale(float *x, float factor, int n)
 {
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         x[i] *= factor;
+    }
 }
 
 static void add_scaled(float *restrict x, float factor, const float *restrict y, int n)
 {
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         x[i] += factor * y[i];
+    }
 }
 
 static float exp_shifted(float *x, float shift, int n)
@@ -153,8 +158,9 @@ static float exp_shifted(float *x, float shift, int n)
 
 static void softcap(float *x, float c, int n)
 {
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         x[i] = c * tanh_one(x[i]);
+    }
 }
 
 static void softcap_slope(float *restrict x, float *restrict slope, float c, int n)
@@ -168,14 +174,16 @@ static void softcap_slope(float *restrict x, float *restrict slope, float c, int
 
 static void ds(float *restrict dp, const float *restrict p, float delta, int n)
 {
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         dp[i] = p[i] * (dp[i] - delta);
+    }
 }
 
 static void multiply(float *restrict x, const float *restrict y, int n)
 {
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         x[i] *= y[i];
+    }
 }
 
 /* inf - inf and NaN are NaN; their sum with anything is, too. */
@@ -183,8 +191,9 @@ static int all_finite(const float *x, int n)
 {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         sum += x[i] - x[i];
+    }
     return sum == 0;
 }
 

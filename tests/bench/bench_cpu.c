@@ -52,12 +52,13 @@ static struct attn_tensor random_tensor(enum attn_dtype dtype, int64_t rows, int
         float x = (float)rand() / (float)RAND_MAX * 2 - 1;
         uint32_t bits;
         memcpy(&bits, &x, sizeof bits);
-        if (dtype == ATTN_FP32)
+        if (dtype == ATTN_FP32) {
             ((float *)t.data)[i] = x;
-        else if (dtype == ATTN_BF16)
+        } else if (dtype == ATTN_BF16) {
             ((uint16_t *)t.data)[i] = (uint16_t)(bits >> 16);
-        else /* a sign, a fraction and an exponent that keep it below 1 */
+        } else { /* a sign, a fraction and an exponent that keep it below 1 */
             ((uint16_t *)t.data)[i] = (uint16_t)((bits >> 16 & 0x8000u) | (bits >> 9 & 0x3bffu));
+        }
     }
     return t;
 }
@@ -84,8 +85,9 @@ static void free_set(struct attn_set *s)
 {
     void *all[] = {s->q.data,   s->k.data,  s->v.data,  s->o.data, s->lse.data,
                    s->do_.data, s->dq.data, s->dk.data, s->dv.data};
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         free(all[i]);
+    }
 }
 
 /* Best time of one pass, seconds. */
@@ -99,8 +101,9 @@ static double measure(struct attn_context *context, struct attn_launch *launch, 
     double end = now() + budget;
     for (int i = 0; i < 3 || now() < end; i++) {
         double start = now();
-        if (row->launch(context, launch) != ATTN_OK)
+        if (row->launch(context, launch) != ATTN_OK) {
             exit(1);
+        }
         best = fmin(best, now() - start);
     }
     free(launch->scratch);
@@ -166,9 +169,11 @@ int main(int argc, char **argv)
         return 1;
     }
     int only = argc > 3 ? atoi(argv[3]) : -1;
-    for (int i = 0; i < (int)(sizeof cases / sizeof cases[0]); i++)
-        if (only < 0 || i == only)
+    for (int i = 0; i < (int)(sizeof cases / sizeof cases[0]); i++) {
+        if (only < 0 || i == only) {
             run_case(context, &cases[i], threads, budget);
+        }
+    }
     attn_cpu_close(context);
     return 0;
 }

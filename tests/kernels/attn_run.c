@@ -35,22 +35,25 @@ static void fail(const char *why)
 
 static void read_all(void *to, size_t bytes)
 {
-    if (bytes && fread(to, 1, bytes, stdin) != bytes)
+    if (bytes && fread(to, 1, bytes, stdin) != bytes) {
         fail("the input ends early");
+    }
 }
 
 static void write_all(const void *from, size_t bytes)
 {
-    if (bytes && fwrite(from, 1, bytes, stdout) != bytes)
+    if (bytes && fwrite(from, 1, bytes, stdout) != bytes) {
         fail("the output is closed");
+    }
 }
 
 static void *poisoned(size_t bytes)
 {
     size_t rounded = (bytes / 256 + 1) * 256;
     void *memory = aligned_alloc(256, rounded);
-    if (!memory)
+    if (!memory) {
         fail("out of memory");
+    }
     return memset(memory, 0xff, rounded);
 }
 
@@ -100,8 +103,9 @@ static struct attn_shape shape_of(const struct request *r)
 static struct attn_sequence *read_sequences(const struct request *r)
 {
     struct attn_sequence *all = calloc((size_t)r->sequences + 1, sizeof *all);
-    if (!all)
+    if (!all) {
         fail("out of memory");
+    }
     for (int64_t i = 0; i < r->sequences; i++) {
         int64_t n[6];
         read_all(n, sizeof n);
@@ -137,8 +141,9 @@ static int make_buffers(const struct request *r, struct attn_set *set, struct bu
     b[n++] = make_statistic(&set->lse, r->total_q, r->hq);
     b[n++] = r->has_delta ? make_statistic(&set->delta, r->total_q, r->hq)
                           : make(&set->o, r->total_q, r->hq, r->dv, e);
-    if (r->has_dlse)
+    if (r->has_dlse) {
         b[n++] = make_statistic(&set->dlse, r->total_q, r->hq);
+    }
     *inputs = n;
     b[n++] = make(&set->dq, r->total_q, r->hq, r->d, e);
     b[n++] = make(&set->dk, r->total_k, r->hkv, r->d, e);
@@ -156,12 +161,14 @@ static void launch_one(struct attn_context *context, const struct request *r,
                                  .set_count = 1,
                                  .sequence_count = (int32_t)r->sequences};
     const struct attn_row *row = attn_select(ATTN_CPU, &launch.shape, &reason);
-    if (!row)
+    if (!row) {
         fail(reason);
+    }
     launch.scratch_bytes = row->scratch_bytes(&launch);
     launch.scratch = poisoned(launch.scratch_bytes);
-    if (row->launch(context, &launch) != ATTN_OK)
+    if (row->launch(context, &launch) != ATTN_OK) {
         fail("the launch failed");
+    }
     free(launch.scratch);
 }
 
@@ -175,22 +182,26 @@ static void serve(struct attn_context *context, const struct request *r)
     float *sink = poisoned((size_t)r->hq * sizeof(float));
     float *dsink = poisoned((size_t)(r->hq * (r->sequences + 1)) * sizeof(float));
     float *dsink_sum = poisoned((size_t)r->hq * sizeof(float));
-    for (int i = 0; i < inputs; i++)
+    for (int i = 0; i < inputs; i++) {
         read_all(buffers[i].tensor->data, buffers[i].bytes);
-    if (r->has_sink)
+    }
+    if (r->has_sink) {
         read_all(sink, (size_t)r->hq * sizeof(float));
+    }
     set.sink = sink;
     set.dsink = dsink;
     launch_one(context, r, &set, sequences);
-    for (int i = inputs; i < count; i++)
+    for (int i = inputs; i < count; i++) {
         write_all(buffers[i].tensor->data, buffers[i].bytes);
+    }
     if (r->has_sink && r->pass == ATTN_BACKWARD) {
         attn_sum_dsink(dsink, r->sequences, (int32_t)r->hq, dsink_sum);
         write_all(dsink_sum, (size_t)r->hq * sizeof(float));
     }
     fflush(stdout);
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
         free(buffers[i].tensor->data);
+    }
     free(sequences);
     free(sink);
     free(dsink);
@@ -200,11 +211,13 @@ static void serve(struct attn_context *context, const struct request *r)
 int main(int argc, char **argv)
 {
     struct attn_context *context = attn_cpu_open(argc > 1 ? atoi(argv[1]) : 2);
-    if (!context)
+    if (!context) {
         fail("no context");
+    }
     struct request request;
-    while (fread(&request, sizeof request, 1, stdin) == 1)
+    while (fread(&request, sizeof request, 1, stdin) == 1) {
         serve(context, &request);
+    }
     attn_cpu_close(context);
     return 0;
 }

@@ -61,8 +61,9 @@ static double from_half(uint16_t h)
 /* Rounds to `bits` of mantissa, ties to even, exponents from `lowest`. */
 static double rounded(double x, int bits, int lowest)
 {
-    if (x == 0 || !isfinite(x))
+    if (x == 0 || !isfinite(x)) {
         return x;
+    }
     int exponent;
     frexp(x, &exponent);
     int last = exponent - bits < lowest ? lowest : exponent - bits;
@@ -75,8 +76,9 @@ static uint16_t to_half(double x)
     double magnitude = rounded(fabs(x), 11, -24);
     int exponent;
     double fraction = frexp(magnitude, &exponent);
-    if (magnitude < 0x1p-14)
+    if (magnitude < 0x1p-14) {
         return sign | (uint16_t)ldexp(magnitude, 24);
+    }
     return sign | (uint16_t)((exponent + 14) << 10 | ((int)ldexp(fraction, 11) & 1023));
 }
 
@@ -92,8 +94,9 @@ double element(enum attn_dtype dtype, const struct attn_tensor *tensor, int64_t 
         return single;
     }
     memcpy(&half, at, sizeof half);
-    if (dtype == ATTN_FP16)
+    if (dtype == ATTN_FP16) {
         return from_half(half);
+    }
     uint32_t bits = (uint32_t)half << 16;
     memcpy(&single, &bits, sizeof single);
     return single;
@@ -154,12 +157,16 @@ static int out_role(const struct attn_shape *shape)
 static bool tensor_used(const struct attn_shape *shape, int t)
 {
     size_t offset = tensor_table[t].offset;
-    if (offset == offsetof(struct attn_set, dlse) && !shape->has_dlse)
+    if (offset == offsetof(struct attn_set, dlse) && !shape->has_dlse) {
         return false;
-    if (offset == offsetof(struct attn_set, delta) && !shape->has_delta)
+    }
+    if (offset == offsetof(struct attn_set, delta) && !shape->has_delta) {
         return false;
-    if (shape->pass == ATTN_BACKWARD && offset == offsetof(struct attn_set, o) && shape->has_delta)
+    }
+    if (shape->pass == ATTN_BACKWARD && offset == offsetof(struct attn_set, o) &&
+        shape->has_delta) {
         return false;
+    }
     return tensor_table[t].roles & (in_role(shape) | out_role(shape));
 }
 
@@ -198,10 +205,12 @@ static void place(struct problem *p, int64_t *rows_q, int64_t *rows_k)
     int32_t index[64] = {0};
     for (int i = 0; i < p->count; i++) {
         struct item *item = &p->items[i];
-        if (item->q_span < item->q_len)
+        if (item->q_span < item->q_len) {
             item->q_span = item->q_len;
-        if (item->k_span < item->k_len)
+        }
+        if (item->k_span < item->k_len) {
             item->k_span = item->k_len;
+        }
         int set = item->set;
         rows_q[set] += GAP_ROWS;
         rows_k[set] += GAP_ROWS;
@@ -232,11 +241,14 @@ static void fill_tensor(struct problem *p, int i, int t)
     const struct attn_tensor *tensor = tensor_in(&p->sets[s->set], t);
     bool q = tensor_table[t].side == SIDE_Q;
     uint64_t state = p->items[i].seed * 1000003u + (unsigned)t;
-    for (int row = 0; row < (q ? s->q_len : s->k_len); row++)
-        for (int head = 0; head < heads_of(&p->shape, t); head++)
-            for (int c = 0; c < width_of(&p->shape, t); c++)
+    for (int row = 0; row < (q ? s->q_len : s->k_len); row++) {
+        for (int head = 0; head < heads_of(&p->shape, t); head++) {
+            for (int c = 0; c < width_of(&p->shape, t); c++) {
                 set_element(dtype_of(&p->shape, t), tensor, (q ? s->q_first : s->k_first) + row,
                             head, c, 2 * random_unit(&state));
+            }
+        }
+    }
 }
 
 /* ---- the answer ---- */
@@ -264,8 +276,9 @@ static bool sees(const struct attn_shape *shape, const struct attn_sequence *s, 
 static double dot(const double *a, const double *b, int width)
 {
     double sum = 0;
-    for (int c = 0; c < width; c++)
+    for (int c = 0; c < width; c++) {
         sum += a[c] * b[c];
+    }
     return sum;
 }
 
@@ -279,11 +292,14 @@ static double *loaded(const struct problem *p, const struct attn_sequence *s, in
     int width = width_of(&p->shape, t);
     const struct attn_tensor *tensor = tensor_in(&p->sets[s->set], t);
     double *all = calloc((size_t)(rows * heads * width) + 1, sizeof *all);
-    for (int head = 0; head < heads; head++)
-        for (int64_t row = 0; row < rows; row++)
-            for (int c = 0; c < width; c++)
+    for (int head = 0; head < heads; head++) {
+        for (int64_t row = 0; row < rows; row++) {
+            for (int c = 0; c < width; c++) {
                 all[(head * rows + row) * width + c] =
                     element(dtype_of(&p->shape, t), tensor, first + row, head, c);
+            }
+        }
+    }
     return all;
 }
 
@@ -299,8 +315,9 @@ static void answer_open(const struct problem *p, const struct attn_sequence *s,
                         struct answer_row *a)
 {
     size_t keys = (size_t)s->k_len + 1;
-    for (int t = 0; t <= DO; t++)
+    for (int t = 0; t <= DO; t++) {
         a->in[t] = t <= V || (t == DO && tensor_used(&p->shape, t)) ? loaded(p, s, t) : NULL;
+    }
     a->score = calloc(keys, sizeof(double));
     a->slope = calloc(keys, sizeof(double));
     a->p = calloc(keys, sizeof(double));
@@ -310,8 +327,9 @@ static void answer_open(const struct problem *p, const struct attn_sequence *s,
 
 static void answer_close(struct answer_row *a)
 {
-    for (int t = 0; t <= DO; t++)
+    for (int t = 0; t <= DO; t++) {
         free(a->in[t]);
+    }
     free(a->score);
     free(a->slope);
     free(a->p);
@@ -329,8 +347,9 @@ static void answer_row(const struct problem *p, const struct attn_sequence *s, i
     double m = sink;
     for (int j = 0; j < s->k_len; j++) {
         a->score[j] = -INFINITY;
-        if (!sees(shape, s, i, j))
+        if (!sees(shape, s, i, j)) {
             continue;
+        }
         double x = shape->softmax_scale *
                    dot(input_row(p, s, a, Q, i, head), input_row(p, s, a, K, j, kv_head), shape->d);
         double t = shape->softcap > 0 ? tanh(x / shape->softcap) : 0;
@@ -339,8 +358,9 @@ static void answer_row(const struct problem *p, const struct attn_sequence *s, i
         m = fmax(m, a->score[j]);
     }
     double total = m == -INFINITY ? 0 : exp(sink - m);
-    for (int j = 0; j < s->k_len; j++)
+    for (int j = 0; j < s->k_len; j++) {
         total += m == -INFINITY ? 0 : exp(a->score[j] - m);
+    }
     a->lse = total > 0 ? m + log(total) : -INFINITY;
     memset(a->o, 0, (size_t)shape->dv * sizeof(double));
     memset(a->size, 0, (size_t)shape->dv * sizeof(double));
@@ -362,7 +382,7 @@ static void fill_from_forward(struct problem *p, int n)
     const struct attn_set *set = &p->sets[s->set];
     struct answer_row a;
     answer_open(p, s, &a);
-    for (int head = 0; head < p->shape.hq; head++)
+    for (int head = 0; head < p->shape.hq; head++) {
         for (int i = 0; i < s->q_len; i++) {
             int64_t row = s->q_first + i;
             double delta = 0;
@@ -370,22 +390,28 @@ static void fill_from_forward(struct problem *p, int n)
             set_element(ATTN_FP32, &set->lse, row, head, 0, a.lse);
             for (int c = 0; c < p->shape.dv; c++) {
                 delta += a.o[c] * input_row(p, s, &a, DO, i, head)[c];
-                if (!p->shape.has_delta)
+                if (!p->shape.has_delta) {
                     set_element(p->shape.dtype, &set->o, row, head, c, a.o[c]);
+                }
             }
-            if (p->shape.has_delta)
+            if (p->shape.has_delta) {
                 set_element(ATTN_FP32, &set->delta, row, head, 0, delta);
+            }
         }
+    }
     answer_close(&a);
 }
 
 static void fill(struct problem *p, int n)
 {
-    for (int t = 0; t < TENSOR_COUNT; t++)
-        if (tensor_used(&p->shape, t) && (tensor_table[t].roles & in_role(&p->shape)))
+    for (int t = 0; t < TENSOR_COUNT; t++) {
+        if (tensor_used(&p->shape, t) && (tensor_table[t].roles & in_role(&p->shape))) {
             fill_tensor(p, n, t);
-    if (p->shape.pass == ATTN_BACKWARD)
+        }
+    }
+    if (p->shape.pass == ATTN_BACKWARD) {
         fill_from_forward(p, n);
+    }
 }
 
 static void sinks_open(struct problem *p, int set)
@@ -394,8 +420,9 @@ static void sinks_open(struct problem *p, int set)
     block_open(&p->sinks[set], bytes);
     block_open(&p->dsinks[set], bytes * (size_t)p->count);
     float *sink = (float *)(p->sinks[set].memory + CANARY);
-    for (int head = 0; head < p->shape.hq; head++)
+    for (int head = 0; head < p->shape.hq; head++) {
         sink[head] = (float)(head % 3 - 1) + 0.25f * (float)head;
+    }
     p->sets[set].sink = sink;
     p->sets[set].dsink = (float *)(p->dsinks[set].memory + CANARY);
 }
@@ -413,8 +440,9 @@ struct problem *problem_open(const struct attn_shape *shape, const struct item *
     struct problem *p = calloc(1, sizeof *p);
     p->shape = *shape;
     p->count = count;
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
         p->set_count = items[i].set >= p->set_count ? items[i].set + 1 : p->set_count;
+    }
     size_t sets = (size_t)p->set_count + 1;
     p->sets = calloc(sets, sizeof *p->sets);
     p->sequences = calloc((size_t)count + 1, sizeof *p->sequences);
@@ -422,20 +450,24 @@ struct problem *problem_open(const struct attn_shape *shape, const struct item *
     p->blocks = calloc(sets, sizeof *p->blocks);
     p->sinks = calloc(sets, sizeof *p->sinks);
     p->dsinks = calloc(sets, sizeof *p->dsinks);
-    if (count)
+    if (count) {
         memcpy(p->items, items, (size_t)count * sizeof *items);
+    }
     int64_t rows_q[64] = {0};
     int64_t rows_k[64] = {0};
     place(p, rows_q, rows_k);
     for (int set = 0; set < p->set_count; set++) {
         sinks_open(p, set);
-        for (int t = 0; t < TENSOR_COUNT; t++)
-            if (tensor_used(shape, t))
+        for (int t = 0; t < TENSOR_COUNT; t++) {
+            if (tensor_used(shape, t)) {
                 tensor_open(p, set, t,
                             (tensor_table[t].side == SIDE_Q ? rows_q : rows_k)[set] + GAP_ROWS);
+            }
+        }
     }
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
         fill(p, i);
+    }
     return p;
 }
 
@@ -448,8 +480,9 @@ static void block_close(struct block *block)
 void problem_close(struct problem *p)
 {
     for (int set = 0; set < p->set_count; set++) {
-        for (int t = 0; t < TENSOR_COUNT; t++)
+        for (int t = 0; t < TENSOR_COUNT; t++) {
             block_close(&p->blocks[set][t]);
+        }
         block_close(&p->sinks[set]);
         block_close(&p->dsinks[set]);
     }
@@ -475,41 +508,50 @@ static void check_untouched_outside(const struct problem *p, int set, int t)
     unsigned char *map = calloc(all, 1);
     for (int i = 0; i < p->count; i++) {
         const struct attn_sequence *s = &p->sequences[i];
-        for (int row = 0; s->set == set && row < (q ? s->q_span : s->k_span); row++)
-            for (int head = 0; head < heads_of(&p->shape, t); head++)
+        for (int row = 0; s->set == set && row < (q ? s->q_span : s->k_span); row++) {
+            for (int head = 0; head < heads_of(&p->shape, t); head++) {
                 memset(map + CANARY + ((q ? s->q_first : s->k_first) + row) * tensor->row_stride +
                            head * tensor->head_stride,
                        1, row_bytes);
+            }
+        }
     }
-    for (size_t i = 0; i < all; i++)
-        if (!map[i] && block->memory[i] != POISON)
+    for (size_t i = 0; i < all; i++) {
+        if (!map[i] && block->memory[i] != POISON) {
             ck_abort_msg("set %d tensor %d: byte %zd was touched", set, t, (ptrdiff_t)i - CANARY);
+        }
+    }
     free(map);
 }
 
 static void check_memory(const struct problem *p)
 {
-    for (int set = 0; set < p->set_count; set++)
+    for (int set = 0; set < p->set_count; set++) {
         for (int t = 0; t < TENSOR_COUNT; t++) {
             const struct block *block = &p->blocks[set][t];
-            if (!block->memory)
+            if (!block->memory) {
                 continue;
-            if (tensor_table[t].roles & out_role(&p->shape))
+            }
+            if (tensor_table[t].roles & out_role(&p->shape)) {
                 check_untouched_outside(p, set, t);
-            else
+            } else {
                 ck_assert_msg(memcmp(block->memory, block->before, block->bytes + 2 * CANARY) == 0,
                               "set %d: input %d was written", set, t);
+            }
         }
+    }
 }
 
 void problem_run_row(struct problem *p, const struct attn_row *row, struct attn_context *context)
 {
-    for (int set = 0; set < p->set_count; set++)
+    for (int set = 0; set < p->set_count; set++) {
         for (int t = 0; t < TENSOR_COUNT; t++) {
             struct block *block = &p->blocks[set][t];
-            if (block->memory && !block->before && (tensor_table[t].roles & in_role(&p->shape)))
+            if (block->memory && !block->before && (tensor_table[t].roles & in_role(&p->shape))) {
                 keep_copy(block);
+            }
         }
+    }
     struct attn_launch launch = {.shape = p->shape,
                                  .sets = p->sets,
                                  .sequences = p->sequences,
@@ -520,9 +562,11 @@ void problem_run_row(struct problem *p, const struct attn_row *row, struct attn_
     launch.scratch = scratch.memory + CANARY;
     launch.scratch_bytes = scratch.bytes;
     ck_assert_int_eq(row->launch(context, &launch), ATTN_OK);
-    for (size_t i = 0; i < CANARY; i++)
-        if (scratch.memory[i] != POISON || scratch.memory[CANARY + scratch.bytes + i] != POISON)
+    for (size_t i = 0; i < CANARY; i++) {
+        if (scratch.memory[i] != POISON || scratch.memory[CANARY + scratch.bytes + i] != POISON) {
             ck_abort_msg("scratch: written outside");
+        }
+    }
     block_close(&scratch);
     check_memory(p);
 }
@@ -542,14 +586,17 @@ void problem_visit(const struct problem *p,
     for (int set = 0; set < p->set_count; set++) {
         for (int t = 0; t < TENSOR_COUNT; t++) {
             const struct block *block = &p->blocks[set][t];
-            if (block->memory)
+            if (block->memory) {
                 visit(argument, block->memory + CANARY, block->bytes,
                       tensor_table[t].roles & out_role(&p->shape));
+            }
         }
-        if (p->sinks && p->sinks[set].memory)
+        if (p->sinks && p->sinks[set].memory) {
             visit(argument, p->sinks[set].memory + CANARY, p->sinks[set].bytes, 0);
-        if (p->dsinks && p->dsinks[set].memory)
+        }
+        if (p->dsinks && p->dsinks[set].memory) {
             visit(argument, p->dsinks[set].memory + CANARY, p->dsinks[set].bytes, 1);
+        }
     }
 }
 
@@ -564,23 +611,28 @@ static void check_close(const char *what, enum attn_dtype dtype, double got, dou
 {
     static const double step[] = {
         [ATTN_BF16] = 0x1p-8, [ATTN_FP16] = 0x1p-11, [ATTN_FP32] = 0x1p-24};
-    if (got == want)
+    if (got == want) {
         return;
+    }
     double bound = step[dtype] * fabs(want) + 2e-5 * fmax(largest, 1) + 0x1p-24 + slack;
-    if (!(fabs(got - want) <= bound))
+    if (!(fabs(got - want) <= bound)) {
         ck_abort_msg("%s: got %.9g, want %.9g, off %.3g, bound %.3g", what, got, want,
                      fabs(got - want), bound);
+    }
 }
 
 static void check_zero_rows(const struct problem *p, const char *what,
                             const struct attn_tensor *tensor, int64_t first, int count, int heads,
                             int width)
 {
-    for (int row = 0; row < count; row++)
-        for (int head = 0; head < heads; head++)
-            for (int c = 0; c < width; c++)
+    for (int row = 0; row < count; row++) {
+        for (int head = 0; head < heads; head++) {
+            for (int c = 0; c < width; c++) {
                 check_close(what, p->shape.dtype,
                             element(p->shape.dtype, tensor, first + row, head, c), 0, 0, 0);
+            }
+        }
+    }
 }
 
 static void check_forward(const struct problem *p, const struct attn_sequence *s)
@@ -589,22 +641,27 @@ static void check_forward(const struct problem *p, const struct attn_sequence *s
     const struct attn_set *set = &p->sets[s->set];
     struct answer_row a;
     answer_open(p, s, &a);
-    for (int head = 0; head < shape->hq; head++)
+    for (int head = 0; head < shape->hq; head++) {
         for (int i = 0; i < s->q_len; i++) {
             answer_row(p, s, i, head, &a);
             int64_t row = s->q_first + i;
             check_close("lse", ATTN_FP32, element(ATTN_FP32, &set->lse, row, head, 0), a.lse, 1, 0);
-            for (int c = 0; c < shape->dv; c++)
+            for (int c = 0; c < shape->dv; c++) {
                 check_close("o", shape->dtype, element(shape->dtype, &set->o, row, head, c), a.o[c],
                             2, p->rounding * a.size[c]);
+            }
         }
+    }
     answer_close(&a);
     check_zero_rows(p, "unused o", &set->o, s->q_first + s->q_len, s->q_span - s->q_len, shape->hq,
                     shape->dv);
-    for (int row = s->q_len; row < s->q_span; row++)
-        for (int head = 0; head < shape->hq; head++)
-            if (element(ATTN_FP32, &set->lse, s->q_first + row, head, 0) != -INFINITY)
+    for (int row = s->q_len; row < s->q_span; row++) {
+        for (int head = 0; head < shape->hq; head++) {
+            if (element(ATTN_FP32, &set->lse, s->q_first + row, head, 0) != -INFINITY) {
                 ck_abort_msg("unused lse: not -inf");
+            }
+        }
+    }
 }
 
 /* delta as the kernel can know it: from the o or delta it is given. */
@@ -614,9 +671,10 @@ static double answer_delta(const struct problem *p, const struct attn_sequence *
     const struct attn_set *set = &p->sets[s->set];
     int64_t row = s->q_first + i;
     double delta = shape->has_delta ? element(ATTN_FP32, &set->delta, row, head, 0) : 0;
-    for (int c = 0; c < shape->dv && !shape->has_delta; c++)
+    for (int c = 0; c < shape->dv && !shape->has_delta; c++) {
         delta += element(shape->dtype, &set->do_, row, head, c) *
                  element(shape->dtype, &set->o, row, head, c);
+    }
     return shape->has_dlse ? delta - element(ATTN_FP32, &set->dlse, row, head, 0) : delta;
 }
 
@@ -662,8 +720,9 @@ static void add_pair(const struct problem *p, const struct attn_sequence *s, int
         dq[c] += ds * k[c];
         dk[c] += ds * q[c];
     }
-    for (int c = 0; c < shape->dv; c++)
+    for (int c = 0; c < shape->dv; c++) {
         dv[c] += a->p[j] * grad[c];
+    }
 }
 
 static void answer_gradients(const struct problem *p, const struct attn_sequence *s,
@@ -671,24 +730,29 @@ static void answer_gradients(const struct problem *p, const struct attn_sequence
 {
     struct answer_row a;
     answer_open(p, s, &a);
-    for (int head = 0; head < p->shape.hq; head++)
+    for (int head = 0; head < p->shape.hq; head++) {
         for (int i = 0; i < s->q_len; i++) {
             answer_row(p, s, i, head, &a);
             a.delta = answer_delta(p, s, i, head);
-            for (int j = 0; j < s->k_len; j++)
-                if (sees(&p->shape, s, i, j))
+            for (int j = 0; j < s->k_len; j++) {
+                if (sees(&p->shape, s, i, j)) {
                     add_pair(p, s, i, head, j, &a, g);
-            if (p->shape.has_sink)
+                }
+            }
+            if (p->shape.has_sink) {
                 g->dsink[head] -= exp((double)p->sets[s->set].sink[head] - a.lse) * a.delta;
+            }
         }
+    }
     answer_close(&a);
 }
 
 static double largest_of(const double *x, int64_t count)
 {
     double largest = 0;
-    for (int64_t i = 0; i < count; i++)
+    for (int64_t i = 0; i < count; i++) {
         largest = fmax(largest, fabs(x[i]));
+    }
     return largest;
 }
 
@@ -697,13 +761,16 @@ static void check_gradient(const struct problem *p, const char *what,
                            int width, const double *want)
 {
     double largest = largest_of(want, (int64_t)rows * heads * width);
-    for (int head = 0; head < heads; head++)
-        for (int row = 0; row < rows; row++)
-            for (int c = 0; c < width; c++)
+    for (int head = 0; head < heads; head++) {
+        for (int row = 0; row < rows; row++) {
+            for (int c = 0; c < width; c++) {
                 check_close(what, p->shape.dtype,
                             element(p->shape.dtype, tensor, first + row, head, c),
                             want[((int64_t)head * rows + row) * width + c], largest,
                             2 * p->rounding * largest);
+            }
+        }
+    }
 }
 
 static void check_backward(const struct problem *p, const struct attn_sequence *s)
@@ -716,9 +783,10 @@ static void check_backward(const struct problem *p, const struct attn_sequence *
     check_gradient(p, "dq", &set->dq, s->q_first, s->q_len, shape->hq, shape->d, g.dq);
     check_gradient(p, "dk", &set->dk, s->k_first, s->k_len, shape->hkv, shape->d, g.dk);
     check_gradient(p, "dv", &set->dv, s->k_first, s->k_len, shape->hkv, shape->dv, g.dv);
-    for (int head = 0; head < shape->hq && shape->has_sink; head++)
+    for (int head = 0; head < shape->hq && shape->has_sink; head++) {
         check_close("dsink", ATTN_FP32, (double)set->dsink[s->index * shape->hq + head],
                     g.dsink[head], largest_of(g.dsink, shape->hq), 0);
+    }
     gradients_close(&g);
     check_zero_rows(p, "unused dq", &set->dq, s->q_first + s->q_len, s->q_span - s->q_len,
                     shape->hq, shape->d);
@@ -731,10 +799,11 @@ static void check_backward(const struct problem *p, const struct attn_sequence *
 void problem_check(const struct problem *p)
 {
     for (int i = 0; i < p->count; i++) {
-        if (p->shape.pass == ATTN_FORWARD)
+        if (p->shape.pass == ATTN_FORWARD) {
             check_forward(p, &p->sequences[i]);
-        else
+        } else {
             check_backward(p, &p->sequences[i]);
+        }
     }
 }
 
@@ -744,29 +813,34 @@ static void check_same_rows(const struct problem *a, int64_t row_a, int set_a,
     const struct attn_tensor *in_a = tensor_in(&a->sets[set_a], t);
     const struct attn_tensor *in_b = tensor_in(&b->sets[set_b], t);
     size_t bytes = (size_t)width_of(&a->shape, t) * attn_dtype_bytes(dtype_of(&a->shape, t));
-    for (int64_t row = 0; row < rows; row++)
-        for (int64_t head = 0; head < heads_of(&a->shape, t); head++)
+    for (int64_t row = 0; row < rows; row++) {
+        for (int64_t head = 0; head < heads_of(&a->shape, t); head++) {
             if (memcmp((char *)in_a->data + (row_a + row) * in_a->row_stride +
                            head * in_a->head_stride,
                        (char *)in_b->data + (row_b + row) * in_b->row_stride +
                            head * in_b->head_stride,
-                       bytes) != 0)
+                       bytes) != 0) {
                 ck_abort_msg("tensor %d row %d head %d: other bits", t, (int)row, (int)head);
+            }
+        }
+    }
 }
 
 void problem_check_same(const struct problem *a, int i, const struct problem *b, int j)
 {
     const struct attn_sequence *x = &a->sequences[i];
     const struct attn_sequence *y = &b->sequences[j];
-    for (int t = 0; t < TENSOR_COUNT; t++)
+    for (int t = 0; t < TENSOR_COUNT; t++) {
         if (tensor_used(&a->shape, t) && (tensor_table[t].roles & out_role(&a->shape))) {
             bool q = tensor_table[t].side == SIDE_Q;
             check_same_rows(a, q ? x->q_first : x->k_first, x->set, b, q ? y->q_first : y->k_first,
                             y->set, t, q ? x->q_len : x->k_len);
         }
+    }
     size_t sinks = (size_t)a->shape.hq;
-    if (a->shape.has_sink && a->shape.pass == ATTN_BACKWARD)
+    if (a->shape.has_sink && a->shape.pass == ATTN_BACKWARD) {
         ck_assert(memcmp(a->sets[x->set].dsink + (size_t)x->index * sinks,
                          b->sets[y->set].dsink + (size_t)y->index * sinks,
                          sinks * sizeof(float)) == 0);
+    }
 }

@@ -56,21 +56,24 @@ START_TEST(every_row_is_found_by_the_shapes_it_serves)
     size_t count;
     const struct attn_row *rows = attn_rows(&count);
     ck_assert_uint_ge(count, 2);
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
         for (int dtype = ATTN_BF16; dtype <= ATTN_FP32; dtype++) {
-            if (!(rows[i].dtypes & (1u << dtype)))
+            if (!(rows[i].dtypes & (1u << dtype))) {
                 continue;
+            }
             struct attn_shape shape = good;
             shape.pass = rows[i].pass;
             shape.dtype = (enum attn_dtype)dtype;
             shape.d = rows[i].d_max;
             shape.dv = rows[i].dv_max;
             const char *reason = NULL;
-            if (rows[i].refuse && rows[i].refuse(&shape))
+            if (rows[i].refuse && rows[i].refuse(&shape)) {
                 continue;
+            }
             ck_assert_ptr_nonnull(attn_select(rows[i].arch, &shape, &reason));
             ck_assert_ptr_null(reason);
         }
+    }
 }
 END_TEST
 
@@ -96,10 +99,12 @@ END_TEST
 static double pairs_counted(const struct attn_mask *mask, int q_len, int k_len)
 {
     double pairs = 0;
-    for (int i = 0; i < q_len; i++)
-        for (int j = 0; j < k_len; j++)
+    for (int i = 0; i < q_len; i++) {
+        for (int j = 0; j < k_len; j++) {
             pairs += (!mask->has_right || j <= i + k_len - q_len + mask->right) &&
                      (!mask->has_left || j >= i + k_len - q_len - mask->left);
+        }
+    }
     return pairs;
 }
 
@@ -107,8 +112,8 @@ START_TEST(flops_count_the_visible_pairs)
 {
     static const int lengths[] = {0, 1, 2, 7, 30, 64};
     static const int sides[] = {0, 1, 5, 29, 64, 1000};
-    for (int q = 0; q < COUNT_OF(lengths); q++)
-        for (int k = 0; k < COUNT_OF(lengths); k++)
+    for (int q = 0; q < COUNT_OF(lengths); q++) {
+        for (int k = 0; k < COUNT_OF(lengths); k++) {
             for (int w = 0; w < 4 * COUNT_OF(sides); w++) {
                 struct attn_shape shape = good;
                 shape.mask.has_left = w & 1;
@@ -120,6 +125,8 @@ START_TEST(flops_count_the_visible_pairs)
                 double got = attn_flops(&shape, lengths[q], lengths[k]);
                 ck_assert(fabs(got - want) <= 1e-9 * want);
             }
+        }
+    }
 }
 END_TEST
 

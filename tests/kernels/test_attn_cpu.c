@@ -125,14 +125,18 @@ START_TEST(bits_do_not_depend_on_the_batch)
     for (int i = 0; i < COUNT_OF(mixed); i++) {
         struct problem *alone = problem_open(&shape, &mixed[i], 1);
         problem_run(alone, context);
-        for (int threads = 1; threads <= 3; threads++)
-            for (int j = 0; j < COUNT_OF(mixed); j++)
-                if (together[threads - 1]->items[j].seed == mixed[i].seed)
+        for (int threads = 1; threads <= 3; threads++) {
+            for (int j = 0; j < COUNT_OF(mixed); j++) {
+                if (together[threads - 1]->items[j].seed == mixed[i].seed) {
                     problem_check_same(alone, 0, together[threads - 1], j);
+                }
+            }
+        }
         problem_close(alone);
     }
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         problem_close(together[i]);
+    }
 }
 END_TEST
 
@@ -173,13 +177,15 @@ static struct problem *causal_problem(enum attn_pass pass)
 static void check_rows_agree(const struct attn_tensor *a, const struct attn_tensor *b,
                              int64_t first, int spoilt)
 {
-    for (int i = 0; i < plain_item.q_len; i++)
+    for (int i = 0; i < plain_item.q_len; i++) {
         for (int c = 0; c < 16; c++) {
             double x = element(ATTN_FP32, a, first + i, 0, c);
             double y = element(ATTN_FP32, b, first + i, 0, c);
-            if (i == spoilt ? !isnan(y) : !(fabs(x - y) <= 1e-5))
+            if (i == spoilt ? !isnan(y) : !(fabs(x - y) <= 1e-5)) {
                 ck_abort_msg("row %d: %g, and %g with a NaN elsewhere", i, x, y);
+            }
         }
+    }
 }
 
 /* The last key is seen by the last query alone. */
@@ -218,8 +224,9 @@ START_TEST(an_unseen_row_of_nan_does_not_count_in_gradients)
     problem_close(dirty);
     dirty = causal_problem(ATTN_BACKWARD);
     set = &dirty->sets[0];
-    for (int c = 0; c < 16; c++)
+    for (int c = 0; c < 16; c++) {
         set_element(ATTN_FP32, &set->k, s->k_first + last, 0, c, NAN);
+    }
     problem_run(dirty, context);
     check_rows_agree(&clean->sets[0].dq, &set->dq, s->q_first, last);
     check_rows_agree(&clean->sets[0].dv, &set->dv, s->k_first, last);
@@ -237,19 +244,21 @@ static struct attn_tensor spread(const struct attn_tensor *from, int64_t rows, i
     void *memory = mmap(NULL, (size_t)(rows * stride), PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     ck_assert_ptr_ne(memory, MAP_FAILED);
-    for (int64_t row = 0; row < rows; row++)
+    for (int64_t row = 0; row < rows; row++) {
         memcpy((char *)memory + row * stride, (char *)from->data + row * from->row_stride,
                row_bytes);
+    }
     return (struct attn_tensor){memory, stride, width * (int64_t)sizeof(float)};
 }
 
 static void check_same_and_unmap(const struct attn_tensor *near, struct attn_tensor *far,
                                  int64_t rows, int heads, int width)
 {
-    for (int64_t row = 0; row < rows; row++)
+    for (int64_t row = 0; row < rows; row++) {
         ck_assert_mem_eq((char *)near->data + row * near->row_stride,
                          (char *)far->data + row * far->row_stride,
                          (size_t)(heads * width) * sizeof(float));
+    }
     munmap(far->data, (size_t)(rows * far->row_stride));
 }
 
@@ -291,8 +300,9 @@ START_TEST(strides_of_gigabytes_change_nothing)
         far_tensors[t] = spread(all[t].tensor, ROWS, all[t].heads, all[t].width, strides[_i % 2]);
     }
     problem_run(near, context);
-    for (int t = 0; t < used; t++)
+    for (int t = 0; t < used; t++) {
         *all[t].tensor = far_tensors[t];
+    }
     launch_bare(near);
     for (int t = 0; t < used; t++) {
         *all[t].tensor = near_tensors[t];

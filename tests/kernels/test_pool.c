@@ -34,8 +34,9 @@ START_TEST(every_item_runs_once)
         memset(&tally, 0, sizeof tally);
         int64_t items = round * 20;
         pool_run(pool, count_item, &tally, items, round % (THREADS + 2));
-        for (int64_t i = 0; i < ITEMS; i++)
+        for (int64_t i = 0; i < ITEMS; i++) {
             ck_assert_int_eq(atomic_load(&tally.runs[i]), i < items);
+        }
     }
     pool_close(pool);
 }
@@ -80,8 +81,9 @@ START_TEST(turns_are_taken_in_order)
     ck_assert(turn_room_open(&relay.room));
     atomic_init(&relay.its, 0);
     pool_run(pool, take_turn, &relay, THREADS, THREADS - 1);
-    for (int i = 0; i < THREADS; i++)
+    for (int i = 0; i < THREADS; i++) {
         ck_assert_int_eq(relay.order[i], i);
+    }
     turn_room_close(&relay.room);
     pool_close(pool);
 }

@@ -51,23 +51,26 @@ static float wide[ALL];
 START_TEST(every_small_value_survives_the_way_there_and_back)
 {
     const struct vector *v = table(_i);
-    for (int i = 0; i < ALL; i++)
+    for (int i = 0; i < ALL; i++) {
         all[i] = (uint16_t)i;
+    }
     v->from_fp16(wide, all, ALL);
     v->to_fp16(back, wide, ALL);
     for (int i = 0; i < ALL; i++) {
         double want = half_value(all[i]);
         bool same = isnan(want) ? isnan(wide[i]) : (double)wide[i] == want;
-        if (!same || (isnan(want) ? !isnan(half_value(back[i])) : back[i] != all[i]))
+        if (!same || (isnan(want) ? !isnan(half_value(back[i])) : back[i] != all[i])) {
             ck_abort_msg("fp16 %04x: %g, back as %04x", all[i], (double)wide[i], back[i]);
+        }
     }
     v->from_bf16(wide, all, ALL);
     v->to_bf16(back, wide, ALL);
     for (int i = 0; i < ALL; i++) {
         float want = float_of((uint32_t)i << 16);
         bool same = isnan(want) ? isnan(float_of((uint32_t)back[i] << 16)) : back[i] == all[i];
-        if (!same || bits_of(wide[i]) != bits_of(want))
+        if (!same || bits_of(wide[i]) != bits_of(want)) {
             ck_abort_msg("bf16 %04x: %g, back as %04x", all[i], (double)wide[i], back[i]);
+        }
     }
 }
 END_TEST
@@ -84,16 +87,18 @@ START_TEST(rounding_is_to_nearest_ties_to_even)
         uint16_t out[4];
         v->to_fp16(out, in, 4);
         unsigned even = i + (i & 1);
-        if (out[0] != even || out[1] != i || out[2] != i + 1 || out[3] != (even | 0x8000))
+        if (out[0] != even || out[1] != i || out[2] != i + 1 || out[3] != (even | 0x8000)) {
             ck_abort_msg("fp16 after %04x: %04x %04x %04x %04x", i, out[0], out[1], out[2], out[3]);
+        }
     }
     for (uint32_t i = 0; i < 0x7f80; i++) {
         const float in[] = {float_of(i << 16 | 0x8000), float_of(i << 16 | 0x7fff),
                             float_of(i << 16 | 0x8001)};
         uint16_t out[3];
         v->to_bf16(out, in, 3);
-        if (out[0] != i + (i & 1) || out[1] != i || out[2] != i + 1)
+        if (out[0] != i + (i & 1) || out[1] != i || out[2] != i + 1) {
             ck_abort_msg("bf16 after %04x: %04x %04x %04x", i, out[0], out[1], out[2]);
+        }
     }
 }
 END_TEST
@@ -102,16 +107,19 @@ START_TEST(exp_is_within_two_units)
 {
     const struct vector *v = table(_i);
     double sum = 0;
-    for (int i = 0; i < ALL; i++)
+    for (int i = 0; i < ALL; i++) {
         wide[i] = -87.0f + 100.0f * (float)i / ALL;
-    for (int i = 0; i < ALL; i++)
+    }
+    for (int i = 0; i < ALL; i++) {
         sum += exp((double)wide[i] - 3);
+    }
     float got = v->exp_shifted(wide, 3, ALL);
     ck_assert_double_eq_tol(got, sum, 1e-5 * sum);
     for (int i = 0; i < ALL; i++) {
         double want = exp((double)(-87.0f + 100.0f * (float)i / ALL - 3.0f));
-        if (want > 0x1p-126 && !(fabs(wide[i] - want) <= 0x1p-22 * want))
+        if (want > 0x1p-126 && !(fabs(wide[i] - want) <= 0x1p-22 * want)) {
             ck_abort_msg("exp: %g, want %g", (double)wide[i], want);
+        }
     }
     float special[] = {-INFINITY, INFINITY, NAN, -1000, 1000, 0};
     v->exp_shifted(special, 0, 6);
@@ -124,14 +132,16 @@ START_TEST(softcap_is_tanh)
 {
     const struct vector *v = table(_i);
     static float slope[ALL];
-    for (int i = 0; i < ALL; i++)
+    for (int i = 0; i < ALL; i++) {
         wide[i] = 12.0f * ((float)i / ALL - 0.5f);
+    }
     v->softcap_slope(wide, slope, 3, ALL);
     for (int i = 0; i < ALL; i++) {
         double t = tanh((double)(12.0f * ((float)i / ALL - 0.5f)));
         if (!(fabs(wide[i] - 3 * t) <= 3e-7 * 3 * fabs(t)) ||
-            !(fabs(slope[i] - (1 - t * t)) <= 3e-7))
+            !(fabs(slope[i] - (1 - t * t)) <= 3e-7)) {
             ck_abort_msg("tanh: %g, want %g, slope %g", (double)wide[i], 3 * t, (double)slope[i]);
+        }
     }
     float special[] = {INFINITY, -INFINITY, NAN};
     v->softcap(special, 2, 3);

@@ -643,7 +643,7 @@ enum fas_status transport_open(struct transport **opened, const struct config *c
 {
     struct transport *transport = calloc(1, sizeof *transport);
     if (!transport) {
-        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "", "no memory");
+        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "connections-max", "no memory");
     }
     *opened = transport;
     transport->wake = wake;

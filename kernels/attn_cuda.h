@@ -16,9 +16,9 @@ extern "C" {
 #endif
 
 /*
- * stream: a cudaStream_t (NULL: the default stream), not owned. plan_bytes: device memory and pinned
- * host memory for tile lists, 64 bytes per tile of 128 rows and head: a launch whose lists need more
- * fails. NULL without a usable device or memory.
+ * stream: a cudaStream_t (NULL: the default stream), not owned. plan_bytes: device memory and
+ * pinned host memory for tile lists, 64 bytes per tile of 128 rows and head: a launch whose lists
+ * need more fails. NULL without a usable device or memory.
  */
 struct attn_context *attn_cuda_open(void *stream, size_t plan_bytes);
 

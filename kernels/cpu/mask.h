@@ -60,10 +60,10 @@ static inline struct range rows_seeing(const struct attn_mask *mask, const struc
     struct range rows = {0, s->q_len};
     if (mask->has_right) {
         rows.first = clamped(keys.first + shift - mask->right, 0, s->q_len);
-}
+    }
     if (mask->has_left) {
         rows.end = clamped(keys.end + shift + mask->left, 0, s->q_len);
-}
+    }
     return rows;
 }
 

@@ -1,8 +1,8 @@
 /*
  * gpu/registers: move registers between warpgroups. All four warps of a warpgroup call it. Over the
- * block's warpgroups the counts must sum to at most what it was launched with: warpgroups * (65536 /
- * threads, rounded down to 8), which is 504 for three and 512 for two or four. Asking for more waits
- * forever (32 + 240 + 240 hung an H200).
+ * block's warpgroups the counts must sum to at most what it was launched with: warpgroups * (65536
+ * / threads, rounded down to 8), which is 504 for three and 512 for two or four. Asking for more
+ * waits forever (32 + 240 + 240 hung an H200).
  */
 #ifndef GPU_REGISTERS_CUH
 #define GPU_REGISTERS_CUH

@@ -3,8 +3,8 @@
 
     test_attn_torch.py BUILD/tests/kernels/attn_run [--full] [--seed 1] [--only N]
 
-Each case is a ragged batch laid out as a user would: packed by cu_seqlens or padded, with seqused or
-without, each side for itself. Forward, LSE and all gradients are held to the tolerance rule
+Each case is a ragged batch laid out as a user would: packed by cu_seqlens or padded, with seqused
+or without, each side for itself. Forward, LSE and all gradients are held to the tolerance rule
     max|x - ref| <= factor * max|low - ref| + atol
 ref: autograd in float64. low: the formulas the kernels use, rounded to the input type after every
 step. factor: 2, with softcap 3. atol: two rounding steps of the output type. LSE: 1e-3.
@@ -168,7 +168,8 @@ def low_attention(q, k, v, do, dlse, sink, see, scale, softcap, dtype):
     x = r(scale * (q @ ks.transpose(1, 2)))
     t = r(torch.tanh(x / softcap)) if softcap else torch.zeros_like(x)
     s = (r(softcap * t) if softcap else x).masked_fill(~see, -math.inf)
-    sinks = torch.full(s.shape[:2], -math.inf) if sink is None else sink[:, None].expand(s.shape[:2])
+    none = torch.full(s.shape[:2], -math.inf)
+    sinks = none if sink is None else sink[:, None].expand(s.shape[:2])
     lse = torch.logsumexp(torch.cat([s, sinks[:, :, None]], 2), 2)
     p = r(torch.exp(s - lse[:, :, None]).masked_fill(~see, 0))
     o = r(p @ vs)

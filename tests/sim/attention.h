@@ -34,8 +34,8 @@ struct attention_case {
 
 /* Lengths around every tile edge, empty sides, unused rows, three sets of different layouts. */
 extern const std::vector<item> attention_ragged;
-/* Some 20 tiles of work, for many seeds: rings go round more than twice, and there are tiles of more
- * and of less than one warpgroup. */
+/* Some 20 tiles of work, for many seeds: rings go round more than twice, and there are tiles of
+ * more and of less than one warpgroup. */
 extern const std::vector<item> attention_few;
 extern const std::vector<attn_mask> attention_masks;
 

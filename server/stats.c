@@ -1,6 +1,6 @@
 /*
  * stats.c: the rows, and buckets by powers of two. What stands in the rows is the documentation
- * operators see (deploy/operations.md is checked against it).
+ * operators see; the names in deploy/operations.md are tested to be among them.
  */
 #include "server/stats.h"
 

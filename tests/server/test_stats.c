@@ -1,6 +1,7 @@
 /* stats: counters, levels and quantiles, by name. */
 #include "server/stats.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "tests/support/check_main.h"
@@ -107,12 +108,37 @@ START_TEST(no_value_is_too_large)
 }
 END_TEST
 
+/* Names in backticks that have an underscore; "*." stands for a device. */
+START_TEST(the_operators_guide_names_what_is_there)
+{
+    char line[1024];
+    int seen = 0;
+    stats_open(&stats);
+    stats_device_add(&stats, "*");
+    FILE *guide = fopen(FAS_OPERATORS_GUIDE, "r");
+    ck_assert_ptr_nonnull(guide);
+    while (fgets(line, sizeof(line), guide)) {
+        char *save = NULL;
+        char *part = line[0] == '|' ? strtok_r(line, "`", &save) : NULL;
+        for (int i = 0; part; part = strtok_r(NULL, "`", &save), i++) {
+            if (i % 2 == 1 && strchr(part, '_')) {
+                value_of(part);
+                seen++;
+            }
+        }
+    }
+    fclose(guide);
+    ck_assert_int_ge(seen, 8);
+}
+END_TEST
+
 static const struct check_row tests[] = {
     {"names", &a_snapshot_names_every_number_once},
     {"levels", &counters_add_and_gauges_replace},
     {"small", &small_values_are_exact},
     {"quantiles", &quantiles_are_within_a_sixteenth},
     {"large", &no_value_is_too_large},
+    {"guide", &the_operators_guide_names_what_is_there},
 };
 
 CHECK_MAIN("stats", tests)

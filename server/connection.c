@@ -255,14 +255,12 @@ static void on_hello(struct server *server, struct connection *connection,
     static struct wire_hello_ack ack; /* 12 KiB; only the loop uses it */
     uint8_t header[FAS_HEADER_BYTES_MAX];
     struct wire_hello hello;
+    uint32_t version = 0;
     struct fas_error error = {0};
     enum fas_status status =
         wire_decode_hello(record->header, record->frame.header_bytes, &hello, &error);
-    if (status == FAS_OK &&
-        (hello.version_min > FAS_VERSION_MAX || hello.version_max < FAS_VERSION_MIN)) {
-        status = fas_fail(&error, FAS_UNSUPPORTED, "version_min",
-                          "versions %u to %u offered, this server speaks %u to %u",
-                          hello.version_min, hello.version_max, FAS_VERSION_MIN, FAS_VERSION_MAX);
+    if (status == FAS_OK) {
+        status = wire_version_pick(&hello, &version, &error);
     }
     if (status == FAS_OK && hello.has_join) {
         status = fas_fail(&error, FAS_UNSUPPORTED, "join", "one connection per client here");
@@ -279,8 +277,7 @@ static void on_hello(struct server *server, struct connection *connection,
     agree_limits(server, connection, &hello.wanted);
     connection->result_credit = connection->result_window = hello.result_credit_bytes;
     connection->state = CONNECTION_OPEN;
-    ack = (struct wire_hello_ack){.version = hello.version_max < FAS_VERSION_MAX ? hello.version_max
-                                                                                 : FAS_VERSION_MAX,
+    ack = (struct wire_hello_ack){.version = version,
                                   .limits = connection->limits,
                                   .upload_credit_bytes = server->config.upload_credit_bytes};
     snprintf(ack.server, sizeof ack.server, "faserved %s", FAS_SERVER_VERSION);

@@ -26,15 +26,15 @@ bool connections_open(struct connections *connections, uint32_t count)
     *connections = (struct connections){.count = count};
     connections->entries = calloc(count, sizeof *connections->entries);
     /* Pages exist once they are used. */
-    uint8_t *memory = mmap(NULL, (size_t)count * 2u * OUTBOX_BYTES, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *memory =
+        mmap(NULL, (size_t)count * OUTBOX_BUFFERS * OUTBOX_BYTES, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (!connections->entries || memory == MAP_FAILED) {
         return false;
     }
     for (uint32_t i = 0; i < count; i++) {
-        struct outbox *outbox = &connections->entries[i].outbox;
-        outbox->filling = memory + (size_t)i * 2u * OUTBOX_BYTES;
-        outbox->sending = outbox->filling + OUTBOX_BYTES;
+        outbox_place(&connections->entries[i].outbox,
+                     memory + (size_t)i * OUTBOX_BUFFERS * OUTBOX_BYTES);
     }
     return true;
 }
@@ -94,6 +94,11 @@ void connection_refuse(struct connection *connection, uint64_t id, const struct 
 
 /* ---- its end ---- */
 
+bool connection_silent(const struct connection *connection)
+{
+    return connection->sends_done == connection->sends && outbox_empty(&connection->outbox);
+}
+
 static void close_now(struct connection *connection)
 {
     connection->state = CONNECTION_CLOSING;
@@ -103,7 +108,6 @@ static void close_now(struct connection *connection)
 void connection_fail(struct server *server, struct connection *connection,
                      const struct fas_error *error, uint64_t now_us)
 {
-    (void)now_us;
     if (connection->state == CONNECTION_CLOSING || connection->state == CONNECTION_FAREWELL) {
         return;
     }
@@ -114,6 +118,7 @@ void connection_fail(struct server *server, struct connection *connection,
     if (outbox_room(&connection->outbox, 0)) {
         connection_refuse(connection, 0, error);
         connection->state = CONNECTION_FAREWELL;
+        connection->failed_us = now_us;
     } else {
         close_now(connection);
     }
@@ -141,6 +146,10 @@ static void on_closed(struct server *server, struct connection *connection)
 static void on_ended(struct server *server, struct connection *connection, uint64_t now_us)
 {
     struct fas_error error = {0};
+    if (connection->state == CONNECTION_FAREWELL) {
+        close_now(connection); /* it can not even be told */
+        return;
+    }
     stream_error(connection->stream, &error);
     if (error.status == FAS_INVALID_ARGUMENT || error.status == FAS_UNSUPPORTED) {
         connection_fail(server, connection, &error, now_us);
@@ -449,7 +458,7 @@ static void serve(struct server *server, struct stream *stream, unsigned events,
     struct connection *connection = &server->connections.entries[stream_index(stream)];
     if (events & STREAM_SENT) {
         reply_sent(server, connection);
-        if (connection->state == CONNECTION_FAREWELL && outbox_empty(&connection->outbox)) {
+        if (connection->state == CONNECTION_FAREWELL && connection_silent(connection)) {
             close_now(connection);
         }
     }
@@ -552,6 +561,9 @@ void connection_watch_all(struct server *server, uint64_t now_us)
         struct connection *connection = &server->connections.entries[i];
         if (connection->state == CONNECTION_GREETING || connection->state == CONNECTION_OPEN) {
             watch(server, connection, now_us);
+        } else if (connection->state == CONNECTION_FAREWELL &&
+                   now_us > connection->failed_us + server->config.hello_timeout_us) {
+            close_now(connection); /* it does not read its farewell */
         }
     }
 }

@@ -37,6 +37,7 @@ struct connection {
     bool admin;
     struct wire_limits limits;                 /* as agreed */
     uint64_t accepted_us, heard_us, pinged_us; /* heard_us: of its last message */
+    uint64_t failed_us;                        /* FAREWELL: since when */
     uint32_t pings;                            /* unanswered in a row */
 
     uint32_t first_slot; /* ring of its slots; the first is next to be served. SLOT_NONE: none */
@@ -44,11 +45,11 @@ struct connection {
     uint32_t unanswered; /* of them */
 
     struct outbox outbox;
-    bool sending;           /* a send is outstanding */
-    bool backlog;           /* it stopped reading its inbox for want of room in its outbox */
-    uint64_t result_credit; /* bytes of RESULT the peer can take */
-    uint64_t result_window; /* its first credit */
-    uint64_t credit_due;    /* bytes of DATA to be credited to the peer */
+    uint64_t sends, sends_done; /* handed to the stream; over */
+    bool backlog;               /* it stopped reading its inbox for want of room in its outbox */
+    uint64_t result_credit;     /* bytes of RESULT the peer can take */
+    uint64_t result_window;     /* its first credit */
+    uint64_t credit_due;        /* bytes of DATA to be credited to the peer */
 };
 
 struct connections {
@@ -68,6 +69,9 @@ void connection_watch_all(struct server *server, uint64_t now_us);
 /* The connection failed: the peer is told (ERROR for request 0), then it is closed. */
 void connection_fail(struct server *server, struct connection *connection,
                      const struct fas_error *error, uint64_t now_us);
+
+/* All that was to be said to it is said. */
+bool connection_silent(const struct connection *connection);
 
 /* Slots in its ring. */
 void connection_add_slot(struct server *server, struct connection *connection, struct slot *slot);

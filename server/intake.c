@@ -416,7 +416,8 @@ void intake_orphan(struct server *server, struct slot *slot)
         stats_add(&server->stats, STATS_REQUESTS_CANCELLED, 1);
     }
     connection_remove_slot(server, slot);
-    slot->landing = slot->sending = false; /* the stream is closed: nothing is outstanding */
+    slot->landing = false; /* the stream is closed: nothing is outstanding */
+    slot->send = 0;
     if (slot->state == SLOT_REPLYING || slot->answered || slot->error.status != FAS_OK) {
         intake_settle(server, slot);
     } else {

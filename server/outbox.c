@@ -1,6 +1,6 @@
 /*
- * outbox.c: two buffers that change roles; the send is a list of pieces of the one that is not
- * being filled, and of payloads in between.
+ * outbox.c: three buffers that change roles; a send is a list of pieces of one of them, and of
+ * payloads in between.
  */
 #include "server/outbox.h"
 
@@ -8,6 +8,13 @@
 #include <string.h>
 
 /* While a send is composed, `sending` grows at filled_bytes; `filling` is empty then. */
+
+void outbox_place(struct outbox *outbox, uint8_t *memory)
+{
+    outbox->filling = memory;
+    outbox->sending = memory + OUTBOX_BYTES;
+    outbox->before = memory + 2u * OUTBOX_BYTES;
+}
 
 void outbox_reset(struct outbox *outbox, bool ipc)
 {
@@ -78,7 +85,8 @@ static void include(struct outbox *outbox, uint32_t from)
 void outbox_begin(struct outbox *outbox)
 {
     uint8_t *filled = outbox->filling;
-    outbox->filling = outbox->sending;
+    outbox->filling = outbox->before; /* its send is over, or a third could not be composed */
+    outbox->before = outbox->sending;
     outbox->sending = filled;
     outbox->iov_count = 0;
     include(outbox, 0);

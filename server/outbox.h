@@ -1,10 +1,10 @@
 /*
  * outbox.h: what goes to a peer next, as bytes and pointers ready for one send.
  *
- * Two buffers: messages are put into one while the other is being sent. Heads, headers and small
- * payloads are copied; large payloads are sent from where they are and must stay there until the
- * send is over. Fixed size: who has no room waits, and a peer that does not read is not read
- * either. Owner: the loop.
+ * Three buffers: messages are put into one while one is being sent and one waits behind it. Heads,
+ * headers and small payloads are copied; large payloads are sent from where they are and must stay
+ * there until the send is over. Fixed size: who has no room waits, and a peer that does not read is
+ * not read either. Owner: the loop.
  */
 #ifndef SERVER_OUTBOX_H
 #define SERVER_OUTBOX_H
@@ -28,7 +28,7 @@ static_assert(OUTBOX_BYTES >= 2u * OUTBOX_MESSAGE_BYTES + 2u * OUTBOX_GATHER_BYT
 
 struct outbox {
     bool ipc;
-    uint8_t *filling, *sending;
+    uint8_t *filling, *sending, *before; /* before: what was `sending` for the send before */
     uint32_t filled_bytes;
     struct iovec iov[OUTBOX_IOV_MAX];
     unsigned iov_count;
@@ -41,6 +41,9 @@ struct outbox_payload {
     uint32_t pieces;
 };
 
+/* `memory`: OUTBOX_BUFFERS of OUTBOX_BYTES each. */
+#define OUTBOX_BUFFERS 3u
+void outbox_place(struct outbox *outbox, uint8_t *memory);
 void outbox_reset(struct outbox *outbox, bool ipc);
 
 /* Room for one more message of any header and a payload of `copied` bytes by copy. */

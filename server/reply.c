@@ -165,7 +165,7 @@ static void send_chunk(struct server *server, struct connection *connection, str
     struct outbox_payload payload = {0};
     if (chunk->rows > 0) {
         payload = locate(server, slot, chunk);
-        slot->sending = true;
+        slot->send = connection->sends + 1; /* the one being composed */
     }
     uint64_t bytes = payload.bytes * payload.pieces;
     connection->result_credit -= bytes;
@@ -291,7 +291,8 @@ static void give_credit(struct server *server, struct connection *connection)
 
 static void reply_send(struct server *server, struct connection *connection, uint64_t now_us)
 {
-    if (connection->sending || connection->state == CONNECTION_CLOSING) {
+    if (connection->sends - connection->sends_done == TRANSPORT_SENDS_MAX ||
+        connection->state == CONNECTION_CLOSING) {
         return;
     }
     if (connection->state == CONNECTION_OPEN) {
@@ -303,20 +304,20 @@ static void reply_send(struct server *server, struct connection *connection, uin
     }
     outbox_end(&connection->outbox);
     if (connection->outbox.iov_count > 0) {
-        connection->sending = true;
+        connection->sends++;
         stream_send(connection->stream, connection->outbox.iov, connection->outbox.iov_count);
     }
 }
 
 void reply_sent(struct server *server, struct connection *connection)
 {
-    connection->sending = false;
+    connection->sends_done = stream_sends_done(connection->stream);
     struct slot *slots = server->slots.entries;
     uint32_t index = connection->first_slot;
     for (uint32_t count = connection->slot_count; count > 0; count--) {
         struct slot *slot = &slots[index];
         index = slot->next;
-        slot->sending = false;
+        slot->send = slot->send > connection->sends_done ? slot->send : 0;
         intake_settle(server, slot);
     }
 }

@@ -11,10 +11,11 @@
 
 #include "server/connection.h"
 
-/* Starts a send on every connection that has something to say and no send outstanding. */
+/* Starts a send on every connection that has something to say, behind the one under way if need
+ * be. */
 void reply_send_all(struct server *server, uint64_t now_us);
 
-/* The send is over: what it referred to is free. */
+/* Sends are over: what they referred to is free. */
 void reply_sent(struct server *server, struct connection *connection);
 
 #endif

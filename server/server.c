@@ -179,8 +179,7 @@ bool server_drained(const struct server *server)
     }
     for (uint32_t i = 0; i < server->connections.count; i++) {
         const struct connection *connection = &server->connections.entries[i];
-        if (connection->state == CONNECTION_OPEN &&
-            (connection->sending || !outbox_empty(&connection->outbox))) {
+        if (connection->state == CONNECTION_OPEN && !connection_silent(connection)) {
             return false;
         }
     }

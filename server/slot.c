@@ -44,7 +44,7 @@ void slot_move(struct slot *slot, enum slot_state to)
 
 bool slot_idle(const struct slot *slot)
 {
-    return slot->state == SLOT_REPLYING && !slot->landing && !slot->sending &&
+    return slot->state == SLOT_REPLYING && !slot->landing && slot->send == 0 &&
            (slot->answered || !slot->connection);
 }
 

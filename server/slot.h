@@ -66,7 +66,7 @@ struct slot {
     struct fas_error error;  /* status FAS_OK while all is well */
     bool admitted;           /* its cost is booked on the principal */
     bool landing;            /* over, but a payload is still being received into it */
-    bool sending;            /* the send under way reads its memory */
+    uint64_t send;           /* the last of its connection's sends that reads its memory; 0: none */
     bool answered;           /* DONE or ERROR was handed to the transport */
     struct slot_progress progress;
     struct slot_times times;

@@ -25,6 +25,12 @@
 
 #include "server/log.h"
 
+/* What is left of one stream_send; count 0: none. */
+struct send {
+    nng_iov iov[TRANSPORT_IOV_MAX];
+    unsigned count;
+};
+
 struct stream {
     struct transport *transport;
     uint32_t index;
@@ -33,13 +39,13 @@ struct stream {
     nng_aio *rx, *tx;
     struct reader reader;
     struct stream_peer peer;
-    nng_iov send[TRANSPORT_IOV_MAX]; /* what is left to send, while a send is outstanding */
-    unsigned send_count;
 
     /* Held while posting and while closing: nng 1.5.2 never completes what is posted on a closed
      * stream. */
     pthread_mutex_t post_lock;
     bool closing;
+    struct send sends[TRANSPORT_SENDS_MAX]; /* the one under way, and the one behind it */
+    uint64_t sends_done;
 
     /* Under transport.lock. */
     unsigned outstanding; /* operations posted whose callbacks have not ended, and turns taken */
@@ -192,33 +198,33 @@ void stream_resume(struct stream *stream)
 
 /* ---- send chain ---- */
 
-static void send_rest(struct stream *stream)
+/* Called with post_lock held, and not when closing. */
+static void post_send(struct stream *stream)
 {
-    nng_aio_set_iov(stream->tx, stream->send_count, stream->send);
+    struct send *send = &stream->sends[0];
+    nng_aio_set_iov(stream->tx, send->count, send->iov);
     nng_aio_set_timeout(stream->tx, stream->transport->progress_timeout_ms);
-    pthread_mutex_lock(&stream->post_lock);
-    if (!stream->closing) {
-        begin(stream);
-        nng_stream_send(stream->nng, stream->tx);
-    }
-    pthread_mutex_unlock(&stream->post_lock);
+    begin(stream);
+    nng_stream_send(stream->nng, stream->tx);
 }
 
-/* Removes `bytes` from the front of what is left. */
-static void take_sent(struct stream *stream, size_t bytes)
+/* Removes `bytes` from the front of what is left; false: nothing is. */
+static bool take_sent(struct send *send, size_t bytes)
 {
     unsigned done = 0;
-    while (done < stream->send_count && bytes >= stream->send[done].iov_len) {
-        bytes -= stream->send[done++].iov_len;
+    while (done < send->count && bytes >= send->iov[done].iov_len) {
+        bytes -= send->iov[done++].iov_len;
     }
-    stream->send_count -= done;
-    memmove(stream->send, stream->send + done, stream->send_count * sizeof *stream->send);
-    if (stream->send_count > 0) {
-        stream->send[0].iov_buf = (uint8_t *)stream->send[0].iov_buf + bytes;
-        stream->send[0].iov_len -= bytes;
+    send->count -= done;
+    memmove(send->iov, send->iov + done, send->count * sizeof send->iov[0]);
+    if (send->count > 0) {
+        send->iov[0].iov_buf = (uint8_t *)send->iov[0].iov_buf + bytes;
+        send->iov[0].iov_len -= bytes;
     }
+    return send->count > 0;
 }
 
+/* What is left of this send goes on, else the next one does, without the loop in between. */
 static void send_done(void *context)
 {
     struct stream *stream = context;
@@ -227,23 +233,44 @@ static void send_done(void *context)
         end(stream, STREAM_SENT | STREAM_ENDED, result);
         return;
     }
-    take_sent(stream, nng_aio_count(stream->tx));
-    if (stream->send_count == 0) {
-        end(stream, STREAM_SENT, 0);
-        return;
+    unsigned events = 0;
+    pthread_mutex_lock(&stream->post_lock);
+    if (!take_sent(&stream->sends[0], nng_aio_count(stream->tx))) {
+        stream->sends[0] = stream->sends[1];
+        stream->sends[1].count = 0;
+        stream->sends_done++;
+        events = STREAM_SENT;
     }
-    send_rest(stream);
-    end(stream, 0, 0);
+    if (stream->sends[0].count > 0 && !stream->closing) {
+        post_send(stream);
+    }
+    pthread_mutex_unlock(&stream->post_lock);
+    end(stream, events, 0);
 }
 
 void stream_send(struct stream *stream, const struct iovec *iov, unsigned count)
 {
     assert(count > 0 && count <= TRANSPORT_IOV_MAX);
+    pthread_mutex_lock(&stream->post_lock);
+    bool busy = stream->sends[0].count > 0;
+    struct send *send = &stream->sends[busy];
+    assert(send->count == 0);
     for (unsigned i = 0; i < count; i++) {
-        stream->send[i] = (nng_iov){iov[i].iov_base, iov[i].iov_len};
+        send->iov[i] = (nng_iov){iov[i].iov_base, iov[i].iov_len};
     }
-    stream->send_count = count;
-    send_rest(stream);
+    send->count = count;
+    if (!busy && !stream->closing) {
+        post_send(stream);
+    }
+    pthread_mutex_unlock(&stream->post_lock);
+}
+
+uint64_t stream_sends_done(struct stream *stream)
+{
+    pthread_mutex_lock(&stream->post_lock);
+    uint64_t done = stream->sends_done;
+    pthread_mutex_unlock(&stream->post_lock);
+    return done;
 }
 
 /* ---- the loop's side of a stream ---- */
@@ -391,6 +418,8 @@ static void adopt(struct listener *listener, nng_stream *accepted)
     stream->used = true;
     stream->closing = false;
     stream->result = 0;
+    stream->sends[0].count = stream->sends[1].count = 0;
+    stream->sends_done = 0;
     stream->nng = accepted;
     describe_peer(stream, listener->local);
     reader_reset(&stream->reader, listener->local);

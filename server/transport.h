@@ -7,7 +7,7 @@
  * a flag on the stream, the stream is put on the ready list, and the loop is woken. Everything else
  * here is called by the loop.
  *
- * A stream has at most one receive and one send outstanding (nng completes partially, so a second
+ * A stream has at most one receive and one send posted (nng completes partially, so a second
  * one would interleave). After stream_close both come back, then transport_take reports the stream
  * closed; only then is its memory no longer touched by anyone.
  *
@@ -25,6 +25,7 @@
 #include "server/reader.h"
 
 #define TRANSPORT_IOV_MAX 8u /* nng's own limit per operation */
+#define TRANSPORT_SENDS_MAX 2u
 
 struct transport;
 struct stream;
@@ -47,7 +48,7 @@ void transport_stop_accepting(struct transport *transport);
 enum stream_event {
     STREAM_ACCEPTED = 1, /* a new peer; stream_start begins to read */
     STREAM_RECEIVED = 2, /* its inbox may hold something */
-    STREAM_SENT = 4,     /* the send is over */
+    STREAM_SENT = 4,     /* a send or two are over: stream_sends_done */
     STREAM_ENDED = 8,    /* no more will be received: end of stream, error, or bad protocol */
     STREAM_CLOSED = 16,  /* after stream_close: nothing is outstanding */
 };
@@ -71,8 +72,12 @@ void stream_start(struct stream *stream);
 /* Goes on reading where the reader stood still for the loop. */
 void stream_resume(struct stream *stream);
 
-/* Sends all of iov (copied), then STREAM_SENT. None may be outstanding. */
+/* Sends all of iov (the array is copied, the bytes are not), then STREAM_SENT. One may be under way
+ * and one more wait behind it, so that the wire does not idle while the loop composes. */
 void stream_send(struct stream *stream, const struct iovec *iov, unsigned count);
+
+/* How many of its sends are over, in order: what they referred to is free. */
+uint64_t stream_sends_done(struct stream *stream);
 
 /* Why it ended. INVALID_ARGUMENT: the peer broke the protocol, and may be told. */
 void stream_error(struct stream *stream, struct fas_error *error);

@@ -33,9 +33,9 @@ START_TEST(nothing_that_can_be_touched_is_idle)
     ck_assert(!slot_idle(slot)); /* not answered */
     slot->answered = true;
     ck_assert(slot_idle(slot));
-    slot->sending = true;
+    slot->send = 1;
     ck_assert(!slot_idle(slot));
-    slot->sending = false;
+    slot->send = 0;
     slot->landing = true;
     ck_assert(!slot_idle(slot));
     slot->landing = false;

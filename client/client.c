@@ -230,8 +230,8 @@ void fas_close(struct fas_client *client)
         connection_close(client->connection);
     }
     struct release *release;
-    while ((release = TAILQ_FIRST(&client->releases))) {
-        TAILQ_REMOVE(&client->releases, release, link);
+    while ((release = STAILQ_FIRST(&client->releases))) {
+        STAILQ_REMOVE_HEAD(&client->releases, link);
         free(release);
     }
     call_free_all(client);

@@ -66,7 +66,7 @@ struct question {
 
 struct release {
     uint64_t handle;
-    TAILQ_ENTRY(release) link;
+    STAILQ_ENTRY(release) link;
 };
 
 /* Frames not in answer to a call have ids with this bit. */
@@ -96,7 +96,7 @@ struct fas_client {
     uint64_t pong_id;
     struct call_queue small, bulk, cancels;
     TAILQ_HEAD(, question) questions;
-    TAILQ_HEAD(, release) releases;
+    STAILQ_HEAD(, release) releases;
     uint64_t upload_credit, result_window, credit_owed;
     uint64_t next_id;
     uint8_t *stage; /* frame heads, headers and small or gathered payloads of the batch in flight */

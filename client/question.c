@@ -122,7 +122,7 @@ enum fas_status fas_release(struct fas_client *client, uint64_t handle, struct f
             *error = client->failure;
         }
     } else {
-        TAILQ_INSERT_TAIL(&client->releases, release, link);
+        STAILQ_INSERT_TAIL(&client->releases, release, link);
     }
     connection_unlock(client->connection);
     if (lost) {

@@ -31,7 +31,7 @@ enum fas_status sender_open(struct fas_client *client)
     TAILQ_INIT(&client->bulk);
     TAILQ_INIT(&client->cancels);
     TAILQ_INIT(&client->questions);
-    TAILQ_INIT(&client->releases);
+    STAILQ_INIT(&client->releases);
     client->stage_bytes = STAGE_BYTES;
     client->stage = malloc(client->stage_bytes); /* touched only as far as it is used */
     return client->stage ? FAS_OK : FAS_RESOURCE_EXHAUSTED;
@@ -167,11 +167,11 @@ static void put_questions(struct writer *w)
 static void put_releases(struct writer *w)
 {
     struct release *release;
-    while ((release = TAILQ_FIRST(&w->client->releases)) && writer_has_room(w, 0, 0)) {
+    while ((release = STAILQ_FIRST(&w->client->releases)) && writer_has_room(w, 0, 0)) {
         struct frame frame = {.type = FRAME_RELEASE};
         frame.header_bytes = (uint32_t)wire_encode_release(release->handle, writer_header(w));
         writer_frame(w, &frame);
-        TAILQ_REMOVE(&w->client->releases, release, link);
+        STAILQ_REMOVE_HEAD(&w->client->releases, link);
         free(release);
     }
 }

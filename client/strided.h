@@ -24,8 +24,7 @@ struct strided strided_of(const struct fas_dims *dims, enum fas_tensor tensor,
                           const struct fas_buffer *buffer);
 
 /* Copies bytes [offset, offset + bytes) of the packed form out of, or into, the tensor. */
-void strided_gather(const struct strided *tensor, uint64_t offset, uint64_t bytes, uint8_t *out);
-void strided_scatter(const struct strided *tensor, uint64_t offset, uint64_t bytes,
-                     const uint8_t *in);
+void strided_gather(const struct strided *s, uint64_t offset, uint64_t bytes, uint8_t *out);
+void strided_scatter(const struct strided *s, uint64_t offset, uint64_t bytes, const uint8_t *in);
 
 #endif

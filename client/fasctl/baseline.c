@@ -15,8 +15,6 @@
 /* An answer is a few hundred bytes. */
 #define ANSWER_BYTES_MAX 65536
 
-extern char **environ;
-
 static char *spec_text(const struct shape *shape, double seconds)
 {
     cJSON *spec = cJSON_CreateObject(), *request = cJSON_CreateObject();

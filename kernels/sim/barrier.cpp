@@ -24,6 +24,7 @@ void complete(named_barrier &n)
 {
     for (warp *w : n.waiting) {
         for (thread *t : w->lanes) {
+            t->tensor_fenced = false;
             clock_join(&t->known, n.gathering);
         }
         for (thread *t : w->lanes) {
@@ -96,6 +97,7 @@ void named_sync(int id, int threads, where at)
     }
     c.arrived = 0;
     check_traces(w, at);
+    tensor_publish(t);
     for (thread *lane : w.lanes) {
         clock_join(&t.known, lane->known);
     }

@@ -6,6 +6,7 @@
 #include "sim/machine.h"
 #include "sim/ops.h"
 #include "sim/shadow.h"
+#include "sim/tensor.h"
 
 namespace sim
 {
@@ -43,6 +44,8 @@ void warp_reset(warp *w, block *b, int index)
     w->multiplies_issued = 0;
     w->accumulators.clear();
     w->bulk_groups = 0;
+    w->tensor_multiplies = w->tensor_loads = w->tensor_stores = 0;
+    w->tensor_lane = -1;
 }
 
 void thread_reset(thread *t, block *b, warp *w, int index)
@@ -63,6 +66,10 @@ void thread_reset(thread *t, block *b, warp *w, int index)
     t->multiply_groups = 0;
     t->multiply_next = 0;
     t->bulk.clear();
+    t->tensor_loads_waited = t->tensor_stores_waited = 0;
+    t->tensor_loads_fenced = t->tensor_stores_fenced = 0;
+    t->tensor_fenced = false;
+    t->deliveries.clear();
     w->lanes[t->lane] = t;
 }
 
@@ -79,6 +86,9 @@ void resize_owned(std::vector<std::unique_ptr<T>> *v, size_t count)
 
 } // namespace
 
+block::block() = default;
+block::~block() = default;
+
 void block_reset(block &b, machine &m, int index)
 {
     const int *grid = m.shape.grid;
@@ -91,6 +101,7 @@ void block_reset(block &b, machine &m, int index)
     b.data.assign(b.smem_bytes + 16, 0xcd);
     shadow_reset(&b.marks, b.smem_bytes);
     b.mbarriers.clear();
+    b.tensor.reset(); /* made by the first tmem_take */
     for (named_barrier &n : b.named) {
         n = {};
     }
@@ -118,6 +129,7 @@ void block_reset(block &b, machine &m, int index)
 void thread_exit(thread &t)
 {
     where end = {"the end of the kernel", 0};
+    tensor_thread_exit(t);
     for (const auto &g : t.bulk) {
         if (g->number == 0 && (g->reading > 0 || g->writing > 0)) {
             fail_at(t.waits_at, "ends with bulk stores that were never committed");
@@ -146,6 +158,7 @@ void block_exit(const block &b)
             "them",
             b.index);
     }
+    tensor_block_exit(b);
     for (const auto &m : b.mbarriers) {
         if (m->missing_bytes != 0) {
             fail("block %d ends, but round %u of the mbarrier at 0x%x is %lld bytes short: "
@@ -159,6 +172,7 @@ void block_exit(const block &b)
 void publish(thread &t, clock *into)
 {
     t.known.generic.add_lane(t.of->index, t.of->now, t.lane);
+    tensor_publish(t);
     clock_join(into, t.known);
     t.of->now++;
 }

@@ -62,11 +62,11 @@ struct read_marks {
     read_mark of[WARPS_MAX];
 };
 
-/* Asynchronous readers of 128 bytes: newest group of each wgmma stream, then of each bulk stream.
+/* Asynchronous readers of 128 bytes: newest group of each wgmma, then bulk, then tcgen05 stream.
  */
 struct async_marks {
-    uint32_t group[2 * WARPS_MAX];
-    uint16_t place[2 * WARPS_MAX];
+    uint32_t group[3 * WARPS_MAX];
+    uint16_t place[3 * WARPS_MAX];
 };
 
 struct shadow {
@@ -136,6 +136,13 @@ struct bulk_group {
 
 /* ------------------------------------------------------------------ threads and warps */
 
+/* Registers that a tensor memory load promised this lane. */
+struct tensor_delivery {
+    uint32_t *registers;
+    std::vector<uint32_t> values;
+    where at;
+};
+
 struct thread {
     block *owner;
     warp *of;
@@ -153,6 +160,10 @@ struct thread {
     where multiply_at;        /* the newest wgmma or commit */
     uint32_t multiply_groups; /* committed */
     size_t multiply_next;     /* index into the warp's queue of this lane's next deposit */
+    uint32_t tensor_loads_waited, tensor_stores_waited; /* own warp's, by number */
+    uint32_t tensor_loads_fenced, tensor_stores_fenced; /* others may be told of */
+    bool tensor_fenced; /* tcgen05_fence_after ran since this thread last met others */
+    std::vector<tensor_delivery> deliveries;
     std::vector<std::shared_ptr<bulk_group>> bulk; /* oldest first; the last may be open */
 };
 
@@ -178,11 +189,17 @@ struct warp {
     size_t multiplies_base;                            /* number of the queue's first entry */
     size_t multiplies_issued;                          /* numbers below this are issued */
     std::vector<std::unique_ptr<accumulator>> accumulators;
-    uint32_t bulk_groups; /* closed */
-    int registers;        /* per thread */
+    uint32_t bulk_groups;                                    /* closed */
+    int registers;                                           /* per thread */
+    uint32_t tensor_multiplies, tensor_loads, tensor_stores; /* issued */
+    int tensor_lane; /* that issued the multiplications since the last commit; -1 none */
 };
 
+struct tensor_memory; /* sim/tensor.h */
+
 struct block {
+    block();
+    ~block();
     machine *owner;
     int index; /* of the grid, x fastest */
     int at[3];
@@ -191,6 +208,7 @@ struct block {
     shadow marks;
     std::vector<std::unique_ptr<mbarrier>> mbarriers;
     std::array<named_barrier, NAMED_BARRIERS> named;
+    std::unique_ptr<tensor_memory> tensor;
     std::vector<std::unique_ptr<thread>> threads;
     std::vector<std::unique_ptr<warp>> warps;
     int live;  /* threads */

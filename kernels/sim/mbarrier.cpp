@@ -132,6 +132,20 @@ void mbarrier_arrive(uint32_t address, uint32_t expected_bytes, where at)
     settle(*t.owner, m);
 }
 
+void mbarrier_arrive_from(block &b, mbarrier &m, const clock &issuer, where at)
+{
+    if (m.pending == 0) {
+        fail(
+            "the tcgen05_commit at %s arrives once too often on the mbarrier at 0x%x: round %u has "
+            "all %u",
+            where_text(at), m.address, m.rounds + 1, m.arrivals);
+    }
+    m.pending--;
+    m.arrived_at = at;
+    clock_join(&m.gathering, issuer);
+    settle(b, m);
+}
+
 void mbarrier_bytes(block &b, mbarrier &m, uint32_t bytes, uint32_t round, const clock &issuer,
                     where at)
 {
@@ -176,6 +190,7 @@ bool mbarrier_try(uint32_t address, uint32_t rounds, where at)
         yield(); /* a caller may ask again and again */
         return false;
     }
+    self().tensor_fenced = false;
     clock_join(&self().known, m.complete);
     return true;
 }
@@ -194,6 +209,7 @@ void mbarrier_wait(uint32_t address, uint32_t rounds, where at)
         check_alias(m, rounds, at);
     }
     t.wait_address = 0;
+    t.tensor_fenced = false;
     clock_join(&t.known, m.complete);
 }
 

@@ -16,6 +16,8 @@ namespace
 
 constexpr uint64_t RESERVED = 0x3ff1c000c000c000u; /* bits 14-15, 30-31, 46-48, 52-61 */
 
+constexpr uint64_t TCGEN05_RESERVED = 0x1ff00000c000c000u; /* 14-15, 30-31, 52-60 */
+
 /* All chunks of 8 elements of [first, first + count) x 16, in any order. */
 template <typename Visit>
 void each_chunk(const operand &o, uint32_t first, uint32_t count, Visit visit)
@@ -37,22 +39,20 @@ void each_chunk(const operand &o, uint32_t first, uint32_t count, Visit visit)
 
 } // namespace
 
-operand decode_wgmma(const char *which, uint64_t descriptor, bool mn, where at)
+namespace
 {
-    if (descriptor & RESERVED) {
-        fail_at(at, "descriptor %s 0x%016llx has reserved bits set", which,
-                static_cast<unsigned long long>(descriptor));
-    }
+
+operand decode_common(const char *which, uint64_t descriptor, uint32_t width, bool mn, where at)
+{
     if (descriptor >> 49 & 7) {
         fail_at(at, "descriptor %s has a base offset: tiles start at multiples of the swizzle atom",
                 which);
     }
-    static const uint32_t WIDTHS[] = {16, 128, 64, 32};
     operand o;
     o.start = static_cast<uint32_t>(descriptor & 0x3fff) << 4;
     o.leading = static_cast<uint32_t>(descriptor >> 16 & 0x3fff) << 4;
     o.stride = static_cast<uint32_t>(descriptor >> 32 & 0x3fff) << 4;
-    o.width = WIDTHS[descriptor >> 62];
+    o.width = width;
     o.mn = mn;
     /* The XOR takes address bits 7 and up: inside a tile only bits below may move along a row. */
     if (o.width > 16 && o.start % (8 * o.width) >= (mn ? 16 : o.width)) {
@@ -62,6 +62,33 @@ operand decode_wgmma(const char *which, uint64_t descriptor, bool mn, where at)
                 which, o.start, 8 * o.width);
     }
     return o;
+}
+
+void refuse_bits(const char *which, uint64_t descriptor, where at)
+{
+    fail_at(at, "descriptor %s 0x%016llx has reserved bits set, or is of the other architecture",
+            which, static_cast<unsigned long long>(descriptor));
+}
+
+} // namespace
+
+operand decode_wgmma(const char *which, uint64_t descriptor, bool mn, where at)
+{
+    static const uint32_t WIDTHS[] = {16, 128, 64, 32};
+    if (descriptor & RESERVED) {
+        refuse_bits(which, descriptor, at);
+    }
+    return decode_common(which, descriptor, WIDTHS[descriptor >> 62], mn, at);
+}
+
+operand decode_tcgen05(const char *which, uint64_t descriptor, bool mn, where at)
+{
+    static const uint32_t WIDTHS[] = {16, 0, 128, 0, 64, 0, 32, 0}; /* 1: 32-byte atoms, unused */
+    uint32_t width = WIDTHS[descriptor >> 61];
+    if ((descriptor & TCGEN05_RESERVED) || (descriptor >> 46 & 7) != 1 || width == 0) {
+        refuse_bits(which, descriptor, at);
+    }
+    return decode_common(which, descriptor, width, mn, at);
 }
 
 uint32_t operand_chunk(const operand &o, uint32_t outer, uint32_t k)

@@ -20,6 +20,7 @@ struct operand {
 
 /* Refuses reserved bits and misplaced tiles. */
 operand decode_wgmma(const char *which, uint64_t descriptor, bool mn, where at);
+operand decode_tcgen05(const char *which, uint64_t descriptor, bool mn, where at);
 
 /* Address of the 16-byte chunk that holds (outer index, k): outer is M or N; along the contiguous
  * direction the chunk's first element is a multiple of 8. */

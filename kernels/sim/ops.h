@@ -55,6 +55,9 @@ void mbarrier_wait(uint32_t address, uint32_t rounds, where at);
 void mbarrier_bytes(block &b, mbarrier &m, uint32_t bytes, uint32_t round, const clock &issuer,
                     where at);
 
+/* From the engine: one arrival for a thread that knew this. */
+void mbarrier_arrive_from(block &b, mbarrier &m, const clock &issuer, where at);
+
 /* A cluster of one block (barrier.cpp): larger ones are refused at launch. */
 uint32_t cluster_rank();
 void cluster_arrive(where at);
@@ -94,6 +97,31 @@ void wgmma_fence();
 void wgmma_issue(const multiply_call &call, where at);
 void wgmma_commit(where at);
 void wgmma_wait(int pending, const register_array *arrays, int count);
+
+/* tensor memory (tensor.cpp) */
+void tensor_take(uint32_t columns, uint32_t smem_target, where at);
+void tensor_give(uint32_t base, uint32_t columns, where at);
+void tensor_take_no_more(where at);
+void tensor_fence_before(where at);
+void tensor_fence_after(where at);
+struct tensor_multiply_call {
+    uint32_t d, a_tensor; /* a_tensor counts if a_in_tensor */
+    bool a_in_tensor;
+    uint64_t a, b;
+    uint32_t instruction;
+    bool add;
+};
+void tensor_multiply(const tensor_multiply_call &call, where at);
+void tensor_commit(uint32_t barrier, where at);
+void tensor_load(uint32_t *registers, uint32_t count, uint32_t from, where at);
+void tensor_load_wait(const register_array *arrays, int count);
+void tensor_store(uint32_t to, const uint32_t *registers, uint32_t count, where at);
+void tensor_store_wait(where at);
+/* Before this thread's clock is given to others. */
+void tensor_publish(thread &t);
+/* At the end of a thread; at the end of a block. */
+void tensor_thread_exit(const thread &t);
+void tensor_block_exit(const block &b);
 
 /* global memory (global.cpp) */
 void global_read(const void *from, void *to, size_t bytes, where at);

@@ -138,6 +138,10 @@ void check_async_readers(const char *what, uint32_t address, uint32_t bytes, boo
                 refuse_overwrite(what, SMEM_BASE + static_cast<uint32_t>(line) * 128,
                                  "a bulk store", i, m.place[WARPS_MAX + i], at);
             }
+            if (m.group[2 * WARPS_MAX + i] > t.known.tensor[i]) {
+                refuse_overwrite(what, SMEM_BASE + static_cast<uint32_t>(line) * 128,
+                                 "a tcgen05_multiply", i, m.place[2 * WARPS_MAX + i], at);
+            }
         }
         if (clear) {
             m = {};

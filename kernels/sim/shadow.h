@@ -18,7 +18,8 @@ bool smem_in_bounds(const char *what, uint32_t address, uint32_t bytes, uint32_t
 void generic_read(const char *what, uint32_t address, uint32_t bytes, where at);
 void generic_write(const char *what, uint32_t address, uint32_t bytes, where at);
 
-/* stream: a warp for its wgmma stream, WARPS_MAX + warp for its bulk stream. Multiples of 16. */
+/* stream: a warp for its wgmma stream, WARPS_MAX + warp for its bulk stream,
+ * 2 * WARPS_MAX + warp for its tcgen05 stream. Multiples of 16. */
 void async_read(const char *what, uint32_t address, uint32_t bytes, int stream, uint32_t group,
                 where at);
 

@@ -19,12 +19,14 @@ uint32_t traced(uint32_t trace, where at)
 void merge_lanes(warp &w)
 {
     alignas(32) clock all = {};
+    tensor_publish(self());
     for (thread *t : w.lanes) {
         clock_join(&all, t->known);
     }
     all.generic.add_all(w.index, w.now);
     for (thread *t : w.lanes) {
         t->known = all;
+        t->tensor_fenced = false;
     }
     w.synced = w.now;
     w.now++;

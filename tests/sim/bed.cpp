@@ -5,6 +5,7 @@
 #include "sim/half.h"
 #include "tests/sim/kernels/multiply.cuh"
 #include "tests/sim/kernels/reduce.cuh"
+#include "tests/sim/kernels/tensor.cuh"
 
 namespace
 {
@@ -97,7 +98,55 @@ bed_result bed_reduce(uint64_t seed, const bed_setup &setup)
     return r;
 }
 
+namespace
+{
+
+/* One row of tensor_test's answer, scores rounded as its kernel rounds them. */
+void tensor_answer(const uint16_t *q, const std::vector<uint16_t> &k, float *row)
+{
+    constexpr size_t D = tensor_test::DIM;
+    for (size_t key = 0; key < k.size() / D; key++) {
+        float score = 0;
+        for (size_t c = 0; c < D; c++) {
+            score += sim::bf16_to_float(q[c]) * sim::bf16_to_float(k[key * D + c]);
+        }
+        score = sim::bf16_to_float(sim::float_to_bf16(score * tensor_test::SCALE));
+        for (size_t c = 0; c < D; c++) {
+            row[c] += score * sim::bf16_to_float(k[key * D + c]);
+        }
+    }
+}
+
+} // namespace
+
+bed_result bed_tensor(uint64_t seed, const bed_setup &setup)
+{
+    constexpr size_t ROWS = 256, STEPS = 5, D = tensor_test::DIM;
+    std::vector<uint16_t> q = random_matrix(ROWS * D, 3);
+    std::vector<uint16_t> k = random_matrix(STEPS * tensor_test::KEYS * D, 4);
+    std::vector<gpu::f32x4> out(ROWS * D / 4); /* aligned to 16 */
+    sim::device d;
+    prepare(&d, seed, setup);
+    sim::device_add(&d, "q", q.data(), q.size() * 2, sim::usage::input);
+    sim::device_add(&d, "k", k.data(), k.size() * 2, sim::usage::input);
+    sim::device_add(&d, "out", out.data(), out.size() * 16, sim::usage::output);
+    bed_result r = finish(d, tensor_test::start(&d, q.data(), k.data(), &out[0].x, ROWS, STEPS));
+    for (size_t row = 0; row < ROWS && r.error.empty(); row += 5) {
+        float want[D] = {};
+        tensor_answer(&q[row * D], k, want);
+        for (size_t c = 0; c < D; c++) {
+            float got = (&out[row * D / 4 + c / 4].x)[c % 4];
+            if (!(fabsf(got - want[c]) <= 1e-3f * (1 + fabsf(want[c])))) {
+                r.error = "out[" + std::to_string(row) + "][" + std::to_string(c) + "] is " +
+                          std::to_string(got) + ", not " + std::to_string(want[c]);
+            }
+        }
+    }
+    return r;
+}
+
 const std::vector<bed_case> bed_cases = {
     {"multiply", bed_multiply},
     {"reduce", bed_reduce},
+    {"tensor", bed_tensor},
 };

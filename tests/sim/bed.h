@@ -25,6 +25,9 @@ bed_result bed_multiply(uint64_t seed, const bed_setup &setup);
  * blocks. */
 bed_result bed_reduce(uint64_t seed, const bed_setup &setup);
 
+/* Two chained products in tensor memory by tests/sim/kernels/tensor.cuh; five steps, two stages. */
+bed_result bed_tensor(uint64_t seed, const bed_setup &setup);
+
 struct bed_case {
     const char *name;
     bed_result (*run)(uint64_t seed, const bed_setup &setup);

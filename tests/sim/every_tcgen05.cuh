@@ -1,4 +1,5 @@
-/* Every function of gpu/tcgen05, called once, so that both builds are seen to have it. Never run. */
+/* Every function of gpu/tcgen05, called once, so that both builds are seen to have it. Never run.
+ */
 #ifndef EVERY_TCGEN05_CUH
 #define EVERY_TCGEN05_CUH
 

@@ -12,7 +12,7 @@ namespace
 {
 
 constexpr uint64_t CLEAN_SEEDS = 40;
-constexpr uint64_t MUTATION_SEEDS = 4;
+constexpr uint64_t MUTATION_SEEDS = 20;
 
 void nothing(sim::device &)
 {

@@ -161,8 +161,13 @@ static void print_row(struct table *table, const struct row *row)
     table_cell(table, "%s", row->bulk ? "" : table_us(o->copy_in_us));
     table_cell(table, "%s", row->bulk ? "" : table_us(o->compute_us));
     table_cell(table, "%s", row->bulk ? "" : table_us(o->copy_out_us));
-    table_cell(table, row->bulk ? "" : "%.1f", o->batch_requests);
-    table_cell(table, row->bulk ? "" : "%.0f", o->tokens_per_s);
+    if (row->bulk) {
+        table_cell(table, "%s", "");
+        table_cell(table, "%s", "");
+    } else {
+        table_cell(table, "%.1f", o->batch_requests);
+        table_cell(table, "%.0f", o->tokens_per_s);
+    }
     table_cell(table, "%.2f", o->gbytes_per_s);
     if (row->bulk) {
         table_cell(table, "plain sockets: %.2f GB/s, so %.0f %%", row->plain_gbytes_per_s,

@@ -164,12 +164,17 @@ static void put_fill(struct walk *walk, int32_t set, struct range rows, int64_t 
     walk->fill_count++;
 }
 
+/* Of a sequence, and of the first stripe of its queries. */
+struct numbers {
+    int32_t sequence, stripe;
+};
+
 static void set_sequence(struct plan_tile *tile, const struct attn_sequence *sequence,
-                         int32_t number)
+                         struct numbers numbers)
 {
     tile->set = sequence->set;
-    tile->sequence = number;
-    tile->index = sequence->index;
+    tile->sequence = numbers.sequence;
+    tile->stripe = numbers.stripe;
     tile->q_first = (int32_t)sequence->q_first;
     tile->q_len = sequence->q_len;
     tile->q_span = sequence->q_span;
@@ -195,17 +200,18 @@ static int64_t block_row(const struct plan_shape *shape, const struct side *side
 }
 
 static void walk_group(struct walk *walk, const struct side *side, struct heads heads,
-                       const struct attn_sequence *sequence, int32_t number)
+                       struct range blocks, const struct attn_sequence *sequence,
+                       struct numbers numbers)
 {
     const struct plan_shape *shape = walk->shape;
     int32_t q_heads = shape->pass == ATTN_FORWARD ? shape->hq / shape->hkv : 1;
     int bucket = bucket_of(most(1, ceil_div(side->other_len, side->other_block)));
-    for (int64_t i = 0; i < ceil_div(side->len, side->block); i++) {
+    for (int64_t i = blocks.first; i < blocks.last; i++) {
         struct plan_tile tile;
         if (!tile_at(shape, side, block_row(shape, side, i), &tile)) {
             continue;
         }
-        set_sequence(&tile, sequence, number);
+        set_sequence(&tile, sequence, numbers);
         for (int32_t head = heads.first * q_heads; head < heads.last * q_heads; head++) {
             put_tile(walk, &tile, head, bucket);
         }
@@ -224,14 +230,30 @@ static int32_t group_heads(const struct plan_shape *shape, const struct side *si
     return shape->deterministic || !unequal ? 1 : (int32_t)most(1, L2_BYTES / bytes);
 }
 
+/*
+ * Blocks that are listed for all heads before the next ones are. A deterministic backward without
+ * mask adds to dQ group after group, so that a second group of a head would only wait for the
+ * first.
+ */
+static int64_t run_blocks(const struct plan_shape *shape, int64_t blocks)
+{
+    bool cyclic = shape->deterministic && !shape->mask.has_left && !shape->mask.has_right;
+    return cyclic ? PLAN_GROUP : most(blocks, 1);
+}
+
 static void walk_heads(struct walk *walk, const struct side *side,
-                       const struct attn_sequence *sequence, int32_t number)
+                       const struct attn_sequence *sequence, struct numbers numbers)
 {
     int32_t hkv = walk->shape->hkv;
     int32_t step = group_heads(walk->shape, side, sequence);
-    for (int32_t head = 0; head < hkv; head += step) {
-        struct heads heads = {head, step < hkv - head ? head + step : hkv};
-        walk_group(walk, side, heads, sequence, number);
+    int64_t blocks = ceil_div(side->len, side->block);
+    int64_t run = run_blocks(walk->shape, blocks);
+    for (int64_t first = 0; first < blocks; first += run) {
+        for (int32_t head = 0; head < hkv; head += step) {
+            struct heads heads = {head, step < hkv - head ? head + step : hkv};
+            walk_group(walk, side, heads, (struct range){first, least(first + run, blocks)},
+                       sequence, numbers);
+        }
     }
 }
 
@@ -249,12 +271,19 @@ static void walk_fills(struct walk *walk, const struct side *side,
     }
 }
 
+static int64_t stripes_of(const struct plan_shape *shape, const struct attn_sequence *sequence)
+{
+    return ceil_div(sequence->q_span, shape->q_block);
+}
+
 static void walk_all(struct walk *walk, const struct attn_sequence *sequences, int32_t count)
 {
+    int64_t stripe = 0;
     for (int32_t s = 0; s < count; s++) {
         struct side side = side_of(walk->shape, &sequences[s]);
-        walk_heads(walk, &side, &sequences[s], s);
+        walk_heads(walk, &side, &sequences[s], (struct numbers){s, (int32_t)stripe});
         walk_fills(walk, &side, &sequences[s]);
+        stripe += stripes_of(walk->shape, &sequences[s]);
     }
 }
 
@@ -287,6 +316,31 @@ struct plan_size plan_bound(const struct plan_shape *shape, const struct attn_se
         bound.fills += ceil_div(side.span, side.block);
     }
     return bound;
+}
+
+int64_t plan_stripe_count(const struct plan_shape *shape, const struct attn_sequence *sequences,
+                          int32_t count)
+{
+    int64_t stripes = 0;
+    for (int32_t s = 0; s < count; s++) {
+        stripes += stripes_of(shape, &sequences[s]);
+    }
+    return stripes;
+}
+
+void plan_stripes(const struct plan_shape *shape, const struct attn_sequence *sequences,
+                  int32_t count, struct plan_fill *stripes)
+{
+    int64_t at = 0;
+    for (int32_t s = 0; s < count; s++) {
+        const struct attn_sequence *sequence = &sequences[s];
+        for (int64_t row = 0; row < sequence->q_span; row += shape->q_block) {
+            int64_t rows = least(shape->q_block, sequence->q_span - row);
+            int64_t used = most(0, least(rows, sequence->q_len - row));
+            stripes[at++] = (struct plan_fill){sequence->set, (int32_t)(sequence->q_first + row),
+                                               (int32_t)rows, (int32_t)used};
+        }
+    }
 }
 
 void plan_make(const struct plan_shape *shape, const struct attn_sequence *sequences, int32_t count,

@@ -53,7 +53,7 @@ struct plan_tile {
     int32_t first, last;
     int32_t clear_first, clear_last;
     int32_t q_first, q_len, q_span, sequence;
-    int32_t k_first, k_len, k_span, index;
+    int32_t k_first, k_len, k_span, stripe; /* stripe: backward, of the sequence's first query */
 };
 
 /* Rows of one set, from row on, for all heads. */
@@ -61,6 +61,15 @@ struct plan_fill {
     int32_t set, row, rows;
     int32_t used; /* of the rows, how many are below the length */
 };
+
+/*
+ * Backward: the query blocks of all spans, sequence by sequence. A block's number in this list, its
+ * stripe, says where its rows' statistics and sums lie in scratch. stripes holds plan_stripe_count.
+ */
+int64_t plan_stripe_count(const struct plan_shape *shape, const struct attn_sequence *sequences,
+                          int32_t count);
+void plan_stripes(const struct plan_shape *shape, const struct attn_sequence *sequences,
+                  int32_t count, struct plan_fill *stripes);
 
 struct plan_size {
     int64_t tiles, fills;
@@ -80,7 +89,7 @@ struct plan_size plan_bound(const struct plan_shape *shape, const struct attn_se
  * Deterministic backward: key block n adds its share to a block of dQ when all blocks that come
  * before it in that block's order have added theirs. The order is a function of the sequence: with
  * a right edge (causal) the last key block first, so that each tile meets its first query block
- * when its predecessors have just left it; otherwise the order of plan_turn. A tile waits only for
+ * when its predecessors have just left it; otherwise as common/turn.cuh says. A tile waits only for
  * tiles that stand before it in the list or in its own group of PLAN_GROUP neighbours, so a launch
  * ends with any number of resident CTAs from PLAN_GROUP up.
  */

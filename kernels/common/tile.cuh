@@ -29,7 +29,7 @@ struct tile_blocks {
 
 /* One side of the sequence. */
 struct tile_side {
-    int32_t first, len, span, number; /* number: q: in the launch, k: in the set */
+    int32_t first, len, span, number; /* number: q: of the sequence, k: of its first stripe */
 };
 
 GPU_INLINE tile_place tile_read_place(uint32_t tile)

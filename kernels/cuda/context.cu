@@ -80,25 +80,42 @@ void forget_overlapping(attn_context *context, size_t first, size_t last)
     }
 }
 
-/* Tiles, end marks and fills, in this order. */
+int64_t count_stripes(const plan_shape *shape, const attn_launch *launch)
+{
+    return shape->pass == ATTN_BACKWARD
+               ? plan_stripe_count(shape, launch->sequences, launch->sequence_count)
+               : 0;
+}
+
+/* Tiles, end marks, fills and stripes, in this order. */
 bool write_lists(attn_context *context, const plan_shape *shape, const attn_launch *launch,
                  cuda_plan *plan, cuda_piece *piece)
 {
     plan_size size = plan_measure(shape, launch->sequences, launch->sequence_count);
     size_t marks = static_cast<size_t>(context->sms);
     size_t tile_bytes = (static_cast<size_t>(size.tiles) + marks) * sizeof(plan_tile);
-    *piece =
-        cuda_piece_take(context, tile_bytes + static_cast<size_t>(size.fills) * sizeof(plan_fill));
-    if (piece->host == nullptr || size.tiles > INT32_MAX / 2 || size.fills > INT32_MAX) {
+    size_t fill_bytes = static_cast<size_t>(size.fills) * sizeof(plan_fill);
+    int64_t stripes = count_stripes(shape, launch);
+    *piece = cuda_piece_take(context, tile_bytes + fill_bytes +
+                                          static_cast<size_t>(stripes) * sizeof(plan_fill));
+    if (piece->host == nullptr || size.tiles > INT32_MAX / 2 || size.fills > INT32_MAX ||
+        stripes > INT32_MAX) {
         return false;
     }
     plan_tile *tiles = reinterpret_cast<plan_tile *>(piece->host);
     plan_make(shape, launch->sequences, launch->sequence_count, tiles,
               reinterpret_cast<plan_fill *>(piece->host + tile_bytes));
     memset(tiles + size.tiles, 0, marks * sizeof(plan_tile));
+    if (stripes > 0) {
+        plan_stripes(shape, launch->sequences, launch->sequence_count,
+                     reinterpret_cast<plan_fill *>(piece->host + tile_bytes + fill_bytes));
+    }
     *plan = {reinterpret_cast<const plan_tile *>(piece->device),
              reinterpret_cast<const plan_fill *>(piece->device + tile_bytes),
-             static_cast<int32_t>(size.tiles), static_cast<int32_t>(size.fills)};
+             reinterpret_cast<const plan_fill *>(piece->device + tile_bytes + fill_bytes),
+             static_cast<int32_t>(size.tiles),
+             static_cast<int32_t>(size.fills),
+             static_cast<int32_t>(stripes)};
     return cuda_piece_send(context, piece);
 }
 

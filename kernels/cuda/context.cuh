@@ -19,7 +19,8 @@
 struct cuda_plan {
     const plan_tile *tiles; /* tile_count, then end_marks records of rows == 0 */
     const plan_fill *fills;
-    int32_t tile_count, fill_count;
+    const plan_fill *stripes; /* backward */
+    int32_t tile_count, fill_count, stripe_count;
 };
 
 /* A piece of the ring. */

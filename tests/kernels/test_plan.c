@@ -239,6 +239,7 @@ START_TEST(tiles_are_the_sequences_own)
             for (int64_t t = 0; t < b.size.tiles; t++) {
                 if (b.tiles[t].sequence == s) {
                     mine[count] = b.tiles[t];
+                    mine[count].stripe = 0;
                     mine[count++].sequence = 0;
                 }
             }
@@ -247,6 +248,34 @@ START_TEST(tiles_are_the_sequences_own)
             qsort(alone.tiles, (size_t)count, sizeof mine[0], compare_tiles);
             ck_assert_mem_eq(mine, alone.tiles, (size_t)count * sizeof mine[0]);
         }
+    }
+}
+END_TEST
+
+/* Each query row of each span lies in one stripe, and a tile knows the first of its sequence. */
+START_TEST(stripes_cover_the_spans)
+{
+    static struct batch b;
+    static struct plan_fill stripes[TILES_MAX];
+    draw_state = 4;
+    for (int i = 0; i < 2000; i++) {
+        draw_batch(&b);
+        plan_stripes(&b.shape, b.sequences, b.count, stripes);
+        int64_t at = 0;
+        for (int32_t s = 0; s < b.count; s++) {
+            const struct attn_sequence *sequence = &b.sequences[s];
+            for (int64_t t = 0; t < b.size.tiles; t++) {
+                must(b.tiles[t].sequence != s || b.tiles[t].stripe == at);
+            }
+            for (int32_t row = 0; row < sequence->q_span; row += stripes[at++].rows) {
+                must(stripes[at].set == sequence->set && stripes[at].rows > 0);
+                must(stripes[at].row == sequence->q_first + row);
+                int32_t used = sequence->q_len - row;
+                used = used < 0 ? 0 : used < stripes[at].rows ? used : stripes[at].rows;
+                must(stripes[at].used == used);
+            }
+        }
+        must(at == plan_stripe_count(&b.shape, b.sequences, b.count));
     }
 }
 END_TEST
@@ -291,6 +320,7 @@ int main(void)
     tcase_add_test(all, every_row_once);
     tcase_add_test(all, every_pair_once);
     tcase_add_test(all, tiles_are_the_sequences_own);
+    tcase_add_test(all, stripes_cover_the_spans);
     tcase_add_test(all, long_tiles_start_first);
     suite_add_tcase(suite, all);
     SRunner *runner = srunner_create(suite);

@@ -11,6 +11,11 @@ extern "C" {
 enum attn_status sm90_fwd_64(struct attn_context *context, const struct attn_launch *launch);
 enum attn_status sm90_fwd_128(struct attn_context *context, const struct attn_launch *launch);
 
+enum attn_status sm90_bwd_64(struct attn_context *context, const struct attn_launch *launch);
+enum attn_status sm90_bwd_128(struct attn_context *context, const struct attn_launch *launch);
+const char *sm90_bwd_64_refuse(const struct attn_shape *shape);
+size_t sm90_bwd_64_scratch(const struct attn_launch *launch);
+size_t sm90_bwd_128_scratch(const struct attn_launch *launch);
 /* The forward keeps all it needs on chip; tile lists belong to the context. */
 size_t sm90_fwd_scratch(const struct attn_launch *launch);
 
@@ -25,6 +30,10 @@ size_t sm90_fwd_scratch(const struct attn_launch *launch);
     {"sm90_fwd_64", ATTN_SM90,        ATTN_FORWARD, SM90_DTYPES, 8, 64, 8, 64,                     \
      NULL,          sm90_fwd_scratch, sm90_fwd_64},                                                \
         {"sm90_fwd_128", ATTN_SM90,        ATTN_FORWARD, SM90_DTYPES, 8, 128, 8, 128,              \
-         NULL,           sm90_fwd_scratch, sm90_fwd_128},
+         NULL,           sm90_fwd_scratch, sm90_fwd_128},                                          \
+        {"sm90_bwd_64",      ATTN_SM90,           ATTN_BACKWARD, SM90_DTYPES, 8, 64, 8, 64,        \
+         sm90_bwd_64_refuse, sm90_bwd_64_scratch, sm90_bwd_64},                                    \
+        {"sm90_bwd_128",       ATTN_SM90,   ATTN_BACKWARD, SM90_DTYPES, 8, 128, 8, 128, NULL,      \
+         sm90_bwd_128_scratch, sm90_bwd_128},
 
 #endif

@@ -1,0 +1,883 @@
+/*
+ * sm90/bwd: the backward pass on Hopper: dK and dV, and the shares of dQ.
+ *
+ * Grid: as many CTAs as SMs (or tiles, if fewer); each draws tiles from the plan's list, the first
+ * by its number, the next ones from a counter, until it meets an end mark. A tile is 128 keys of
+ * one kv head; for each q head of the group it walks the query blocks that see them. dK and dV stay
+ * in registers for the whole group, so their bits need no order between CTAs. dQ is summed over key
+ * blocks in fp32 scratch (common/preprocess clears it, common/postprocess turns it into the
+ * result), a block of queries at a time, in the order in which threads hold it.
+ *
+ * Consumers (warpgroups 1 and 2) have 64 keys each and work on transposed scores, keys along the
+ * rows: S^T = K Q^T, dP^T = V dO^T. So P^T and dS^T, packed, are register operands of dV += P^T dO
+ * and dK += dS^T Q; only dS goes through shared memory, for dQ = dS K.
+ *
+ * Who waits for whom. One thread each in the warps of warpgroup 0: the loader of K, V and Q, the
+ * loader of dO, the writer of dQ, and one that draws tiles.
+ *   tiles (2 slots)     records; back from all consumer warps, both loaders and the writer
+ *   k, v (1 slot)       back when the last product of the tile that reads them has retired
+ *   q, dout (2 stages)  with the rows' statistics; back, warp by warp, after dK, after dV
+ *   dq (1 slot for each consumer)  fp32 share, from consumer to writer
+ * Consumers meet once in a step, when both halves of dS are written; dS has two stages, so the next
+ * step's may be written while a slower consumer still multiplies this one's.
+ *
+ * Deterministic: a block of dQ has a turn counter; the writer waits until the key blocks before its
+ * own have added their shares. common/turn.cuh says who comes before whom.
+ *
+ * Per 64 x 128 step at d 128: 10.5 MFLOP, 2560 cycles of the tensor cores; shared memory 2944
+ * cycles, which is the bound (87 % of the tensor cores' peak).
+ */
+#ifndef SM90_BWD_CUH
+#define SM90_BWD_CUH
+
+#include "common/mask.cuh"
+#include "common/ring.cuh"
+#include "common/softmax.cuh"
+#include "common/tile.cuh"
+#include "common/turn.cuh"
+#include "gpu/barrier.cuh"
+#include "gpu/bulk.cuh"
+#include "gpu/fence.cuh"
+#include "gpu/global.cuh"
+#include "gpu/index.cuh"
+#include "gpu/registers.cuh"
+#include "gpu/smem.cuh"
+#include "gpu/tma.cuh"
+#include "sm90/operand.cuh"
+
+namespace sm90
+{
+
+/* Tensors of one request. Maps are ragged (gpu/tensor_shape); their boxes are one panel wide. */
+struct bwd_set {
+    gpu::tensor_map q, k, v, dout, dq, dk, dv;
+};
+
+/* Scratch of a launch. A unit is one block of queries of one q head: (stripe * hq + head). */
+struct bwd_scratch {
+    float *statistics; /* per unit: M of lse * log2(e), then M of delta */
+    float *dq;         /* per unit: M x D sums */
+    float *dsink;      /* per unit */
+    int32_t *turns;    /* per unit: key blocks that have added their share */
+};
+
+struct bwd_params {
+    bwd_set first;          /* set 0 */
+    const bwd_set *more;    /* sets 1 and up */
+    const plan_tile *tiles; /* tile_count of them, then an end mark for each CTA */
+    const plan_fill *stripes;
+    int32_t *counter; /* 0 before and after a launch */
+    int32_t tile_count;
+    int32_t hq, group; /* q heads in all, and per kv head */
+    attn::mask_reach reach;
+    attn::turn_order order;
+    bwd_scratch scratch;
+    float scale_log2; /* of the scores, after the softcap if there is one */
+    float cap_inner;  /* softmax scale / softcap */
+    float scale;      /* of dQ and dK */
+};
+
+constexpr int BWD_WARPGROUP = 128;
+constexpr int BWD_WARPS = 4;      /* of a warpgroup */
+constexpr int BWD_WG_ROWS = 64;   /* of an accumulator */
+constexpr int BWD_WARP_ROWS = 16; /* of an accumulator that one warp holds */
+
+template <typename TYPE, int DIM, int DIM_V, int QUERIES, bool CAPPED, bool ORDERED>
+struct bwd_config {
+    using T = TYPE;
+    static constexpr int D = DIM, DV = DIM_V; /* tensors may be narrower: maps read zeros, clip */
+    static constexpr int M = QUERIES;         /* of a step */
+    static constexpr int N = 2 * BWD_WG_ROWS; /* keys of a tile */
+    static constexpr bool SOFTCAP = CAPPED;
+    static constexpr bool DETERMINISTIC = ORDERED;
+    static constexpr int THREADS = 3 * BWD_WARPGROUP;
+    static constexpr int CONSUMERS = 2 * BWD_WARPGROUP;
+    static constexpr uint32_t CONSUMER_WARPS = 2 * BWD_WARPS;
+    static constexpr uint32_t TILE_READERS = 3; /* loaders and writer */
+    static constexpr int STAGES = 2;
+    static constexpr int TILE_SLOTS = 2;
+    /* dQ of a step: consumers share it by columns, or by rows when each has 64 of them. */
+    static constexpr bool DQ_BY_ROWS = M == 2 * BWD_WG_ROWS;
+    static constexpr int DQ_COLUMNS = DQ_BY_ROWS ? D : D / 2; /* of one consumer */
+    static constexpr uint32_t K_BYTES = tile_bytes(N, D), V_BYTES = tile_bytes(N, DV);
+    static constexpr uint32_t Q_BYTES = tile_bytes(M, D), DOUT_BYTES = tile_bytes(M, DV);
+    static constexpr uint32_t DS_BYTES = tile_bytes(M, N);
+    static constexpr uint32_t DQ_BYTES = BWD_WG_ROWS * DQ_COLUMNS * 4; /* of one consumer */
+    static constexpr uint32_t ROW_BYTES = M * 4; /* one statistic of a step's rows */
+    /* 32 + 2 * 240 = 512 = 65536 registers / 128 */
+    static constexpr int LOADER_REGISTERS = 24, CONSUMER_REGISTERS = 240;
+    static_assert(M == BWD_WG_ROWS || DQ_BY_ROWS, "a step has 64 or 128 queries");
+    static_assert(tile_bytes(BWD_WG_ROWS, DV) <= DS_BYTES, "a consumer's dV is staged in dS");
+    static_assert(tile_bytes(BWD_WG_ROWS, D) <= DQ_BYTES, "a consumer's dK is staged in dQ");
+};
+
+/* Where things lie in shared memory. */
+template <class C>
+struct bwd_smem {
+    static constexpr uint32_t K = 0;
+    static constexpr uint32_t V = K + C::K_BYTES;
+    static constexpr uint32_t Q = V + C::V_BYTES;
+    static constexpr uint32_t DOUT = Q + C::STAGES * C::Q_BYTES;
+    static constexpr uint32_t DS = DOUT + C::STAGES * C::DOUT_BYTES;
+    static constexpr uint32_t DQ = DS + C::STAGES * C::DS_BYTES;
+    static constexpr uint32_t LSE = DQ + 2 * C::DQ_BYTES;
+    static constexpr uint32_t DELTA = LSE + C::STAGES * C::ROW_BYTES;
+    static constexpr uint32_t TILES = DELTA + C::STAGES * C::ROW_BYTES;
+    static constexpr uint32_t TILE_RING = TILES + C::TILE_SLOTS * attn::TILE_BYTES;
+    static constexpr uint32_t K_RING = TILE_RING + attn::ring_barriers(C::TILE_SLOTS);
+    static constexpr uint32_t V_RING = K_RING + attn::ring_barriers(1);
+    static constexpr uint32_t Q_RING = V_RING + attn::ring_barriers(1);
+    static constexpr uint32_t DOUT_RING = Q_RING + attn::ring_barriers(C::STAGES);
+    static constexpr uint32_t DQ_RINGS = DOUT_RING + attn::ring_barriers(C::STAGES);
+    static constexpr uint32_t MAY_DRAW = DQ_RINGS + 2 * attn::ring_barriers(1);
+    static constexpr uint32_t BYTES = MAY_DRAW + gpu::MBARRIER_BYTES;
+    static_assert(BYTES <= gpu::SMEM_BYTES, "one CTA has all of an SM");
+};
+
+template <class C>
+GPU_INLINE void bwd_init(uint32_t smem)
+{
+    using S = bwd_smem<C>;
+    if (gpu::thread_index() == 0) {
+        attn::ring_init<C::TILE_SLOTS>(smem + S::TILE_RING, 1, C::CONSUMER_WARPS + C::TILE_READERS);
+        attn::ring_init<1>(smem + S::K_RING, 1, C::CONSUMER_WARPS);
+        attn::ring_init<1>(smem + S::V_RING, 1, C::CONSUMER_WARPS);
+        attn::ring_init<C::STAGES>(smem + S::Q_RING, 1, C::CONSUMER_WARPS);
+        attn::ring_init<C::STAGES>(smem + S::DOUT_RING, 1, C::CONSUMER_WARPS);
+        attn::ring_init<1>(smem + S::DQ_RINGS, BWD_WARPS, 1);
+        attn::ring_init<1>(smem + S::DQ_RINGS + attn::ring_barriers(1), BWD_WARPS, 1);
+        gpu::mbarrier_init(smem + S::MAY_DRAW, 1);
+        gpu::mbarrier_init_fence();
+    }
+    gpu::block_sync();
+}
+
+template <class C>
+GPU_INLINE uint32_t bwd_tile(uint32_t smem, uint32_t use)
+{
+    return smem + bwd_smem<C>::TILES + attn::ring_slot<C::TILE_SLOTS>(use) * attn::TILE_BYTES;
+}
+
+template <class C>
+GPU_INLINE uint32_t bwd_q(uint32_t smem, uint32_t step)
+{
+    return smem + bwd_smem<C>::Q + attn::ring_slot<C::STAGES>(step) * C::Q_BYTES;
+}
+
+template <class C>
+GPU_INLINE uint32_t bwd_dout(uint32_t smem, uint32_t step)
+{
+    return smem + bwd_smem<C>::DOUT + attn::ring_slot<C::STAGES>(step) * C::DOUT_BYTES;
+}
+
+template <class C>
+GPU_INLINE uint32_t bwd_ds(uint32_t smem, uint32_t step)
+{
+    return smem + bwd_smem<C>::DS + attn::ring_slot<C::STAGES>(step) * C::DS_BYTES;
+}
+
+template <class C>
+GPU_INLINE uint32_t bwd_lse(uint32_t smem, uint32_t step)
+{
+    return smem + bwd_smem<C>::LSE + attn::ring_slot<C::STAGES>(step) * C::ROW_BYTES;
+}
+
+template <class C>
+GPU_INLINE uint32_t bwd_delta(uint32_t smem, uint32_t step)
+{
+    return smem + bwd_smem<C>::DELTA + attn::ring_slot<C::STAGES>(step) * C::ROW_BYTES;
+}
+
+template <class C>
+GPU_INLINE uint32_t bwd_dq_ring(uint32_t smem, int wg)
+{
+    return smem + bwd_smem<C>::DQ_RINGS + static_cast<uint32_t>(wg) * attn::ring_barriers(1);
+}
+
+GPU_INLINE const bwd_set *bwd_set_of(const bwd_params &p, int32_t set)
+{
+    return set == 0 ? &p.first : p.more + (set - 1);
+}
+
+/* ---- who draws tiles: one thread ---- */
+
+/*
+ * When the next tile is drawn. Too early, and it waits behind this one while tiles after it wait
+ * for its shares of dQ: when the last loads of this tile are issued, two steps before its end. In
+ * the cyclic order a tile may even wait for neighbours that are drawn after it, so none of them may
+ * be held back at all: when all turns of this one have come.
+ */
+template <class C>
+GPU_INLINE bool bwd_draws_late(const bwd_params &p)
+{
+    return C::DETERMINISTIC && p.order == attn::turn_order::cyclic;
+}
+
+/*
+ * The next number of the list. A deterministic launch counts from 0: there a CTA that runs before
+ * others are resident must not pass over the tiles that they would begin with, which its own wait
+ * for. Otherwise the first round is by CTA number, and the counter goes on from there.
+ */
+template <class C>
+GPU_INLINE int32_t bwd_draw(const bwd_params &p)
+{
+    return (C::DETERMINISTIC ? 0 : gpu::grid_x()) + gpu::atomic_add(p.counter, 1);
+}
+
+template <class C>
+GPU_INLINE void bwd_draw_all(const bwd_params &p, uint32_t smem)
+{
+    using S = bwd_smem<C>;
+    int32_t number = C::DETERMINISTIC ? bwd_draw<C>(p) : gpu::block_x();
+    for (uint32_t use = 0;; use++) {
+        uint32_t full = attn::ring_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+        attn::ring_wait_empty<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+        gpu::mbarrier_arrive_expect(full, attn::TILE_BYTES);
+        gpu::bulk_load(bwd_tile<C>(smem, use), p.tiles + number, attn::TILE_BYTES, full);
+        if (number >= p.tile_count) {
+            break;
+        }
+        gpu::mbarrier_wait(smem + S::MAY_DRAW, use + 1);
+        attn::ring_wait_empty<C::TILE_SLOTS>(smem + S::TILE_RING, use + 1);
+        number = bwd_draw<C>(p);
+    }
+    if (number == p.tile_count + gpu::grid_x() - 1) {
+        gpu::global_store(p.counter, 0); /* the last draw of the launch */
+    }
+}
+
+/* ---- loaders: one thread each ---- */
+
+/* The rest of the boxes' coordinates is the panel. */
+struct bwd_rows {
+    const gpu::tensor_map *map;
+    int32_t row, head, shift;
+};
+
+/* more_bytes: what other copies will add to the same barrier. */
+template <int ROWS, int COLUMNS>
+GPU_INLINE void bwd_load_rows(const bwd_rows &rows, uint32_t target, uint32_t full,
+                              uint32_t more_bytes, gpu::l2 hint)
+{
+    gpu::mbarrier_arrive_expect(full, tile_bytes(ROWS, COLUMNS) + more_bytes);
+#pragma unroll
+    for (int c = 0; c < COLUMNS; c += PANEL) {
+        gpu::tma_load(target + tile_bytes(ROWS, c), rows.map, full, hint, c, rows.row, rows.head,
+                      rows.shift);
+    }
+}
+
+template <class C>
+GPU_INLINE void load_keys(const bwd_params &p, uint32_t smem, uint32_t use)
+{
+    using S = bwd_smem<C>;
+    attn::tile_place place = attn::tile_read_place(bwd_tile<C>(smem, use));
+    attn::tile_side k = attn::tile_read_k(bwd_tile<C>(smem, use));
+    const bwd_set *set = bwd_set_of(p, place.set);
+    bwd_rows rows = {&set->k, gpu::ragged_row(k.len, place.row), place.head,
+                     gpu::ragged_shift(k.first, k.len)};
+    attn::ring_wait_empty<1>(smem + S::K_RING, use);
+    bwd_load_rows<C::N, C::D>(rows, smem + S::K, attn::ring_full<1>(smem + S::K_RING, use), 0,
+                              gpu::l2::evict_first);
+    rows.map = &set->v;
+    attn::ring_wait_empty<1>(smem + S::V_RING, use);
+    bwd_load_rows<C::N, C::DV>(rows, smem + S::V, attn::ring_full<1>(smem + S::V_RING, use), 0,
+                               gpu::l2::evict_first);
+}
+
+/* Steps of a tile as loaders and the writer go through them: blocks of each head in turn. Registers
+ * are few there, so all else is read from the record in each step. */
+struct bwd_tour {
+    int32_t start, m; /* first query block of each head, and the one at hand */
+    int32_t head;
+};
+
+template <class C>
+GPU_INLINE bwd_tour tour_start(const bwd_params &p, uint32_t tile)
+{
+    int32_t start = attn::turn_start<C::N>(p.order, tile);
+    return {start, start, attn::tile_read_place(tile).head * p.group};
+}
+
+GPU_INLINE bool tour_lasts(const bwd_params &p, uint32_t tile, const bwd_tour &tour)
+{
+    return tour.head < (attn::tile_read_place(tile).head + 1) * p.group;
+}
+
+GPU_INLINE void tour_next(uint32_t tile, bwd_tour &tour)
+{
+    tour.m = attn::turn_after(attn::tile_read_blocks(tile), tour.m);
+    tour.head += tour.m == tour.start;
+}
+
+/* The unit (see bwd_scratch) of the step at hand. */
+GPU_INLINE int32_t tour_unit(const bwd_params &p, uint32_t tile, const bwd_tour &tour)
+{
+    return (attn::tile_read_k(tile).number + tour.m) * p.hq + tour.head;
+}
+
+/* Q or dO of one step, with a statistic: ROWS x COLUMNS from a map and ROWS floats. */
+template <int ROWS, int COLUMNS>
+GPU_INLINE void load_step(const gpu::tensor_map *map, const attn::tile_side &q, int32_t row,
+                          int32_t head, uint32_t target, const float *statistic,
+                          uint32_t statistic_target, uint32_t full)
+{
+    bwd_rows rows = {map, gpu::ragged_row(q.len, row), head, gpu::ragged_shift(q.first, q.len)};
+    bwd_load_rows<ROWS, COLUMNS>(rows, target, full, ROWS * 4, gpu::l2::evict_last);
+    gpu::bulk_load(statistic_target, statistic, ROWS * 4, full);
+}
+
+template <class C>
+GPU_INLINE uint32_t load_queries(const bwd_params &p, uint32_t smem, uint32_t tile, uint32_t step)
+{
+    uint32_t ring = smem + bwd_smem<C>::Q_RING;
+#pragma unroll 1
+    for (bwd_tour tour = tour_start<C>(p, tile); tour_lasts(p, tile, tour); tour_next(tile, tour)) {
+        attn::ring_wait_empty<C::STAGES>(ring, step);
+        load_step<C::M, C::D>(&bwd_set_of(p, attn::tile_read_place(tile).set)->q,
+                              attn::tile_read_q(tile), tour.m * C::M, tour.head,
+                              bwd_q<C>(smem, step),
+                              p.scratch.statistics + int64_t{2 * C::M} * tour_unit(p, tile, tour),
+                              bwd_lse<C>(smem, step), attn::ring_full<C::STAGES>(ring, step));
+        step++;
+    }
+    return step;
+}
+
+template <class C>
+GPU_INLINE uint32_t load_douts(const bwd_params &p, uint32_t smem, uint32_t tile, uint32_t step)
+{
+    uint32_t ring = smem + bwd_smem<C>::DOUT_RING;
+#pragma unroll 1
+    for (bwd_tour tour = tour_start<C>(p, tile); tour_lasts(p, tile, tour); tour_next(tile, tour)) {
+        attn::ring_wait_empty<C::STAGES>(ring, step);
+        load_step<C::M, C::DV>(
+            &bwd_set_of(p, attn::tile_read_place(tile).set)->dout, attn::tile_read_q(tile),
+            tour.m * C::M, tour.head, bwd_dout<C>(smem, step),
+            p.scratch.statistics + int64_t{2 * C::M} * tour_unit(p, tile, tour) + C::M,
+            bwd_delta<C>(smem, step), attn::ring_full<C::STAGES>(ring, step));
+        step++;
+    }
+    return step;
+}
+
+template <class C>
+GPU_INLINE void bwd_load_all(const bwd_params &p, uint32_t smem)
+{
+    using S = bwd_smem<C>;
+    uint32_t step = 0;
+    for (uint32_t use = 0;; use++) {
+        attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+        uint32_t tile = bwd_tile<C>(smem, use);
+        if (attn::tile_read_place(tile).rows == 0) {
+            break;
+        }
+        load_keys<C>(p, smem, use);
+        step = load_queries<C>(p, smem, tile, step);
+        if (!bwd_draws_late<C>(p)) {
+            gpu::mbarrier_arrive(smem + S::MAY_DRAW);
+        }
+        attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+    }
+}
+
+template <class C>
+GPU_INLINE void bwd_load_all_douts(const bwd_params &p, uint32_t smem)
+{
+    using S = bwd_smem<C>;
+    uint32_t step = 0;
+    for (uint32_t use = 0;; use++) {
+        attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+        uint32_t tile = bwd_tile<C>(smem, use);
+        if (attn::tile_read_place(tile).rows == 0) {
+            break;
+        }
+        step = load_douts<C>(p, smem, tile, step);
+        attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+    }
+}
+
+/* ---- writer of dQ: one thread ---- */
+
+/* Wait until all key blocks that come before this one have added to the query block at hand. */
+template <class C>
+GPU_INLINE void await_turn(const bwd_params &p, uint32_t tile, const bwd_tour &tour, int32_t base)
+{
+    int32_t place = attn::turn_place<C::M, C::N>(p.order, p.reach, base, tour.start, tile, tour.m);
+    gpu::flag_wait(p.scratch.turns + tour_unit(p, tile, tour), place);
+    gpu::fence_async_global();
+}
+
+GPU_INLINE void pass_turn(const bwd_params &p, uint32_t tile, const bwd_tour &tour)
+{
+    gpu::bulk_wait<0>();
+    gpu::fence_async_global();
+    gpu::flag_add(p.scratch.turns + tour_unit(p, tile, tour), 1);
+}
+
+/* Hand both consumers' shares of a step to memory. */
+template <class C>
+GPU_INLINE void write_shares(float *target, uint32_t smem, uint32_t step)
+{
+    uint32_t source = smem + bwd_smem<C>::DQ;
+    for (int wg = 0; wg < 2; wg++) {
+        attn::ring_wait_full<1>(bwd_dq_ring<C>(smem, wg), step);
+        gpu::bulk_reduce_add(target + wg * (C::DQ_BYTES / 4),
+                             source + static_cast<uint32_t>(wg) * C::DQ_BYTES, C::DQ_BYTES,
+                             gpu::l2::evict_last);
+        gpu::bulk_commit();
+    }
+    gpu::bulk_wait_read<1>();
+    attn::ring_release<1>(bwd_dq_ring<C>(smem, 0), step);
+    gpu::bulk_wait_read<0>();
+    attn::ring_release<1>(bwd_dq_ring<C>(smem, 1), step);
+}
+
+template <class C>
+GPU_INLINE uint32_t write_tile(const bwd_params &p, uint32_t smem, uint32_t tile, uint32_t step)
+{
+    bwd_tour tour = tour_start<C>(p, tile);
+    int32_t base = 0;
+    if constexpr (C::DETERMINISTIC) {
+        base = attn::turn_base<C::N>(p.order, tour.start, tile);
+    }
+#pragma unroll 1
+    for (; tour_lasts(p, tile, tour); tour_next(tile, tour)) {
+        if constexpr (C::DETERMINISTIC) {
+            await_turn<C>(p, tile, tour, base);
+        }
+        write_shares<C>(p.scratch.dq + int64_t{C::M * C::D} * tour_unit(p, tile, tour), smem, step);
+        if constexpr (C::DETERMINISTIC) {
+            pass_turn(p, tile, tour);
+        }
+        step++;
+    }
+    return step;
+}
+
+template <class C>
+GPU_INLINE void write_all(const bwd_params &p, uint32_t smem)
+{
+    using S = bwd_smem<C>;
+    uint32_t step = 0;
+    for (uint32_t use = 0;; use++) {
+        attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+        uint32_t tile = bwd_tile<C>(smem, use);
+        if (attn::tile_read_place(tile).rows == 0) {
+            break;
+        }
+        step = write_tile<C>(p, smem, tile, step);
+        attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+        if (bwd_draws_late<C>(p)) {
+            gpu::mbarrier_arrive(smem + S::MAY_DRAW);
+        }
+    }
+    gpu::bulk_wait<0>();
+}
+
+/* ---- consumers: one warpgroup of 64 keys ---- */
+
+template <class C>
+struct bwd_registers {
+    float s[C::M / 2];  /* S^T, then P^T (see probability) */
+    float dp[C::M / 2]; /* dP^T, then dS^T */
+    float dq[C::DQ_COLUMNS / 2];
+    float dk[C::D / 2];
+    float dv[C::DV / 2];
+    uint32_t p[C::M / K_STEP][4]; /* operands of dV and dK */
+    uint32_t ds[C::M / K_STEP][4];
+};
+
+/* This thread's place. */
+struct bwd_lane {
+    int wg; /* 0 or 1 */
+    int lane, warp;
+    bool leader; /* of its warp */
+};
+
+/* Named barriers. */
+enum { DS_WRITTEN = 1, STAGING_FREE = 2 };
+
+/* One step as a consumer sees it. What only masked blocks need is read again from the record. */
+struct bwd_step {
+    uint32_t use;  /* of the tile's rings */
+    uint32_t step; /* of the q, dout and dq rings */
+    int32_t m;     /* query block */
+    bool first;    /* of the tile */
+};
+
+template <int SLOTS>
+GPU_INLINE void bwd_release(uint32_t ring, uint32_t use, const bwd_lane &me)
+{
+    if (me.leader) {
+        attn::ring_release<SLOTS>(ring, use);
+    }
+}
+
+/* S^T = K Q^T, as one group. */
+template <class C>
+GPU_INLINE void issue_s(bwd_registers<C> &r, uint32_t smem, uint32_t step, const bwd_lane &me)
+{
+    using S = bwd_smem<C>;
+    attn::ring_wait_full<C::STAGES>(smem + S::Q_RING, step);
+    gpu::wgmma_fence(r.s);
+    multiply_kk<typename C::T, C::M, C::D, C::N, C::M>(
+        r.s, operand_k(smem + S::K, me.wg * BWD_WG_ROWS), operand_k(bwd_q<C>(smem, step)));
+    gpu::wgmma_commit();
+}
+
+/* dP^T = V dO^T, as one group. */
+template <class C>
+GPU_INLINE void issue_dp(bwd_registers<C> &r, uint32_t smem, uint32_t step, const bwd_lane &me)
+{
+    using S = bwd_smem<C>;
+    attn::ring_wait_full<C::STAGES>(smem + S::DOUT_RING, step);
+    gpu::wgmma_fence(r.dp);
+    multiply_kk<typename C::T, C::M, C::DV, C::N, C::M>(
+        r.dp, operand_k(smem + S::V, me.wg * BWD_WG_ROWS), operand_k(bwd_dout<C>(smem, step)));
+    gpu::wgmma_commit();
+}
+
+/* Queries that key `key` of the sequence sees, relative to block m. */
+template <class C>
+GPU_INLINE attn::key_range queries_of(const bwd_params &p, uint32_t tile, int32_t key, int32_t m)
+{
+    int32_t k_len = attn::tile_read_k(tile).len;
+    int32_t diagonal = key + attn::tile_read_q(tile).len - k_len - m * C::M;
+    if (key >= k_len) {
+        return {0, 0};
+    }
+    return {diagonal - p.reach.right, diagonal + p.reach.left + 1};
+}
+
+template <class C>
+GPU_INLINE void mask_step(bwd_registers<C> &r, const bwd_params &p, uint32_t smem,
+                          const bwd_step &at, const bwd_lane &me)
+{
+    uint32_t tile = bwd_tile<C>(smem, at.use);
+    int32_t key = attn::tile_read_place(tile).row + me.wg * BWD_WG_ROWS + me.warp * BWD_WARP_ROWS +
+                  me.lane / 4;
+    attn::mask_fragment<C::M>(r.s, me.lane, queries_of<C>(p, tile, key, at.m),
+                              queries_of<C>(p, tile, key + 8, at.m));
+}
+
+/*
+ * One score to its probability. On return x is what dP - delta is multiplied with: the probability,
+ * with a softcap times the slope of the cap.
+ */
+template <class C>
+GPU_INLINE float probability(float &x, const bwd_params &p, float lse)
+{
+    if constexpr (C::SOFTCAP) {
+        float capped = gpu::tanh_approx(x * p.cap_inner);
+        float y = gpu::exp2_approx(gpu::fma_f32(capped, p.scale_log2, -lse));
+        y = x == -gpu::infinity() ? 0.0f : y; /* masked: the cap would make it finite */
+        x = y * gpu::fma_f32(-capped, capped, 1.0f);
+        return y;
+    } else {
+        x = gpu::exp2_approx(gpu::fma_f32(x, p.scale_log2, -lse));
+        return x;
+    }
+}
+
+/* Scores in s become probabilities, packed in p. */
+template <class C>
+GPU_INLINE void make_p(bwd_registers<C> &r, const bwd_params &p, uint32_t smem, const bwd_step &at,
+                       const bwd_lane &me)
+{
+    attn::tile_blocks blocks = attn::tile_read_blocks(bwd_tile<C>(smem, at.use));
+    if (at.m < blocks.clear_first || at.m >= blocks.clear_last) {
+        mask_step<C>(r, p, smem, at, me);
+    }
+    uint32_t lse = bwd_lse<C>(smem, at.step) + static_cast<uint32_t>(me.lane % 4) * 8;
+#pragma unroll
+    for (int j = 0; j < C::M / 8; j++) {
+        gpu::f32x2 shift = gpu::smem_load<gpu::f32x2>(lse + static_cast<uint32_t>(j) * 32);
+#pragma unroll
+        for (int row = 0; row < 2; row++) {
+            float *x = &r.s[4 * j + 2 * row];
+            float low = probability<C>(x[0], p, shift.x);
+            float high = probability<C>(x[1], p, shift.y);
+            r.p[j / 2][j % 2 * 2 + row] = gpu::pack<typename C::T>(low, high);
+        }
+    }
+}
+
+/* dS = P (dP - delta), packed in ds. */
+template <class C>
+GPU_INLINE void make_ds(bwd_registers<C> &r, uint32_t smem, const bwd_step &at, const bwd_lane &me)
+{
+    uint32_t delta = bwd_delta<C>(smem, at.step) + static_cast<uint32_t>(me.lane % 4) * 8;
+#pragma unroll
+    for (int j = 0; j < C::M / 8; j++) {
+        gpu::f32x2 d = gpu::smem_load<gpu::f32x2>(delta + static_cast<uint32_t>(j) * 32);
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            float &x = r.dp[4 * j + e];
+            x = r.s[4 * j + e] * (x - (e % 2 == 0 ? d.x : d.y));
+        }
+    }
+    pack_fragment<typename C::T, C::M>(r.ds, r.dp);
+}
+
+/* Operand fragments of dS^T to dS in shared memory: queries along the rows, this consumer's 64 keys
+ * are panel wg. */
+template <class C>
+GPU_INLINE void store_ds(const bwd_registers<C> &r, uint32_t smem, const bwd_step &at,
+                         const bwd_lane &me)
+{
+    uint32_t row = static_cast<uint32_t>(me.lane / 16 * 8 + me.lane % 8);
+    uint32_t key =
+        static_cast<uint32_t>(me.wg * BWD_WG_ROWS + me.warp * BWD_WARP_ROWS + me.lane / 8 % 2 * 8);
+    uint32_t target = gpu::tile_address(SWIZZLE, bwd_ds<C>(smem, at.step), C::M, row, 2 * key);
+#pragma unroll
+    for (int k = 0; k < C::M / K_STEP; k++) {
+        gpu::stmatrix_transposed(target + static_cast<uint32_t>(k) * K_STEP * PANEL_ROW, r.ds[k]);
+    }
+}
+
+/* dq = dS K over the tile's keys: this consumer's columns, or rows, of it. */
+template <class C>
+GPU_INLINE void issue_dq(bwd_registers<C> &r, uint32_t smem, const bwd_step &at, const bwd_lane &me)
+{
+    uint32_t keys = smem + bwd_smem<C>::K;
+    int row = C::DQ_BY_ROWS ? me.wg * BWD_WG_ROWS : 0;
+    if constexpr (!C::DQ_BY_ROWS) {
+        keys += tile_bytes(C::N, C::DQ_COLUMNS) * static_cast<uint32_t>(me.wg);
+    }
+    uint64_t a = operand_k(bwd_ds<C>(smem, at.step), row);
+    uint64_t b = operand_mn<C::N>(keys);
+#pragma unroll
+    for (int k = 0; k < C::N / K_STEP; k++) {
+        gpu::wgmma<C::DQ_COLUMNS, typename C::T, major::k, major::mn>(r.dq, step_k<C::M>(a, k),
+                                                                      step_mn(b, k), k > 0);
+    }
+    gpu::wgmma_commit();
+}
+
+/* This consumer's share of dQ to the writer, in the order of the fragment: 16 bytes a thread. */
+template <class C>
+GPU_INLINE void hand_over_dq(const bwd_registers<C> &r, uint32_t smem, const bwd_step &at,
+                             const bwd_lane &me)
+{
+    uint32_t ring = bwd_dq_ring<C>(smem, me.wg);
+    uint32_t target = smem + bwd_smem<C>::DQ + static_cast<uint32_t>(me.wg) * C::DQ_BYTES +
+                      static_cast<uint32_t>(me.warp * 32 + me.lane) * 16;
+    attn::ring_wait_empty<1>(ring, at.step);
+#pragma unroll
+    for (int i = 0; i < C::DQ_COLUMNS / 8; i++) {
+        gpu::smem_store(target + static_cast<uint32_t>(i) * BWD_WARPGROUP * 16,
+                        gpu::f32x4{r.dq[4 * i], r.dq[4 * i + 1], r.dq[4 * i + 2], r.dq[4 * i + 3]});
+    }
+    gpu::fence_async_smem();
+    gpu::warp_sync();
+    if (me.leader) {
+        gpu::mbarrier_arrive(attn::ring_full<1>(ring, at.step));
+    }
+}
+
+/* The last tile's dK and dV, staged where dQ and dS go, have left. */
+template <class C>
+GPU_INLINE void wait_staging(const bwd_lane &me)
+{
+    if (me.leader) {
+        gpu::bulk_wait_read<0>();
+    }
+    gpu::barrier_sync<STAGING_FREE>(C::CONSUMERS);
+}
+
+/* dV += P^T dO, as one group. */
+template <class C>
+GPU_INLINE void issue_dv(bwd_registers<C> &r, uint32_t smem, const bwd_step &at)
+{
+    gpu::wgmma_fence(r.dv, r.p);
+    multiply_rn<typename C::T, C::DV, C::M>(r.dv, r.p, operand_mn<C::M>(bwd_dout<C>(smem, at.step)),
+                                            !at.first);
+    gpu::wgmma_commit();
+}
+
+/* dK += dS^T Q, as one group. */
+template <class C>
+GPU_INLINE void issue_dk(bwd_registers<C> &r, uint32_t smem, const bwd_step &at)
+{
+    gpu::wgmma_fence(r.dk, r.ds);
+    multiply_rn<typename C::T, C::D, C::M>(r.dk, r.ds, operand_mn<C::M>(bwd_q<C>(smem, at.step)),
+                                           !at.first);
+    gpu::wgmma_commit();
+}
+
+/*
+ * One step. On entry S^T and dP^T of it are issued, as two groups, the last ones. MORE: the next
+ * step's are issued here, each as soon as its registers are free, so that the tensor cores have
+ * work while dQ is handed over.
+ */
+template <class C, bool MORE>
+GPU_INLINE void do_step(bwd_registers<C> &r, const bwd_params &p, uint32_t smem, const bwd_step &at,
+                        const bwd_lane &me)
+{
+    using S = bwd_smem<C>;
+    gpu::wgmma_wait<0>(r.s);
+    issue_dp<C>(r, smem, at.step, me);
+    make_p<C>(r, p, smem, at, me);
+    gpu::wgmma_wait<0>(r.dp);
+    if (!MORE) {
+        bwd_release<1>(smem + S::V_RING, at.use, me);
+    }
+    make_ds<C>(r, smem, at, me);
+    if (at.first) {
+        wait_staging<C>(me);
+    }
+    store_ds<C>(r, smem, at, me);
+    gpu::fence_async_smem();
+    issue_dv<C>(r, smem, at);
+    gpu::barrier_sync<DS_WRITTEN>(C::CONSUMERS);
+    gpu::wgmma_fence(r.dq);
+    issue_dq<C>(r, smem, at, me);
+    gpu::wgmma_wait<1>(r.dv, r.p);
+    bwd_release<C::STAGES>(smem + S::DOUT_RING, at.step, me);
+    issue_dk<C>(r, smem, at);
+    if constexpr (MORE) {
+        issue_s<C>(r, smem, at.step + 1, me);
+        gpu::wgmma_wait<2>(r.dq);
+    } else {
+        gpu::wgmma_wait<1>(r.dq);
+    }
+    if (!MORE) {
+        bwd_release<1>(smem + S::K_RING, at.use, me);
+    }
+    hand_over_dq<C>(r, smem, at, me);
+    if constexpr (MORE) {
+        gpu::wgmma_wait<1>(r.dk, r.ds);
+    } else {
+        gpu::wgmma_wait<0>(r.dk, r.ds);
+    }
+    bwd_release<C::STAGES>(smem + S::Q_RING, at.step, me);
+}
+
+/* 64 rows of an accumulator, scaled, into a staging tile; each warp its 16 rows. */
+template <typename T, int COLUMNS>
+GPU_INLINE void stage_rows(const float (&d)[COLUMNS / 2], float scale, uint32_t stage,
+                           const bwd_lane &me)
+{
+    uint32_t row = static_cast<uint32_t>(me.warp * BWD_WARP_ROWS + me.lane % 16);
+#pragma unroll
+    for (int j = 0; j < COLUMNS / 16; j++) {
+        const float *f = &d[8 * j];
+        const uint32_t matrices[4] = {
+            gpu::pack<T>(f[0] * scale, f[1] * scale), gpu::pack<T>(f[2] * scale, f[3] * scale),
+            gpu::pack<T>(f[4] * scale, f[5] * scale), gpu::pack<T>(f[6] * scale, f[7] * scale)};
+        uint32_t column = static_cast<uint32_t>(32 * j + me.lane / 16 * 16);
+        gpu::stmatrix(gpu::tile_address(SWIZZLE, stage, BWD_WG_ROWS, row, column), matrices);
+    }
+}
+
+/* A warp's 16 staged rows to memory; the map clips them at the span. */
+template <int COLUMNS>
+GPU_INLINE void send_rows(const gpu::tensor_map *map, uint32_t stage, const attn::tile_place &place,
+                          const attn::tile_side &k, const bwd_lane &me)
+{
+    int32_t first = me.warp * BWD_WARP_ROWS;
+    int32_t row = place.row + me.wg * BWD_WG_ROWS + first;
+#pragma unroll
+    for (int c = 0; c < COLUMNS; c += PANEL) {
+        gpu::tma_store(
+            map, stage + tile_bytes(BWD_WG_ROWS, c) + static_cast<uint32_t>(first) * PANEL_ROW,
+            gpu::l2::evict_first, c, gpu::ragged_row(k.span, row), place.head,
+            gpu::ragged_shift(k.first, k.span));
+    }
+}
+
+/* dV goes out through this consumer's stage of dS, dK through its slot of dQ. step: the next one.
+ */
+template <class C>
+GPU_INLINE void store_keys(const bwd_registers<C> &r, const bwd_params &p, uint32_t smem,
+                           uint32_t use, uint32_t step, const bwd_lane &me)
+{
+    using S = bwd_smem<C>;
+    using T = typename C::T;
+    uint32_t wg = static_cast<uint32_t>(me.wg);
+    uint32_t dv_stage = smem + S::DS + wg * C::DS_BYTES;
+    uint32_t dk_stage = smem + S::DQ + wg * C::DQ_BYTES;
+    gpu::barrier_sync<STAGING_FREE>(C::CONSUMERS); /* no consumer multiplies dS any more */
+    stage_rows<T, C::DV>(r.dv, 1.0f, dv_stage, me);
+    attn::ring_wait_empty<1>(bwd_dq_ring<C>(smem, me.wg), step);
+    stage_rows<T, C::D>(r.dk, p.scale, dk_stage, me);
+    gpu::fence_async_smem();
+    gpu::warp_sync();
+    if (me.leader) {
+        attn::tile_place place = attn::tile_read_place(bwd_tile<C>(smem, use));
+        attn::tile_side k = attn::tile_read_k(bwd_tile<C>(smem, use));
+        const bwd_set *set = bwd_set_of(p, place.set);
+        send_rows<C::DV>(&set->dv, dv_stage, place, k, me);
+        send_rows<C::D>(&set->dk, dk_stage, place, k, me);
+        gpu::bulk_commit();
+        attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+    }
+}
+
+/* All steps of one tile. Returns how many. */
+template <class C>
+GPU_INLINE uint32_t do_tile(bwd_registers<C> &r, const bwd_params &p, uint32_t smem, uint32_t use,
+                            uint32_t step, const bwd_lane &me)
+{
+    using S = bwd_smem<C>;
+    attn::tile_blocks blocks = attn::tile_read_blocks(bwd_tile<C>(smem, use));
+    int32_t count = (blocks.last - blocks.first) * p.group;
+    attn::ring_wait_full<1>(smem + S::K_RING, use);
+    issue_s<C>(r, smem, step, me);
+    attn::ring_wait_full<1>(smem + S::V_RING, use);
+    bwd_step at = {use, step, attn::turn_start<C::N>(p.order, bwd_tile<C>(smem, use)), true};
+    for (int32_t left = count - 1; left > 0; left--) {
+        do_step<C, true>(r, p, smem, at, me);
+        at = {use, at.step + 1, attn::turn_after(blocks, at.m), false};
+    }
+    do_step<C, false>(r, p, smem, at, me);
+    return static_cast<uint32_t>(count);
+}
+
+template <class C>
+GPU_INLINE void bwd_consume_all(const bwd_params &p, uint32_t smem, const bwd_lane &me)
+{
+    bwd_registers<C> r;
+    uint32_t step = 0;
+    for (uint32_t use = 0;; use++) {
+        attn::ring_wait_full<C::TILE_SLOTS>(smem + bwd_smem<C>::TILE_RING, use);
+        if (attn::tile_read_place(bwd_tile<C>(smem, use)).rows == 0) {
+            break;
+        }
+        step += do_tile<C>(r, p, smem, use, step, me);
+        store_keys<C>(r, p, smem, use, step, me);
+    }
+    if (me.leader) {
+        gpu::bulk_wait<0>();
+    }
+}
+
+template <class C>
+__global__ void __launch_bounds__(C::THREADS, 1) bwd_kernel(const __grid_constant__ bwd_params p)
+{
+    uint32_t smem = gpu::smem_base();
+    bwd_init<C>(smem);
+    int wg = gpu::warpgroup_index();
+    if (wg == 0) {
+        gpu::registers_give<C::LOADER_REGISTERS>();
+        int warp = gpu::warp_index();
+        if (warp == 0 && gpu::elect_one()) {
+            bwd_load_all<C>(p, smem);
+        } else if (warp == 1 && gpu::elect_one()) {
+            bwd_load_all_douts<C>(p, smem);
+        } else if (warp == 2 && gpu::elect_one()) {
+            write_all<C>(p, smem);
+        } else if (warp == 3 && gpu::elect_one()) {
+            bwd_draw_all<C>(p, smem);
+        }
+    } else {
+        gpu::registers_take<C::CONSUMER_REGISTERS>();
+        bwd_lane me = {wg - 1, gpu::lane_index(), gpu::warp_index() % BWD_WARPS, gpu::elect_one()};
+        bwd_consume_all<C>(p, smem, me);
+    }
+}
+
+} // namespace sm90
+
+#endif

@@ -38,12 +38,6 @@ struct tile {
     float *m, *total;
 };
 
-/* exp(x), where -inf is ordinary. */
-static float weight_of(float x)
-{
-    return x == -INFINITY ? 0.0f : expf(x);
-}
-
 /*
  * Scores of row i become weights exp(score - m), and the row's sums are brought to the new m.
  * A row whose scores are all -inf has m = -inf, which must not meet another -inf.
@@ -58,7 +52,7 @@ static void row_step(struct tile *t, int32_t i, float *scores, struct range seen
     }
     float m = fmaxf(t->m[i], vector->max(live, count));
     float shift = m == -INFINITY ? 0.0f : m;
-    float rescale = weight_of(t->m[i] - shift);
+    float rescale = expf(t->m[i] - shift);
     float sum = vector->exp_shifted(live, shift, count);
     if (rescale != 1.0f) {
         vector->scale(matrix_row(t->o, i), rescale, t->shape->dv);

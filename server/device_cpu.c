@@ -16,6 +16,7 @@
 
 #include "server/arena.h"
 #include "server/clock.h"
+#include "server/fault.h"
 
 /* Without arena-bytes: as the option's help says. */
 #define CPU_ARENA_PART 8u
@@ -59,6 +60,17 @@ static void report(struct cpu *cpu, const struct device_completion *completion)
     pthread_mutex_unlock(&cpu->lock);
 }
 
+static enum attn_status compute(struct device *device, const struct device_launch *work)
+{
+    const struct cpu *cpu = device->state;
+    if (fault_here(device->name)) {
+        return ATTN_LAUNCH_FAILED;
+    }
+    /* A slice is empty when all its requests have been dropped. */
+    return work->launch.sequence_count == 0 ? ATTN_OK
+                                            : work->row->launch(cpu->context, &work->launch);
+}
+
 static void *run(void *argument)
 {
     struct device *device = argument;
@@ -67,11 +79,8 @@ static void *run(void *argument)
         struct work work = next_work(cpu);
         struct device_completion completion = {.kind = DEVICE_LAUNCH, .tag = work.tag};
         completion.started_us = clock_us();
-        enum attn_status status = work.launch.launch.sequence_count == 0
-                                      ? ATTN_OK
-                                      : work.launch.row->launch(cpu->context, &work.launch.launch);
+        completion.failed = compute(device, &work.launch) != ATTN_OK;
         completion.ended_us = clock_us();
-        completion.failed = status != ATTN_OK;
         report(cpu, &completion);
         device->wake(device->wake_context);
     }

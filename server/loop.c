@@ -154,5 +154,5 @@ int loop_run(struct server *server)
     turn(&loop);
     uv_run(&loop.uv, UV_RUN_DEFAULT);
     log_info("stopped", log_f64("requests_ok", server->stats.counters[STATS_REQUESTS_OK]));
-    return EXIT_SUCCESS;
+    return server_lost(server) ? EXIT_DEVICE : EXIT_SUCCESS;
 }

@@ -3,7 +3,8 @@
  * wakes it, and takes one turn (server_turn). The only file with libuv.
  *
  * SIGTERM or SIGINT: refuse new work, finish what was accepted, return 0; again: exit at once.
- * Under systemd: READY and STOPPING are notified, and the watchdog is fed by the loop itself.
+ * With the last device lost it returns a status of its own, so that the service manager restarts
+ * it. Under systemd: READY and STOPPING are notified, and the watchdog is fed by the loop itself.
  */
 #ifndef SERVER_LOOP_H
 #define SERVER_LOOP_H

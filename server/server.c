@@ -121,6 +121,9 @@ uint64_t server_turn(struct server *server, uint64_t now_us)
         uint64_t at_us = executor_start(server, &server->executors[i], now_us);
         next_us = at_us < next_us ? at_us : next_us;
     }
+    if (server_lost(server)) {
+        server_drain(server);
+    }
     if (watch) {
         connection_watch_all(server, now_us);
         hold_expire(server, now_us);
@@ -161,6 +164,16 @@ void server_drain(struct server *server)
         server->draining = true;
         log_info("draining", log_u64("in_flight", server->slots.count - server->slots.free_count));
     }
+}
+
+bool server_lost(const struct server *server)
+{
+    for (uint32_t i = 0; i < server->executor_count; i++) {
+        if (!server->executors[i].lost) {
+            return false;
+        }
+    }
+    return true;
 }
 
 void server_abandon(struct server *server)

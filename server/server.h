@@ -58,6 +58,9 @@ void server_drain(struct server *server);
 /* Ends all requests in flight with UNAVAILABLE. */
 void server_abandon(struct server *server);
 
+/* No device is left: the daemon has answered all and should be started again. */
+bool server_lost(const struct server *server);
+
 /* Everything accepted was answered and sent. */
 bool server_drained(const struct server *server);
 

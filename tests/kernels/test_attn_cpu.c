@@ -73,6 +73,17 @@ START_TEST(masks_and_lengths)
 }
 END_TEST
 
+/* Long enough for every size of tile; one head and small dims keep the fp64 answer quick. */
+START_TEST(long_sequences)
+{
+    static const struct item items[] = {{.q_len = 2100, .k_len = 700, .seed = 1},
+                                        {.set = 1, .q_len = 1030, .k_len = 1100, .seed = 2}};
+    struct attn_shape shape = shape_of(ATTN_FP32, 1, 1, 8, 8);
+    shape.mask = masks[_i];
+    run_and_check(&shape, items, COUNT_OF(items));
+}
+END_TEST
+
 START_TEST(dtypes_and_dims)
 {
     static const struct {
@@ -350,6 +361,7 @@ int main(void)
     tcase_set_timeout(tcase, 60);
     tcase_add_checked_fixture(tcase, open_context, close_context);
     tcase_add_loop_test(tcase, masks_and_lengths, 0, COUNT_OF(masks));
+    tcase_add_loop_test(tcase, long_sequences, 0, 3);
     tcase_add_loop_test(tcase, dtypes_and_dims, 0, 6);
     tcase_add_loop_test(tcase, softcap_and_sink, 0, 6);
     tcase_add_test(tcase, an_unseen_key_of_nan_or_inf_does_not_count);

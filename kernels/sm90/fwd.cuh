@@ -2,19 +2,18 @@
  * sm90/fwd: the forward pass on Hopper.
  *
  * Grid: as many CTAs as SMs (or tiles, if fewer). Each takes tiles from the plan's list, the first
- * by its number, the next ones from a counter, until it meets an end mark. A tile is 128 query rows
- * of one head; its key blocks are walked from the last to the first.
+ * by its number, the next ones from a counter, until it meets an end mark. A tile is 128 or 192 query
+ * rows of one head; its key blocks are walked from the last to the first.
  *
  * Who waits for whom. One thread of warpgroup 0, the loader, brings tile records, Q, K and V:
  *   tiles (4 slots)   64-byte records by bulk copy; back when every consumer warp is done with it
  *   q     (2 slots)   back when O, staged in the same slot, has been read by the store
  *   k, v  (2 stages)  back, warp by warp, when the products that read them have retired
- * Warpgroups 1 and 2, the consumers, have 64 rows each and keep scores, probabilities and O in
- * registers. They take turns in issuing products, so that the softmax of one runs under the
- * products of the other. S(next) = Q K^T and O += P V of a step are issued together, also across
+ * The other two or three warpgroups, the consumers, have 64 rows each and keep scores, probabilities
+ * and O in registers. They take turns in issuing products, so that the softmax of one runs under the
+ * products of the others. S(next) = Q K^T and O += P V of a step are issued together, also across
  * tiles: the last PV of a tile goes with the first QK of the next, and a change of tiles leaves no
- * bubble. A tile of at most 64 rows belongs to warpgroup 1 alone; warpgroup 2 only returns its
- * stages.
+ * bubble. In a tile of few rows the last consumers have nothing to do but to return its stages.
  *
  * Per 128 x 128 block at d 128: 8.4 MFLOP, 2048 cycles of the tensor cores; shared memory 160 KB
  * read and 64 KB written, 1792 cycles; 16384 exponentials, 1024 cycles. Bound: tensor cores.
@@ -64,16 +63,16 @@ constexpr int WG_WARPS = 4;
 constexpr int WG_ROWS = 64;   /* of an accumulator */
 constexpr int WARP_ROWS = 16; /* of an accumulator that one warp holds */
 
-template <typename TYPE, int DIM, int DIM_V, int KEYS, bool CAPPED>
+template <typename TYPE, int DIM, int DIM_V, int KEYS, int WARPGROUPS, bool CAPPED>
 struct fwd_config {
     using T = TYPE;
     static constexpr int D = DIM, DV = DIM_V; /* tensors may be narrower: maps read zeros, clip */
     static constexpr int N = KEYS;            /* keys of a block */
     static constexpr bool SOFTCAP = CAPPED;
-    static constexpr int M = 2 * WG_ROWS; /* query rows of a tile */
-    static constexpr int THREADS = 3 * WARPGROUP;
-    static constexpr int CONSUMERS = 2 * WARPGROUP;
-    static constexpr uint32_t CONSUMER_WARPS = 2 * WG_WARPS;
+    static constexpr int WGS = WARPGROUPS;    /* consumers */
+    static constexpr int M = WGS * WG_ROWS;   /* query rows of a tile */
+    static constexpr int THREADS = (WGS + 1) * WARPGROUP;
+    static constexpr uint32_t CONSUMER_WARPS = WGS * WG_WARPS;
     static constexpr int STAGES = 2;
     static constexpr int TILE_SLOTS = 4;
     static constexpr uint32_t Q_BYTES = tile_bytes(M, D);
@@ -81,8 +80,10 @@ struct fwd_config {
     static constexpr uint32_t RINGS = STAGES * (K_BYTES + V_BYTES);
     /* Two, so that the next Q arrives and the last O leaves while a tile is worked on. */
     static constexpr int Q_SLOTS = 2 * Q_BYTES + RINGS + 1024 <= gpu::SMEM_BYTES ? 2 : 1;
-    /* 24 + 2 * 240 = 504 = 3 * 168: what a block of 384 threads is launched with, no more. */
-    static constexpr int LOADER_REGISTERS = 24, CONSUMER_REGISTERS = 240;
+    /* Sums are what a block is launched with: 24 + 2 * 240 = 3 * 168, 32 + 3 * 160 = 4 * 128. */
+    static constexpr int LOADER_REGISTERS = WGS == 2 ? 24 : 32;
+    static constexpr int CONSUMER_REGISTERS = WGS == 2 ? 240 : 160;
+    static_assert(WGS == 2 || WGS == 3, "the named barriers below");
     static constexpr bool FUSED = Q_SLOTS > 1; /* may a step span two tiles? */
     static_assert(DV <= D, "O is staged in Q's slot");
 };
@@ -257,7 +258,7 @@ struct fwd_work {
     uint32_t use;   /* of the tile and q rings */
     uint32_t block; /* use of the k and v rings of the block at hand */
     uint32_t tile;  /* address of the record; 0: the end */
-    bool paired;    /* both consumers work on it */
+    bool whole;     /* all consumers work on it: they take turns */
 };
 
 template <class C>
@@ -269,42 +270,54 @@ struct fwd_registers {
 
 /* This thread's place. */
 struct fwd_lane {
-    int wg; /* 0 or 1 */
+    int wg; /* which consumer */
     int lane, warp;
     bool leader; /* of its warp */
 };
 
-/* Named barriers. */
-enum { TURN_0 = 1, TURN_1 = 2, STORE_0 = 3, STORE_1 = 4 };
+/* Named barriers, of a consumer each. */
+enum { TURN = 1, STORE = 4 };
 
-/* Wait until it is this warpgroup's turn to issue products; then hand it to the other. */
-template <class C>
-GPU_INLINE void turn_take(int wg)
+/* The ids are immediates, hence the branches. */
+template <int FIRST_ID>
+GPU_INLINE void wg_barrier_sync(int wg, int threads)
 {
     if (wg == 0) {
-        gpu::barrier_sync<TURN_0>(C::CONSUMERS);
+        gpu::barrier_sync<FIRST_ID>(threads);
+    } else if (wg == 1) {
+        gpu::barrier_sync<FIRST_ID + 1>(threads);
     } else {
-        gpu::barrier_sync<TURN_1>(C::CONSUMERS);
+        gpu::barrier_sync<FIRST_ID + 2>(threads);
     }
+}
+
+template <int FIRST_ID>
+GPU_INLINE void wg_barrier_arrive(int wg, int threads)
+{
+    if (wg == 0) {
+        gpu::barrier_arrive<FIRST_ID>(threads);
+    } else if (wg == 1) {
+        gpu::barrier_arrive<FIRST_ID + 1>(threads);
+    } else {
+        gpu::barrier_arrive<FIRST_ID + 2>(threads);
+    }
+}
+
+/* Wait until it is this consumer's turn to issue products; then hand the turn to the next. */
+GPU_INLINE void turn_take(int wg)
+{
+    wg_barrier_sync<TURN>(wg, 2 * WARPGROUP);
 }
 
 template <class C>
 GPU_INLINE void turn_give(int wg)
 {
-    if (wg == 0) {
-        gpu::barrier_arrive<TURN_1>(C::CONSUMERS);
-    } else {
-        gpu::barrier_arrive<TURN_0>(C::CONSUMERS);
-    }
+    wg_barrier_arrive<TURN>(wg + 1 == C::WGS ? 0 : wg + 1, 2 * WARPGROUP);
 }
 
 GPU_INLINE void wg_sync(int wg)
 {
-    if (wg == 0) {
-        gpu::barrier_sync<STORE_0>(WARPGROUP);
-    } else {
-        gpu::barrier_sync<STORE_1>(WARPGROUP);
-    }
+    wg_barrier_sync<STORE>(wg, WARPGROUP);
 }
 
 template <class C>
@@ -315,7 +328,7 @@ GPU_INLINE void release_stage(uint32_t ring, uint32_t use, const fwd_lane &me)
     }
 }
 
-/* Warpgroup 2 has no rows in this tile: take and return what the loader brings, so that the rings'
+/* This consumer has no rows in this tile: take and return what the loader brings, so that the rings'
  * rounds stay in step with this consumer's count. */
 template <class C>
 GPU_INLINE void skip_tile(uint32_t smem, uint32_t use, uint32_t block, uint32_t end,
@@ -350,7 +363,7 @@ GPU_INLINE fwd_work take_tile(uint32_t smem, const fwd_lane &me, uint32_t use, u
             return {use, block, 0, false};
         }
         if (rows > me.wg * WG_ROWS) {
-            return {use, block, tile, rows > WG_ROWS};
+            return {use, block, tile, rows > C::M - WG_ROWS};
         }
         attn::tile_blocks blocks = attn::tile_read_blocks(tile);
         uint32_t end = block + static_cast<uint32_t>(blocks.last - blocks.first);
@@ -399,14 +412,14 @@ GPU_INLINE void issue_both(fwd_registers<C> &r, uint32_t smem, const fwd_work &w
 {
     using S = fwd_smem<C>;
     attn::ring_wait_full<C::STAGES>(smem + S::K_RING, next_block);
-    if (work.paired) {
-        turn_take<C>(me.wg);
+    if (work.whole) {
+        turn_take(me.wg);
     }
     gpu::wgmma_fence(r.s);
     issue_scores<C>(r, smem, next_q, next_block, me.wg);
     gpu::wgmma_fence(r.o, r.p);
     issue_values<C>(r, smem, work.block, add);
-    if (work.paired) {
+    if (work.whole) {
         turn_give<C>(me.wg);
     }
     gpu::wgmma_wait<1>(r.s);
@@ -512,7 +525,7 @@ GPU_INLINE fwd_work next_tile(uint32_t smem, const fwd_work &work, const fwd_lan
     uint32_t tile = fwd_tile<C>(smem, use);
     int32_t rows = attn::tile_read_place(tile).rows;
     bool mine = C::FUSED && rows > me.wg * WG_ROWS;
-    return {use, work.block + 1, mine ? tile : 0, rows > WG_ROWS};
+    return {use, work.block + 1, mine ? tile : 0, rows > C::M - WG_ROWS};
 }
 
 /* The last PV of a tile, with the first QK of the next one if there is such. */
@@ -525,12 +538,12 @@ GPU_INLINE void leave_tile(fwd_registers<C> &r, uint32_t smem, const fwd_work &w
         attn::ring_wait_full<C::Q_SLOTS>(smem + S::Q_RING, next.use);
         issue_both<C>(r, smem, work, next.use, next.block, add, me);
     } else {
-        if (work.paired) {
-            turn_take<C>(me.wg);
+        if (work.whole) {
+            turn_take(me.wg);
         }
         gpu::wgmma_fence(r.o, r.p);
         issue_values<C>(r, smem, work.block, add);
-        if (work.paired) {
+        if (work.whole) {
             turn_give<C>(me.wg);
         }
     }
@@ -621,8 +634,8 @@ GPU_INLINE void consume_all(const fwd_params &p, uint32_t smem, const fwd_lane &
     fwd_registers<C> r;
     fwd_work work = take_tile<C>(smem, me, 0, 0);
     bool fused = false; /* the scores of work's first block came with the tile before */
-    if (me.wg == 1) {
-        turn_give<C>(me.wg); /* the first turn is warpgroup 0's */
+    if (me.wg == C::WGS - 1) {
+        turn_give<C>(me.wg); /* the first turn is the first consumer's */
     }
     while (work.tile != 0) {
         attn::softmax_state state;

@@ -143,16 +143,16 @@ attn_status fwd_launch(attn_context *context, const attn_launch *launch)
 }
 
 /* Rows of the kernel table differ in dims; dtype and softcap are chosen here. */
-template <int D, int DV, int N>
+template <int D, int DV, int N, int WGS>
 attn_status fwd_dispatch(attn_context *context, const attn_launch *launch)
 {
     bool bf16 = launch->shape.dtype == ATTN_BF16;
     if (launch->shape.softcap > 0.0f) {
-        return bf16 ? fwd_launch<fwd_config<gpu::bf16, D, DV, N, true>>(context, launch)
-                    : fwd_launch<fwd_config<gpu::fp16, D, DV, N, true>>(context, launch);
+        return bf16 ? fwd_launch<fwd_config<gpu::bf16, D, DV, N, WGS, true>>(context, launch)
+                    : fwd_launch<fwd_config<gpu::fp16, D, DV, N, WGS, true>>(context, launch);
     }
-    return bf16 ? fwd_launch<fwd_config<gpu::bf16, D, DV, N, false>>(context, launch)
-                : fwd_launch<fwd_config<gpu::fp16, D, DV, N, false>>(context, launch);
+    return bf16 ? fwd_launch<fwd_config<gpu::bf16, D, DV, N, WGS, false>>(context, launch)
+                : fwd_launch<fwd_config<gpu::fp16, D, DV, N, WGS, false>>(context, launch);
 }
 
 } // namespace sm90

@@ -1,0 +1,8 @@
+/* Forward, head dims up to 192, of V up to 128. */
+#include "sm90/fwd_launch.cuh"
+#include "sm90/rows.h"
+
+enum attn_status sm90_fwd_192(struct attn_context *context, const struct attn_launch *launch)
+{
+    return sm90::fwd_dispatch<192, 128, 128, 2>(context, launch);
+}

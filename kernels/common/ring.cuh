@@ -58,7 +58,7 @@ GPU_INLINE void ring_release(uint32_t barriers, uint32_t use)
     gpu::mbarrier_arrive(ring_empty<SLOTS>(barriers, use));
 }
 
-constexpr uint32_t ring_barriers(int slots)
+GPU_BOTH uint32_t ring_barriers(int slots)
 {
     return 2 * static_cast<uint32_t>(slots) * 8;
 }

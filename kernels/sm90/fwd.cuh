@@ -2,18 +2,19 @@
  * sm90/fwd: the forward pass on Hopper.
  *
  * Grid: as many CTAs as SMs (or tiles, if fewer). Each takes tiles from the plan's list, the first
- * by its number, the next ones from a counter, until it meets an end mark. A tile is 128 or 192 query
- * rows of one head; its key blocks are walked from the last to the first.
+ * by its number, the next ones from a counter, until it meets an end mark. A tile is 128 or 192
+ * query rows of one head; its key blocks are walked from the last to the first.
  *
  * Who waits for whom. One thread of warpgroup 0, the loader, brings tile records, Q, K and V:
  *   tiles (4 slots)   64-byte records by bulk copy; back when every consumer warp is done with it
  *   q     (2 slots)   back when O, staged in the same slot, has been read by the store
  *   k, v  (2 stages)  back, warp by warp, when the products that read them have retired
- * The other two or three warpgroups, the consumers, have 64 rows each and keep scores, probabilities
- * and O in registers. They take turns in issuing products, so that the softmax of one runs under the
- * products of the others. S(next) = Q K^T and O += P V of a step are issued together, also across
- * tiles: the last PV of a tile goes with the first QK of the next, and a change of tiles leaves no
- * bubble. In a tile of few rows the last consumers have nothing to do but to return its stages.
+ * The other two or three warpgroups, the consumers, have 64 rows each and keep scores,
+ * probabilities and O in registers. They take turns in issuing products, so that the softmax of one
+ * runs under the products of the others. S(next) = Q K^T and O += P V of a step are issued
+ * together, also across tiles: the last PV of a tile goes with the first QK of the next, and a
+ * change of tiles leaves no bubble. In a tile of few rows the last consumers have nothing to do but
+ * to return its stages.
  *
  * Per 128 x 128 block at d 128: 8.4 MFLOP, 2048 cycles of the tensor cores; shared memory 160 KB
  * read and 64 KB written, 1792 cycles; 16384 exponentials, 1024 cycles. Bound: tensor cores.
@@ -69,8 +70,8 @@ struct fwd_config {
     static constexpr int D = DIM, DV = DIM_V; /* tensors may be narrower: maps read zeros, clip */
     static constexpr int N = KEYS;            /* keys of a block */
     static constexpr bool SOFTCAP = CAPPED;
-    static constexpr int WGS = WARPGROUPS;    /* consumers */
-    static constexpr int M = WGS * WG_ROWS;   /* query rows of a tile */
+    static constexpr int WGS = WARPGROUPS;  /* consumers */
+    static constexpr int M = WGS * WG_ROWS; /* query rows of a tile */
     static constexpr int THREADS = (WGS + 1) * WARPGROUP;
     static constexpr uint32_t CONSUMER_WARPS = WGS * WG_WARPS;
     static constexpr int STAGES = 2;
@@ -328,8 +329,8 @@ GPU_INLINE void release_stage(uint32_t ring, uint32_t use, const fwd_lane &me)
     }
 }
 
-/* This consumer has no rows in this tile: take and return what the loader brings, so that the rings'
- * rounds stay in step with this consumer's count. */
+/* This consumer has no rows in this tile: take and return what the loader brings, so that the
+ * rings' rounds stay in step with this consumer's count. */
 template <class C>
 GPU_INLINE void skip_tile(uint32_t smem, uint32_t use, uint32_t block, uint32_t end,
                           const fwd_lane &me)
@@ -521,10 +522,13 @@ template <class C>
 GPU_INLINE fwd_work next_tile(uint32_t smem, const fwd_work &work, const fwd_lane &me)
 {
     uint32_t use = work.use + 1;
+    if constexpr (!C::FUSED) {
+        return {};
+    }
     attn::ring_wait_full<C::TILE_SLOTS>(smem + fwd_smem<C>::TILE_RING, use);
     uint32_t tile = fwd_tile<C>(smem, use);
     int32_t rows = attn::tile_read_place(tile).rows;
-    bool mine = C::FUSED && rows > me.wg * WG_ROWS;
+    bool mine = rows > me.wg * WG_ROWS;
     return {use, work.block + 1, mine ? tile : 0, rows > C::M - WG_ROWS};
 }
 
@@ -534,7 +538,7 @@ GPU_INLINE void leave_tile(fwd_registers<C> &r, uint32_t smem, const fwd_work &w
                            const fwd_work &next, bool add, const fwd_lane &me)
 {
     using S = fwd_smem<C>;
-    if (next.tile != 0) {
+    if (C::FUSED && next.tile != 0) {
         attn::ring_wait_full<C::Q_SLOTS>(smem + S::Q_RING, next.use);
         issue_both<C>(r, smem, work, next.use, next.block, add, me);
     } else {
@@ -654,7 +658,7 @@ GPU_INLINE void consume_all(const fwd_params &p, uint32_t smem, const fwd_lane &
         leave_tile<C>(r, smem, work, next, add, me);
         finish_rows<C>(r, state, p, work, me);
         store_rows<C>(r, p, smem, work, me);
-        fused = next.tile != 0;
+        fused = C::FUSED && next.tile != 0;
         if (!fused) {
             release_q<C>(smem, work.use, me);
             next = take_tile<C>(smem, me, work.use + 1, work.block + 1);

@@ -10,6 +10,8 @@ extern "C" {
 
 enum attn_status sm90_fwd_64(struct attn_context *context, const struct attn_launch *launch);
 enum attn_status sm90_fwd_128(struct attn_context *context, const struct attn_launch *launch);
+enum attn_status sm90_fwd_192(struct attn_context *context, const struct attn_launch *launch);
+enum attn_status sm90_fwd_256(struct attn_context *context, const struct attn_launch *launch);
 
 enum attn_status sm90_bwd_64(struct attn_context *context, const struct attn_launch *launch);
 enum attn_status sm90_bwd_128(struct attn_context *context, const struct attn_launch *launch);
@@ -26,14 +28,22 @@ size_t sm90_fwd_scratch(const struct attn_launch *launch);
 #define SM90_DTYPES (1u << ATTN_BF16 | 1u << ATTN_FP16)
 
 /* Head dims below an instance's are read as if filled up with zeros. */
+#define SM90_FORWARD(name, d, dv, launch)                                                          \
+    {                                                                                              \
+        name, ATTN_SM90, ATTN_FORWARD, SM90_DTYPES, 8, d, 8, dv, NULL, sm90_fwd_scratch, launch    \
+    }
+
+#define SM90_BACKWARD(name, d, refuse, scratch, launch)                                            \
+    {                                                                                              \
+        name, ATTN_SM90, ATTN_BACKWARD, SM90_DTYPES, 8, d, 8, d, refuse, scratch, launch           \
+    }
+
 #define ATTN_SM90_ROWS                                                                             \
-    {"sm90_fwd_64", ATTN_SM90,        ATTN_FORWARD, SM90_DTYPES, 8, 64, 8, 64,                     \
-     NULL,          sm90_fwd_scratch, sm90_fwd_64},                                                \
-        {"sm90_fwd_128", ATTN_SM90,        ATTN_FORWARD, SM90_DTYPES, 8, 128, 8, 128,              \
-         NULL,           sm90_fwd_scratch, sm90_fwd_128},                                          \
-        {"sm90_bwd_64",      ATTN_SM90,           ATTN_BACKWARD, SM90_DTYPES, 8, 64, 8, 64,        \
-         sm90_bwd_64_refuse, sm90_bwd_64_scratch, sm90_bwd_64},                                    \
-        {"sm90_bwd_128",       ATTN_SM90,   ATTN_BACKWARD, SM90_DTYPES, 8, 128, 8, 128, NULL,      \
-         sm90_bwd_128_scratch, sm90_bwd_128},
+    SM90_FORWARD("sm90_fwd_64", 64, 64, sm90_fwd_64),                                              \
+        SM90_FORWARD("sm90_fwd_128", 128, 128, sm90_fwd_128),                                      \
+        SM90_FORWARD("sm90_fwd_192", 192, 128, sm90_fwd_192),                                      \
+        SM90_FORWARD("sm90_fwd_256", 256, 256, sm90_fwd_256),                                      \
+        SM90_BACKWARD("sm90_bwd_64", 64, sm90_bwd_64_refuse, sm90_bwd_64_scratch, sm90_bwd_64),    \
+        SM90_BACKWARD("sm90_bwd_128", 128, NULL, sm90_bwd_128_scratch, sm90_bwd_128),
 
 #endif

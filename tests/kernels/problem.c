@@ -645,7 +645,10 @@ static void check_forward(const struct problem *p, const struct attn_sequence *s
         for (int i = 0; i < s->q_len; i++) {
             answer_row(p, s, i, head, &a);
             int64_t row = s->q_first + i;
-            check_close("lse", ATTN_FP32, element(ATTN_FP32, &set->lse, row, head, 0), a.lse, 1, 0);
+            /* Tensor core kernels take the GPU's approximate exp2, log2 and tanh. */
+            double slack = p->rounding > 0 ? 1e-4 : 0;
+            check_close("lse", ATTN_FP32, element(ATTN_FP32, &set->lse, row, head, 0), a.lse, 1,
+                        slack);
             for (int c = 0; c < shape->dv; c++) {
                 check_close("o", shape->dtype, element(shape->dtype, &set->o, row, head, c), a.o[c],
                             2, p->rounding * a.size[c]);

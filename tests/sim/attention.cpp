@@ -7,6 +7,8 @@
 const std::vector<attention_row> attention_rows = {
     {"sm90_fwd_64", sm90_fwd_64, 64, 64},
     {"sm90_fwd_128", sm90_fwd_128, 128, 128},
+    {"sm90_fwd_192", sm90_fwd_192, 192, 128},
+    {"sm90_fwd_256", sm90_fwd_256, 256, 256},
 };
 
 const std::vector<item> attention_ragged = {
@@ -16,8 +18,8 @@ const std::vector<item> attention_ragged = {
 };
 
 const std::vector<item> attention_few = {
-    {0, 170, 333, 0, 0, 1},
-    {1, 140, 700, 150, 0, 2},
+    {0, 400, 700, 0, 0, 1},
+    {1, 140, 333, 150, 0, 2},
     {0, 0, 5, 3, 0, 3},
 };
 

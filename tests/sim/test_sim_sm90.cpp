@@ -77,8 +77,11 @@ struct spare_step {
 };
 
 const spare_step SPARE[] = {
-    {"barrier_sync<TURN_", "whose turn it is to issue products: order for speed only"},
-    {"barrier_sync<STORE_1>", "the second warpgroup works beside the first only, and has met it"},
+    {"barrier_sync<FIRST_ID + ", "turns are for speed only; and in store_rows the later consumers "
+                                 "have met the first"},
+    {"warp_sync(); /* no lane still",
+     "K of a skipped tile: the same step for V, a line below, nearly "
+     "always covers it, and is demanded"},
     {"bulk_wait<0>()", "at the end: the stores' sources were waited for, and the end of a kernel "
                        "waits for the rest"},
 };

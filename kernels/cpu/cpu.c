@@ -22,9 +22,9 @@ static void give_each(float **slots, size_t count, size_t floats, float **next)
 
 static bool worker_open(struct worker *w)
 {
-    size_t rows = (size_t)TILE_ROWS * ATTN_HEAD_DIM_MAX;
+    size_t rows = (size_t)TILE_ROWS_MAX * ATTN_HEAD_DIM_MAX;
     size_t keys = (size_t)TILE_KEYS_MAX * ATTN_HEAD_DIM_MAX;
-    size_t scores = (size_t)TILE_ROWS * TILE_KEYS_MAX;
+    size_t scores = (size_t)TILE_ROWS_MAX * TILE_KEYS_MAX;
     size_t floats =
         COUNT_OF(w->rows) * rows + COUNT_OF(w->keys) * keys + COUNT_OF(w->scores) * scores;
     float *next = w->memory = aligned_alloc(ALIGNMENT, floats * sizeof(float));

@@ -16,10 +16,11 @@
 
 /*
  * Tile sizes are fixed numbers: they decide bits. A worker's matrices (tile by head_dim, and
- * TILE_ROWS by keys scores) should stay in a core's L2.
+ * rows by keys scores) should stay in a core's L2.
  */
 enum {
     TILE_ROWS = 128,
+    TILE_ROWS_MAX = 256,
     FORWARD_KEYS = 512,
     BACKWARD_KEYS = 512,
     TILE_KEYS_MAX = 512,
@@ -27,10 +28,10 @@ enum {
 
 /* One thread's own memory. */
 struct worker {
-    float *rows[2];   /* TILE_ROWS x ATTN_HEAD_DIM_MAX each */
+    float *rows[2];   /* TILE_ROWS_MAX x ATTN_HEAD_DIM_MAX each */
     float *keys[4];   /* TILE_KEYS_MAX x ATTN_HEAD_DIM_MAX each */
-    float *scores[3]; /* TILE_ROWS x TILE_KEYS_MAX each */
-    float row[2][TILE_ROWS];
+    float *scores[3]; /* TILE_ROWS_MAX x TILE_KEYS_MAX each */
+    float row[2][TILE_ROWS_MAX];
     void *memory;
 };
 

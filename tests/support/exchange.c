@@ -40,7 +40,7 @@ static void attend(struct exchange *exchange, int32_t row, int head, int32_t fir
         }
     }
     for (int c = 0; c < DV; c++) {
-        o[c] /= sum;
+        o[c] /= sum > 0 ? sum : 1;
     }
     exchange->lse[(size_t)head * (size_t)exchange->rows + (size_t)row] =
         sum > 0 ? log(sum) : -INFINITY;

@@ -110,6 +110,11 @@ static enum peer_event receive_message(struct peer *peer, int64_t until_ms)
     return event;
 }
 
+enum peer_event peer_receive_any(struct peer *peer, int timeout_ms)
+{
+    return receive_message(peer, now_ms() + timeout_ms);
+}
+
 enum peer_event peer_receive(struct peer *peer, int timeout_ms)
 {
     int64_t until_ms = now_ms() + timeout_ms;

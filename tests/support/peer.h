@@ -37,6 +37,9 @@ bool peer_send_bytes(struct peer *peer, const void *bytes, size_t count);
 bool peer_send(struct peer *peer, const struct frame *frame, const void *header,
                const void *payload);
 
+/* The next message, whatever it is. */
+enum peer_event peer_receive_any(struct peer *peer, int timeout_ms);
+
 /* The next message that is not CREDIT; PING is answered. */
 enum peer_event peer_receive(struct peer *peer, int timeout_ms);
 

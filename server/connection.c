@@ -218,6 +218,20 @@ static enum fas_status identify(struct server *server, struct connection *connec
     return FAS_OK;
 }
 
+/* One principal leaves a quarter of the places to others. */
+static enum fas_status check_share(const struct server *server, const struct connection *connection,
+                                   struct fas_error *error)
+{
+    uint32_t limit = server->connections.count - server->connections.count / 4, held = 0;
+    for (uint32_t i = 0; i < server->connections.count; i++) {
+        const struct connection *other = &server->connections.entries[i];
+        held += other->state == CONNECTION_OPEN && other->principal == connection->principal;
+    }
+    return held < limit ? FAS_OK
+                        : fas_fail(error, FAS_RESOURCE_EXHAUSTED, "connections",
+                                   "%u of one principal, the limit is %u", held, limit);
+}
+
 static uint64_t smaller(uint64_t wanted, uint64_t limit)
 {
     return wanted > 0 && wanted < limit ? wanted : limit;
@@ -258,37 +272,34 @@ static void describe_server(const struct server *server, struct wire_hello_ack *
         request_describe_kernels(server->executors[0].device.arch, ack->kernels, FAS_KERNELS_MAX);
 }
 
-static void on_hello(struct server *server, struct connection *connection,
-                     const struct inbox_record *record, uint64_t now_us)
+/* May it in? */
+static enum fas_status judge(struct server *server, struct connection *connection,
+                             const struct wire_hello *hello, uint32_t *version,
+                             struct fas_error *error)
+{
+    if (wire_version_pick(hello, version, error) != FAS_OK) {
+        return error->status;
+    }
+    if (hello->has_join) {
+        return fas_fail(error, FAS_UNSUPPORTED, "join", "one connection per client here");
+    }
+    enum fas_status status = identify(server, connection, hello, error);
+    return status == FAS_OK ? check_share(server, connection, error) : status;
+}
+
+/* It is in: what it may do, who it talks to. */
+static void welcome(struct server *server, struct connection *connection,
+                    const struct wire_hello *hello, uint32_t version)
 {
     static struct wire_hello_ack ack; /* 12 KiB; only the loop uses it */
     uint8_t header[FAS_HEADER_BYTES_MAX];
-    struct wire_hello hello;
-    uint32_t version = 0;
-    struct fas_error error = {0};
-    enum fas_status status =
-        wire_decode_hello(record->header, record->frame.header_bytes, &hello, &error);
-    if (status == FAS_OK) {
-        status = wire_version_pick(&hello, &version, &error);
-    }
-    if (status == FAS_OK && hello.has_join) {
-        status = fas_fail(&error, FAS_UNSUPPORTED, "join", "one connection per client here");
-    }
-    if (status == FAS_OK) {
-        status = identify(server, connection, &hello, &error);
-    }
-    if (status != FAS_OK) {
-        stats_add(&server->stats, STATS_CONNECTIONS_REFUSED, 1);
-        connection_fail(server, connection, &error, now_us);
-        return;
-    }
-    snprintf(connection->client, sizeof connection->client, "%s", hello.client);
-    agree_limits(server, connection, &hello.wanted);
-    connection->result_credit = connection->result_window = hello.result_credit_bytes;
+    uint64_t credit = server->config.upload_credit_bytes;
+    snprintf(connection->client, sizeof connection->client, "%s", hello->client);
+    agree_limits(server, connection, &hello->wanted);
+    connection->result_credit = connection->result_window = hello->result_credit_bytes;
     connection->state = CONNECTION_OPEN;
-    ack = (struct wire_hello_ack){.version = version,
-                                  .limits = connection->limits,
-                                  .upload_credit_bytes = server->config.upload_credit_bytes};
+    ack = (struct wire_hello_ack){
+        .version = version, .limits = connection->limits, .upload_credit_bytes = credit};
     snprintf(ack.server, sizeof ack.server, "faserved %s", FAS_SERVER_VERSION);
     describe_server(server, &ack);
     if (getrandom(ack.nonce, sizeof ack.nonce, GRND_NONBLOCK) < 0) {
@@ -296,12 +307,31 @@ static void on_hello(struct server *server, struct connection *connection,
     }
     size_t bytes = wire_encode_hello_ack(&ack, header);
     outbox_put(&connection->outbox, (struct frame){.type = FRAME_HELLO_ACK}, header, bytes);
-    reader_greet(stream_reader(connection->stream), connection->limits.chunk_bytes,
-                 server->config.upload_credit_bytes);
+    reader_greet(stream_reader(connection->stream), connection->limits.chunk_bytes, credit);
     log_info("connection_open", log_u64("connection", connection->number),
              log_str("client", connection->client),
              log_str("principal", server->principals.entries[connection->principal].name),
              log_str("peer", stream_peer(connection->stream)->address));
+}
+
+static void on_hello(struct server *server, struct connection *connection,
+                     const struct inbox_record *record, uint64_t now_us)
+{
+    struct wire_hello hello;
+    uint32_t version = 0;
+    struct fas_error error = {0};
+    enum fas_status status =
+        wire_decode_hello(record->header, record->frame.header_bytes, &hello, &error);
+    if (status == FAS_OK) {
+        status = judge(server, connection, &hello, &version, &error);
+    }
+    if (status == FAS_OK) {
+        welcome(server, connection, &hello, version);
+    } else {
+        stats_add(&server->stats, STATS_CONNECTIONS_REFUSED, 1);
+        connection_fail(server, connection, &error, now_us);
+    }
+    explicit_bzero(&hello, sizeof hello); /* its token */
 }
 
 /* ---- other messages ---- */

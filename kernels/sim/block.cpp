@@ -66,6 +66,7 @@ void thread_reset(thread *t, block *b, warp *w, int index)
     t->multiply_groups = 0;
     t->multiply_next = 0;
     t->bulk.clear();
+    t->bulk_waited = 0;
     t->tensor_loads_waited = t->tensor_stores_waited = 0;
     t->tensor_loads_fenced = t->tensor_stores_fenced = 0;
     t->tensor_fenced = false;
@@ -101,6 +102,7 @@ void block_reset(block &b, machine &m, int index)
     b.data.assign(b.smem_bytes + 16, 0xcd);
     shadow_reset(&b.marks, b.smem_bytes);
     b.mbarriers.clear();
+    b.from_others.clear();
     b.tensor.reset(); /* made by the first tmem_take */
     for (named_barrier &n : b.named) {
         n = {};

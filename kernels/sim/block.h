@@ -6,6 +6,7 @@
 #define SIM_BLOCK_H
 
 #include <array>
+#include <map>
 #include <memory>
 #include <stdint.h>
 #include <vector>
@@ -164,6 +165,7 @@ struct thread {
     uint32_t tensor_loads_fenced, tensor_stores_fenced; /* others may be told of */
     bool tensor_fenced; /* tcgen05_fence_after ran since this thread last met others */
     std::vector<tensor_delivery> deliveries;
+    uint32_t bulk_waited; /* newest own group whose writes were waited for */
     std::vector<std::shared_ptr<bulk_group>> bulk; /* oldest first; the last may be open */
 };
 
@@ -197,6 +199,14 @@ struct warp {
 
 struct tensor_memory; /* sim/tensor.h */
 
+/* What other blocks had published in a flag when a thread of this block acquired it. */
+using published = std::map<int, clock>; /* by block */
+struct learned {
+    std::shared_ptr<const published> what;
+    int warp, lane; /* who acquired, and when */
+    uint32_t stamp;
+};
+
 struct block {
     block();
     ~block();
@@ -209,6 +219,7 @@ struct block {
     std::vector<std::unique_ptr<mbarrier>> mbarriers;
     std::array<named_barrier, NAMED_BARRIERS> named;
     std::unique_ptr<tensor_memory> tensor;
+    std::vector<learned> from_others;
     std::vector<std::unique_ptr<thread>> threads;
     std::vector<std::unique_ptr<warp>> warps;
     int live;  /* threads */

@@ -162,6 +162,8 @@ void bulk_store(void *target, uint32_t source, uint32_t bytes, bool add, where a
     c->group = bulk_open();
     async_read(add ? "bulk_reduce_add" : "bulk_store", source, bytes, WARPS_MAX + self().of->index,
                bulk_next_number(), at);
+    order_access(add ? "bulk_reduce_add" : "bulk_store", target, bytes, true, bulk_next_number(),
+                 at);
     start(std::move(c));
 }
 
@@ -195,6 +197,9 @@ void bulk_wait(int pending, bool only_reads, where at)
         }
         if (g.number > t.known.bulk[t.of->index]) {
             t.known.bulk[t.of->index] = g.number;
+        }
+        if (!only_reads && g.number > t.bulk_waited) {
+            t.bulk_waited = g.number;
         }
     }
     while (!t.bulk.empty() && t.bulk.front()->number != 0 && t.bulk.front()->writing == 0 &&

@@ -4,12 +4,13 @@
  * access when it is issued finds a missing wait even on schedules where the data happened to be
  * there.
  *
- * Agents (few, so that a clock is 960 bytes and a join some SIMD instructions):
+ * Agents (few, so that a clock is 1 KiB and a join some SIMD instructions):
  *   generic[w]   ordinary accesses of warp w. Stamps count releases of the warp; of the newest
  * stamp it also matters which lanes are known (full up to one stamp, `lanes` up to `part`).
  *   fenced[w]    the same, as far as fence_async_smem made the writes visible to the async proxy
  *   multiply[w]  wgmma groups of warp w that are known to be finished
  *   bulk[w]      bulk store groups of warp w that are known to have read their source
+ *   bulk_done[w] bulk groups whose writes to global memory are known to be done
  *   tensor[w]    tcgen05 multiplications issued by warp w that are known to be finished
  *   tensor_load, tensor_store[w]   its loads and stores of tensor memory that are
  *   barrier[b]   rounds of mbarrier b that are known to be complete: TMA data carries such a stamp
@@ -54,6 +55,7 @@ struct alignas(32) clock {
     knowledge fenced;
     uint32_t multiply[WARPS_MAX];
     uint32_t bulk[WARPS_MAX];
+    uint32_t bulk_done[WARPS_MAX];
     uint32_t tensor[WARPS_MAX];
     uint32_t tensor_load[WARPS_MAX];
     uint32_t tensor_store[WARPS_MAX];

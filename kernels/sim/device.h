@@ -23,6 +23,17 @@ enum class usage {
     input,   /* read only */
     output,  /* each 4 bytes written at most once in the buffer's life; see device_unwritten */
     scratch, /* anything */
+    ordered, /* anything, but each access must come after the write before it, by barriers and
+                flags: sums whose order is fixed */
+};
+
+/* The newest write of 16 bytes of an ordered buffer. */
+struct global_tag {
+    uint64_t launch;
+    int block, warp, lane;
+    bool bulk; /* stamp is a bulk group's number */
+    uint32_t stamp;
+    uint16_t place;
 };
 
 struct buffer {
@@ -30,7 +41,8 @@ struct buffer {
     uintptr_t base;
     size_t bytes;
     usage use;
-    std::vector<uint8_t> writes; /* per 4 bytes, stops counting at 255 */
+    std::vector<uint8_t> writes;  /* per 4 bytes, stops counting at 255 */
+    std::vector<global_tag> tags; /* ordered: per 16 bytes */
 };
 
 /* A protocol step of a kernel: what it calls and where. */
@@ -62,6 +74,7 @@ struct device {
     step dropped = {"", {"", 0}};
 
     std::string error;
+    uint64_t launches = 0;
     uint64_t switches = 0;   /* fiber switches of all launches */
     uint64_t multiplies = 0; /* 16 x N x 16 products of all launches */
 

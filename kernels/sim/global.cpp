@@ -9,17 +9,6 @@ namespace sim
 namespace
 {
 
-buffer *buffer_of(uintptr_t address, size_t bytes)
-{
-    for (buffer &b : the_machine().on->buffers) {
-        if (address >= b.base && address - b.base <= b.bytes &&
-            bytes <= b.bytes - (address - b.base)) {
-            return &b;
-        }
-    }
-    return nullptr;
-}
-
 /* Count a write; an output takes each word once. */
 bool count_write(buffer &b, uintptr_t address, size_t bytes, std::string *why)
 {
@@ -60,10 +49,21 @@ void wake_pollers()
 
 } // namespace
 
+buffer *global_buffer(uintptr_t address, size_t bytes)
+{
+    for (buffer &b : the_machine().on->buffers) {
+        if (address >= b.base && address - b.base <= b.bytes &&
+            bytes <= b.bytes - (address - b.base)) {
+            return &b;
+        }
+    }
+    return nullptr;
+}
+
 bool global_usable(const void *at_address, size_t bytes, bool write, std::string *why)
 {
     uintptr_t address = reinterpret_cast<uintptr_t>(at_address);
-    buffer *b = buffer_of(address, bytes);
+    buffer *b = global_buffer(address, bytes);
     if (b == nullptr && memory_holds(address, bytes)) {
         return true;
     }
@@ -88,19 +88,24 @@ bool global_usable(const void *at_address, size_t bytes, bool write, std::string
 void global_read(const void *from, void *to, size_t bytes, where at)
 {
     check("global_load", from, bytes, false, at);
+    order_access("global_load", from, bytes, false, 0, at);
     memcpy(to, from, bytes);
 }
 
 void global_write(void *to, const void *from, size_t bytes, where at)
 {
     check("global_store", to, bytes, true, at);
+    order_access("global_store", to, bytes, true, 0, at);
     memcpy(to, from, bytes);
 }
 
 int32_t global_fetch_add(int32_t *at_address, int32_t value, bool orders, where at)
 {
     check("atomic_add", at_address, 4, true, at);
-    (void)orders;
+    if (orders) {
+        order_acquire(at_address);
+        order_release(at_address);
+    }
     int32_t before = *at_address;
     *at_address += value;
     wake_pollers();
@@ -110,6 +115,7 @@ int32_t global_fetch_add(int32_t *at_address, int32_t value, bool orders, where 
 void global_add(float *at_address, const float *values, int count, where at)
 {
     check("red_add", at_address, static_cast<size_t>(count) * 4, true, at);
+    order_access("red_add", at_address, static_cast<size_t>(count) * 4, true, 0, at);
     for (int i = 0; i < count; i++) {
         at_address[i] += values[i];
     }
@@ -118,9 +124,9 @@ void global_add(float *at_address, const float *values, int count, where at)
 int32_t flag_load(const int32_t *flag, where at)
 {
     check("flag_load", flag, 4, false, at);
-    int32_t value = *flag;
     yield(); /* callers spin */
-    return value;
+    order_acquire(flag);
+    return *flag;
 }
 
 void flag_store(int32_t *flag, int32_t value, where at)
@@ -129,6 +135,7 @@ void flag_store(int32_t *flag, int32_t value, where at)
         return;
     }
     check("flag_store", flag, 4, true, at);
+    order_release(flag);
     *flag = value;
     wake_pollers();
 }
@@ -143,6 +150,7 @@ void flag_wait(const int32_t *flag, int32_t value, where at)
         the_machine().polling.push_back(&self());
         sleep_until_woken("a flag in global memory", at);
     }
+    order_acquire(flag);
 }
 
 } // namespace sim

@@ -301,7 +301,8 @@ device::~device() = default;
 void device_add(device *d, const char *name, const void *base, size_t bytes, usage use)
 {
     d->buffers.push_back({name, reinterpret_cast<uintptr_t>(base), bytes, use,
-                          std::vector<uint8_t>(use == usage::output ? (bytes + 3) / 4 : 0)});
+                          std::vector<uint8_t>(use == usage::output ? (bytes + 3) / 4 : 0),
+                          std::vector<global_tag>(use == usage::ordered ? bytes / 16 + 2 : 0)});
 }
 
 int64_t device_unwritten(const device *d, const void *base)
@@ -331,6 +332,7 @@ bool device_run(device *d, const launch_shape &shape, const std::function<void()
     }
     static const int EAGERNESS[] = {0, 10, 50, 95}; /* the lazy one finds nearly everything */
     static const uint32_t LAGS[] = {0, 50, 2000, 1u << 30}; /* none, short, long, to the end */
+    d->launches++;
     machine m = {};
     m.on = d;
     m.shape = shape;

@@ -6,6 +6,7 @@
 #ifndef SIM_MACHINE_H
 #define SIM_MACHINE_H
 
+#include <map>
 #include <memory>
 #include <stdint.h>
 #include <string>
@@ -40,7 +41,8 @@ struct machine {
     bool step_result;
     std::vector<std::unique_ptr<block>> blocks; /* resident */
     std::vector<thread *> late;                 /* can run, but are held back */
-    std::vector<thread *> polling;              /* wait for a change of global memory */
+    std::map<const int32_t *, std::shared_ptr<const published>> flags;
+    std::vector<thread *> polling; /* wait for a change of global memory */
     std::string error;
     uint64_t version; /* of shared memory, unique over all blocks */
 };

@@ -10,6 +10,7 @@
 
 #include "gpu/tensor_shape.cuh"
 #include "sim/block.h"
+#include "sim/device.h"
 
 namespace sim
 {
@@ -122,6 +123,17 @@ void tensor_publish(thread &t);
 /* At the end of a thread; at the end of a block. */
 void tensor_thread_exit(const thread &t);
 void tensor_block_exit(const block &b);
+
+/*
+ * Order in global memory, for buffers that ask for it (order.cpp). Flags carry clocks from block to
+ * block. bulk_number: the access is that bulk group's; 0: this thread's own.
+ */
+buffer *global_buffer(uintptr_t address, size_t bytes);
+void order_access(const char *what, const void *at_address, size_t bytes, bool writes,
+                  uint32_t bulk_number, where at);
+void order_release(const int32_t *flag);
+void order_acquire(const int32_t *flag);
+void fence_async_global(where at);
 
 /* global memory (global.cpp) */
 void global_read(const void *from, void *to, size_t bytes, where at);

@@ -101,6 +101,7 @@ SIM_BODY void join_body(clock *into, const clock &from)
     knowledge_body(&into->fenced, from.fenced);
     max_body(into->multiply, from.multiply, WARPS_MAX);
     max_body(into->bulk, from.bulk, WARPS_MAX);
+    max_body(into->bulk_done, from.bulk_done, WARPS_MAX);
     max_body(into->tensor, from.tensor, WARPS_MAX);
     max_body(into->tensor_load, from.tensor_load, WARPS_MAX);
     max_body(into->tensor_store, from.tensor_store, WARPS_MAX);

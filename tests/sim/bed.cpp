@@ -82,7 +82,7 @@ bed_result bed_reduce(uint64_t seed, const bed_setup &setup)
     sim::device d;
     prepare(&d, seed, setup);
     sim::device_add(&d, "in", source, in.size() * 16, sim::usage::input);
-    sim::device_add(&d, "out", sum, out.size() * 16, sim::usage::scratch);
+    sim::device_add(&d, "out", sum, out.size() * 16, sim::usage::ordered);
     sim::device_add(&d, "flags", flags.data(), flags.size() * 4, sim::usage::scratch);
     bed_result r = finish(d, start(&d, source, sum, flags.data()));
     for (int i = 0; i < CHUNKS * CHUNK && r.error.empty(); i++) {

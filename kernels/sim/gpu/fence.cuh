@@ -13,8 +13,9 @@ GPU_INLINE void fence_async_smem(sim::where at = SIM_HERE)
     sim::fence_async(at);
 }
 
-GPU_INLINE void fence_async_global()
+GPU_INLINE void fence_async_global(sim::where at = SIM_HERE)
 {
+    sim::fence_async_global(at);
 }
 
 GPU_INLINE void fence_gpu()

@@ -117,4 +117,10 @@ void outbox_add(struct outbox *outbox, struct frame frame, const uint8_t *header
 void outbox_end(struct outbox *outbox)
 {
     outbox->filled_bytes = 0;
+    if (outbox->iov_count == 0) { /* nothing to send: the roles stay with what is being sent */
+        uint8_t *unused = outbox->sending;
+        outbox->sending = outbox->before;
+        outbox->before = outbox->filling;
+        outbox->filling = unused;
+    }
 }

@@ -32,6 +32,7 @@ struct bench {
         int callers;
         double rate;
         bool bulk;
+        int64_t tokens; /* of a request */
         struct outcome outcome;
         bool has_baseline;
         struct baseline baseline;
@@ -56,6 +57,9 @@ static bool bench_load(struct bench *bench, const char *what, struct shape shape
     snprintf(row->what, sizeof(row->what), "%s", what);
     row->callers = callers;
     row->rate = rate;
+    for (int32_t i = 0; i < shape.batch; i++) {
+        row->tokens += shape.lengths[i];
+    }
     if (!load_run(&load, &row->outcome)) {
         complain(what, &load.error);
         return false;
@@ -172,9 +176,13 @@ static void print_row(struct table *table, const struct row *row)
     if (row->bulk) {
         table_cell(table, "plain sockets: %.2f GB/s, so %.0f %%", row->plain_gbytes_per_s,
                    100 * o->gbytes_per_s / row->plain_gbytes_per_s);
-    } else if (row->has_baseline) {
+    } else if (row->has_baseline && row->callers == 1) {
         table_cell(table, "in process %s, so %+.0f us", table_us(row->baseline.p50_us),
                    o->p50_us - row->baseline.p50_us);
+    } else if (row->has_baseline && row->rate == 0) {
+        double in_process = (double)row->tokens / row->baseline.p50_us * 1e6;
+        table_cell(table, "in process %.0f tokens/s, so %.0f %%", in_process,
+                   100 * o->tokens_per_s / in_process);
     } else {
         table_cell(table, "%s", "");
     }

@@ -187,7 +187,8 @@ def main():
     check_usage()
     done = fasctl("demo", "--bytes-max", "8000", "--notices", "6")
     expect(done.returncode == 0 and "all within tolerance" in done.stdout, done)
-    for load in ([], ["--rate", "200"], ["--callers", "4", "--pass", "backward"]):
+    for load in ([], ["--rate", "200"], ["--callers", "4", "--pass", "backward"],
+                 ["--callers", "16"]):
         done = fasctl("bench", "--lengths", "2x64", "--seconds", "0.2", "--json", *load)
         expect(done.returncode == 0, done)
         (row,) = json.loads(done.stdout)

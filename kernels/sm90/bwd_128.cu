@@ -1,6 +1,19 @@
-/* Backward, head dims 65 to 128, and smaller ones with a softcap. */
+/*
+ * Backward, head dims 72 to 128. A narrower tensor would have a panel wholly outside it, and on an
+ * H200 loads of such a panel end in an illegal address.
+ */
 #include "sm90/bwd_launch.cuh"
 #include "sm90/rows.h"
+
+const char *sm90_bwd_128_refuse(const struct attn_shape *shape)
+{
+    if (shape->d > 64 && shape->dv > 64) {
+        return nullptr;
+    }
+    return shape->d <= 64 && shape->dv <= 64
+               ? "softcap: no backward of head_dim 64 and below has it"
+               : "dv: the backward wants d and dv on one side of 64";
+}
 
 enum attn_status sm90_bwd_128(struct attn_context *context, const struct attn_launch *launch)
 {

@@ -1,6 +1,6 @@
 /*
  * Backward, head dims 8 to 64. With a softcap 128 queries a step leave too few registers (12 bytes
- * spilled), so the row refuses, and the next one serves.
+ * spilled), so the row refuses it.
  */
 #include "sm90/bwd_launch.cuh"
 #include "sm90/rows.h"

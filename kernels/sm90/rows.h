@@ -16,6 +16,7 @@ enum attn_status sm90_fwd_256(struct attn_context *context, const struct attn_la
 enum attn_status sm90_bwd_64(struct attn_context *context, const struct attn_launch *launch);
 enum attn_status sm90_bwd_128(struct attn_context *context, const struct attn_launch *launch);
 const char *sm90_bwd_64_refuse(const struct attn_shape *shape);
+const char *sm90_bwd_128_refuse(const struct attn_shape *shape);
 size_t sm90_bwd_64_scratch(const struct attn_launch *launch);
 size_t sm90_bwd_128_scratch(const struct attn_launch *launch);
 /* The forward keeps all it needs on chip; tile lists belong to the context. */
@@ -44,6 +45,7 @@ size_t sm90_fwd_scratch(const struct attn_launch *launch);
         SM90_FORWARD("sm90_fwd_192", 192, 128, sm90_fwd_192),                                      \
         SM90_FORWARD("sm90_fwd_256", 256, 256, sm90_fwd_256),                                      \
         SM90_BACKWARD("sm90_bwd_64", 64, sm90_bwd_64_refuse, sm90_bwd_64_scratch, sm90_bwd_64),    \
-        SM90_BACKWARD("sm90_bwd_128", 128, NULL, sm90_bwd_128_scratch, sm90_bwd_128),
+        SM90_BACKWARD("sm90_bwd_128", 128, sm90_bwd_128_refuse, sm90_bwd_128_scratch,              \
+                      sm90_bwd_128),
 
 #endif

@@ -14,7 +14,7 @@ namespace
 {
 
 constexpr uint64_t SEEDS = 20;
-constexpr uint64_t MUTATION_SEEDS = 60;
+constexpr uint64_t MUTATION_SEEDS = 200;
 
 void nothing(sim::device &)
 {

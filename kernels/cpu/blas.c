@@ -4,8 +4,9 @@
  * Which one: Debian builds three. Called by many threads at once the serial build returns wrong
  * numbers (0.3.21, 100 threads, 2 of 40000 products: it takes no lock around its buffers), and the
  * OpenMP build starts threads of its own in each caller. The pthread build with its own threads
- * turned off is right at 300 threads and as fast (2026-11, EPYC 9005: 200 GFLOPS fp32 per core at
- * 128 x 128 x 64 with its AVX-512 kernels). BLIS 0.9 reaches 37 there: it does not know the CPU.
+ * turned off gave the same bits at 100 threads and is as fast (2026-11, EPYC 9005: 200 GFLOPS fp32
+ * per core at 128 x 128 x 64 with its AVX-512 kernels). BLIS 0.9 reaches 37 there: it does not know
+ * the CPU.
  *
  * Why at run time: only so can we look at which build it is before it is called, and tell it while
  * it is loaded not to start a thread per core that we would never use (OPENBLAS_NUM_THREADS=1).

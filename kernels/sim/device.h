@@ -58,13 +58,6 @@ struct device {
     int resident = 2; /* blocks that run at a time */
 
     /*
-     * wgmma groups finish per warp (the weakest reading of the instruction): a stage must be
-     * released by each warp. True: the four warps of a warpgroup finish together, so that one
-     * elected thread of the warpgroup may release for all, as shipped kernels do.
-     */
-    bool warpgroup_finishes_together = false;
-
-    /*
      * Mutation tests: a run with `record` notes every call of a wait, arrive, fence, commit or
      * barrier; a run with one of these places as `dropped` leaves that call out, and something must
      * object. Kernels need no hook for it.

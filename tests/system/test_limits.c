@@ -62,24 +62,54 @@ static void connect_soon(struct peer *peer)
     ck_abort_msg("nobody can connect any more");
 }
 
+/* Of three places a quarter is none: all are one principal's to take. */
 START_TEST(one_connection_too_many_is_closed_and_the_others_are_served)
 {
     start((const char *const[]){"--device", "cpu:0", "--arena-bytes", "16MiB", "--connections-max",
-                                "4", NULL});
-    for (int i = 0; i < 4; i++) {
+                                "3", NULL});
+    for (int i = 0; i < 3; i++) {
         connect_soon(&peers[i]);
     }
     for (int i = 0; i < 10; i++) {
-        ck_assert(peer_connect(&peers[4], server.socket));
-        ck_assert(!peer_greet(&peers[4]));
-        peer_close(&peers[4]);
+        ck_assert(peer_connect(&peers[3], server.socket));
+        ck_assert(!peer_greet(&peers[3]));
+        peer_close(&peers[3]);
     }
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 3; i++) {
         check_served(&peers[i], 1);
     }
     peer_close(&peers[0]);
-    connect_soon(&peers[4]);
-    check_served(&peers[4], 1);
+    connect_soon(&peers[3]);
+    check_served(&peers[3], 1);
+    stop();
+}
+END_TEST
+
+/* Eight places: two are left to others, however often one principal comes. */
+START_TEST(one_principal_leaves_a_quarter_of_the_places_and_is_told)
+{
+    start((const char *const[]){"--device", "cpu:0", "--arena-bytes", "16MiB", "--connections-max",
+                                "8", NULL});
+    for (int i = 0; i < 6; i++) {
+        connect_soon(&peers[i]);
+    }
+    for (int i = 0; i < 10; i++) {
+        struct fas_error told, error;
+        ck_assert(peer_connect(&peers[6], server.socket));
+        ck_assert(!peer_greet(&peers[6]));
+        ck_assert_int_eq(peers[6].frame.type, FRAME_ERROR);
+        ck_assert_int_eq(
+            wire_decode_error(peers[6].header, peers[6].frame.header_bytes, &told, &error), FAS_OK);
+        ck_assert_int_eq(told.status, FAS_RESOURCE_EXHAUSTED);
+        ck_assert_str_eq(told.field, "connections");
+        peer_close(&peers[6]);
+    }
+    for (int i = 0; i < 6; i++) {
+        check_served(&peers[i], 1);
+    }
+    peer_close(&peers[0]);
+    connect_soon(&peers[6]);
+    check_served(&peers[6], 1);
     stop();
 }
 END_TEST
@@ -281,6 +311,7 @@ int main(void)
     TCase *tcase = tcase_create("limits");
     tcase_set_timeout(tcase, 30);
     tcase_add_test(tcase, one_connection_too_many_is_closed_and_the_others_are_served);
+    tcase_add_test(tcase, one_principal_leaves_a_quarter_of_the_places_and_is_told);
     tcase_add_test(tcase, without_descriptors_it_waits_and_does_not_spin);
     tcase_add_test(tcase, a_full_arena_says_when_to_come_back);
     tcase_add_test(tcase, requests_beyond_the_connections_share_wait);

@@ -12,7 +12,7 @@
  *   count     1000, 64k, 1M, 2e15     bool      true, false (a flag alone means true)
  *   mode      0660 (octal)            string    to the end of the line
  *
- * Read once, at start, by main; constant afterwards.
+ * Read once, at start, by main; constant afterwards. config_read.c reads, config_print.c writes.
  */
 #ifndef SERVER_CONFIG_H
 #define SERVER_CONFIG_H

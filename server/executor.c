@@ -233,7 +233,7 @@ static void finish(struct executor *executor, struct slot *slot,
         uint8_t *base = executor->device.arena + slot->span.offset;
         attn_sum_dsink((const float *)(const void *)(base + request->layout.dsink_rows_offset),
                        request->sequence_count, request->shape.hq,
-                       (float *)(void *)(base + request->layout.offsets[FAS_DSINK]));
+                       request_tensor(request, base, FAS_DSINK).data);
     }
     slot->times.computed = completion->ended_us;
     slot->progress.all_computed = true;

@@ -70,6 +70,12 @@ static enum fas_status check_connection(const struct server *server,
     return FAS_OK;
 }
 
+/* Inputs whose bytes come in DATA. */
+static bool arrives(const struct request *request, int tensor)
+{
+    return request->inputs & request->travelling & 1u << tensor;
+}
+
 /* Chunks of all inputs, in the order of tensors: where each tensor's bits begin. */
 static uint32_t count_chunks(const struct request *request, uint32_t chunk_bytes,
                              struct route_tensor tensors[FAS_TENSOR_COUNT])
@@ -77,7 +83,7 @@ static uint32_t count_chunks(const struct request *request, uint32_t chunk_bytes
     uint32_t chunks = 0;
     for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
         tensors[tensor] = (struct route_tensor){0};
-        if (request->inputs >> tensor & 1) {
+        if (arrives(request, tensor)) {
             uint64_t bytes = fas_tensor_bytes(&request->wire.dims, tensor);
             tensors[tensor] = (struct route_tensor){.bytes = bytes, .first_chunk = chunks};
             chunks += route_chunks(bytes, chunk_bytes);
@@ -187,7 +193,7 @@ static void open_route(struct server *server, struct connection *connection, str
 {
     uint8_t *base = server->executors[slot->executor].device.arena + slot->span.offset;
     for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
-        if (slot->request.inputs >> tensor & 1) {
+        if (arrives(&slot->request, tensor)) {
             tensors[tensor].base = base + slot->request.layout.offsets[tensor];
             slot->bytes_missing += tensors[tensor].bytes;
         }

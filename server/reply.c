@@ -24,7 +24,7 @@ struct chunk {
 
 static bool wanted(const struct slot *slot, uint32_t tensor)
 {
-    return slot->request.outputs >> tensor & 1;
+    return slot->request.outputs & slot->request.travelling & 1u << tensor;
 }
 
 /* Rows of the range being sent end here, on this tensor's side. */

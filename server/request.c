@@ -21,6 +21,15 @@ const char *request_arch_name(enum attn_arch arch)
     return names[arch];
 }
 
+static uint32_t travelling(const struct wire_request *wire)
+{
+    uint32_t tensors = 0;
+    for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
+        tensors |= wire->tensors[tensor].place == FAS_PLACE_INLINE ? 1u << tensor : 0;
+    }
+    return tensors;
+}
+
 /* "field: reason", as attn_select says it, into an error. */
 static enum fas_status refuse_shape(const char *reason, enum attn_arch arch,
                                     struct fas_error *error)
@@ -40,6 +49,7 @@ enum fas_status request_shape(struct request *request, const struct wire_request
     *request = (struct request){.wire = *wire, .sequence_count = wire->batch};
     request->inputs = wire_request_inputs(wire);
     request->outputs = wire_request_outputs(wire);
+    request->travelling = (request->inputs | request->outputs) & travelling(wire);
     request->shape = (struct attn_shape){
         .pass = (enum attn_pass)wire->pass,
         .dtype = (enum attn_dtype)wire->dims.dtype,
@@ -103,7 +113,7 @@ static uint64_t take(uint64_t *bytes, uint64_t wanted)
 void request_layout(struct request *request)
 {
     struct request_layout *layout = &request->layout;
-    uint32_t tensors = request->inputs | request->outputs;
+    uint32_t tensors = (request->inputs | request->outputs) & ~request->in_place;
     layout->bytes = 0;
     for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
         if (tensors >> tensor & 1) {
@@ -123,16 +133,34 @@ void request_layout(struct request *request)
     request->cost.bytes = layout->bytes;
 }
 
-/* The packed tensor as the kernels see it. */
-static struct attn_tensor bind(const struct request *request, uint8_t *base, enum fas_tensor tensor)
+/* The packed tensor at `data`. */
+static struct attn_tensor packed(const struct request *request, uint8_t *data,
+                                 enum fas_tensor tensor)
 {
     const struct fas_dims *dims = &request->wire.dims;
-    uint8_t *data = base + request->layout.offsets[tensor];
     if (fas_tensor_row(tensor)->statistics) {
         return (struct attn_tensor){data, 4, 4 * fas_tensor_rows(dims, tensor)};
     }
-    int64_t head_bytes = fas_tensor_width(dims, tensor) * (int64_t)fas_dtype_bytes(dims->dtype);
+    int64_t head_bytes =
+        fas_tensor_width(dims, tensor) * (int64_t)fas_tensor_element_bytes(dims, tensor);
     return (struct attn_tensor){data, head_bytes * fas_tensor_heads(dims, tensor), head_bytes};
+}
+
+void request_place(struct request *request, enum fas_tensor tensor, uint8_t *data)
+{
+    const struct wire_tensor *at = &request->wire.tensors[tensor];
+    request->in_place |= 1u << tensor;
+    request->placed[tensor] = at->row_stride == 0
+                                  ? packed(request, data, tensor)
+                                  : (struct attn_tensor){data, at->row_stride, at->head_stride};
+}
+
+struct attn_tensor request_tensor(const struct request *request, uint8_t *base,
+                                  enum fas_tensor tensor)
+{
+    return request->in_place >> tensor & 1
+               ? request->placed[tensor]
+               : packed(request, base + request->layout.offsets[tensor], tensor);
 }
 
 static void bind_all(struct attn_set *set, const struct request *request, uint8_t *base)
@@ -151,11 +179,11 @@ static void bind_all(struct attn_set *set, const struct request *request, uint8_
     }
     for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
         if (tensors >> fields[i].tensor & 1) {
-            *fields[i].field = bind(request, base, fields[i].tensor);
+            *fields[i].field = request_tensor(request, base, fields[i].tensor);
         }
     }
     if (tensors >> FAS_SINK & 1) {
-        set->sink = (const float *)(const void *)(base + request->layout.offsets[FAS_SINK]);
+        set->sink = request_tensor(request, base, FAS_SINK).data;
     }
     if (tensors >> FAS_DSINK & 1) {
         set->dsink = (float *)(void *)(base + request->layout.dsink_rows_offset);

@@ -2,9 +2,10 @@
  * request.h: a request as the client put it -> attention as the kernels take it. The only place
  * where proto and kernels meet.
  *
- * In steps, each pure: request_shape (may it run here at all?), request_sequences (lengths ->
- * sequences and cost), request_layout (offsets of its tensors in one span of the arena),
- * request_bind (the kernels' view of that memory).
+ * In steps, each pure: request_shape (may it run here at all?), request_place (tensors the kernels
+ * use where the client put them), request_sequences (lengths -> sequences and cost), request_layout
+ * (offsets of the other tensors in one span of the arena), request_bind (the kernels' view of
+ * both).
  */
 #ifndef SERVER_REQUEST_H
 #define SERVER_REQUEST_H
@@ -13,7 +14,7 @@
 #include "proto/wire.h"
 #include "server/cost.h"
 
-/* Where each tensor of a request lies inside its span of the arena, packed. */
+/* Where each tensor that is not in place lies inside the request's span of the arena, packed. */
 struct request_layout {
     uint64_t offsets[FAS_TENSOR_COUNT];
     uint64_t dsink_rows_offset; /* dsink per sequence, as the kernels write it */
@@ -25,6 +26,9 @@ struct request {
     struct attn_shape shape;
     const struct attn_row *row;
     uint32_t inputs, outputs; /* bit sets of 1u << fas_tensor */
+    uint32_t travelling;      /* of both: in messages; the others lie in places */
+    uint32_t in_place; /* of those: where the kernels use them; the span has no room for them */
+    struct attn_tensor placed[FAS_TENSOR_COUNT]; /* those in place */
     struct attn_sequence *sequences;
     int32_t sequence_count;
     struct cost cost;
@@ -32,9 +36,12 @@ struct request {
     struct request_layout layout;
 };
 
-/* Fills wire, shape, row, inputs, outputs. `device` is for the error's text. */
+/* Fills wire, shape, row, inputs, outputs, travelling. */
 enum fas_status request_shape(struct request *request, const struct wire_request *wire,
                               enum attn_arch arch, struct fas_error *error);
+
+/* The tensor is at `data`, as the kernels see that memory, with the strides the request says. */
+void request_place(struct request *request, enum fas_tensor tensor, uint8_t *data);
 
 /* Bytes of host memory its sequences take. */
 uint64_t request_sequences_bytes(const struct request *request);
@@ -44,10 +51,14 @@ void request_sequences(struct request *request, const struct wire_lengths *lengt
                        struct attn_sequence *sequences);
 
 /*
- * Fills layout and cost.bytes: a span for every input, output and, for a backward with a handle,
- * nothing of what the handle holds.
+ * Fills layout and cost.bytes: room for every input and output, but for those in place and, of a
+ * backward with a handle, for what the handle holds.
  */
 void request_layout(struct request *request);
+
+/* One of its tensors as the kernels see it, with its span at `base`. */
+struct attn_tensor request_tensor(const struct request *request, uint8_t *base,
+                                  enum fas_tensor tensor);
 
 /* Tensors of `request` at `base`; those of a retained forward (NULL: none) at `retained_base`. */
 struct attn_set request_bind(const struct request *request, uint8_t *base,

@@ -98,6 +98,35 @@ START_TEST(the_kernels_see_the_layout)
 }
 END_TEST
 
+/* k with the strides it was sent with, lse packed: neither has room in the span. */
+START_TEST(tensors_in_place_are_bound_where_they_are)
+{
+    static uint8_t memory[1 << 16], place[1 << 16];
+    struct wire_request wire = backward();
+    struct request all, request;
+    struct fas_error error;
+    plan(&all, &wire);
+    wire.tensors[FAS_K] = (struct wire_tensor){FAS_PLACE_REGION, 1, 64, 512, 128};
+    wire.tensors[FAS_LSE] = (struct wire_tensor){FAS_PLACE_REGION, 1, 0, 0, 0};
+    ck_assert_int_eq(request_shape(&request, &wire, ATTN_CPU, &error), FAS_OK);
+    ck_assert_uint_eq(request.travelling,
+                      (request.inputs | request.outputs) & ~(1u << FAS_K | 1u << FAS_LSE));
+    request.sequence_count = 0;
+    request_place(&request, FAS_K, place + 64);
+    request_place(&request, FAS_LSE, place);
+    request_layout(&request);
+    uint64_t room = fas_tensor_bytes(&wire.dims, FAS_K) + fas_tensor_bytes(&wire.dims, FAS_LSE);
+    ck_assert_uint_le(request.layout.bytes + room, all.layout.bytes);
+    struct attn_set set = request_bind(&request, memory, NULL, NULL);
+    ck_assert_ptr_eq(set.k.data, place + 64);
+    ck_assert_int_eq(set.k.row_stride, 512);
+    ck_assert_int_eq(set.k.head_stride, 128);
+    ck_assert_ptr_eq(set.lse.data, place);
+    ck_assert_int_eq(set.lse.head_stride, 4 * 12);
+    ck_assert_ptr_eq(set.q.data, memory + request.layout.offsets[FAS_Q]);
+}
+END_TEST
+
 START_TEST(a_forward_without_lse_still_has_room_for_it)
 {
     struct wire_request wire = backward();
@@ -167,6 +196,7 @@ int main(void)
         {"sequences", &shape_and_sequences_are_what_was_asked},
         {"layout", &tensors_lie_apart_and_aligned},
         {"bind", &the_kernels_see_the_layout},
+        {"in_place", &tensors_in_place_are_bound_where_they_are},
         {"no_lse", &a_forward_without_lse_still_has_room_for_it},
         {"ranges", &ranges_of_results_end_at_sequences},
         {"handle", &a_backward_names_what_its_handle_does_not_have},

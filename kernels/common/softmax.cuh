@@ -101,10 +101,9 @@ struct softmax_result {
     float scale, lse;
 };
 
-/* sink: -inf for none. */
-GPU_INLINE softmax_result softmax_finish(float top, float lane_sum, float scale, float sink)
+/* sum: of the whole row. sink: -inf for none. */
+GPU_INLINE softmax_result softmax_finish_row(float top, float sum, float scale, float sink)
 {
-    float sum = quad_sum(lane_sum);
     float sink2 = sink * LOG2E;
     if (!(sum > 0.0f) && top == -gpu::infinity()) {
         return {0.0f, sink};
@@ -114,6 +113,11 @@ GPU_INLINE softmax_result softmax_finish(float top, float lane_sum, float scale,
     float shrink = gpu::exp2_approx(shift - high);
     float total = sum * shrink + gpu::exp2_approx(sink2 - high);
     return {shrink * gpu::rcp_approx(total), (high + gpu::log2_approx(total)) * LN2};
+}
+
+GPU_INLINE softmax_result softmax_finish(float top, float lane_sum, float scale, float sink)
+{
+    return softmax_finish_row(top, quad_sum(lane_sum), scale, sink);
 }
 
 } // namespace attn

@@ -26,6 +26,7 @@
 #ifndef SM90_FWD_CUH
 #define SM90_FWD_CUH
 
+#include "common/forward.cuh"
 #include "common/mask.cuh"
 #include "common/ring.cuh"
 #include "common/softmax.cuh"
@@ -43,25 +44,8 @@
 namespace sm90
 {
 
-/* Tensors of one request. Maps are ragged (gpu/tensor_shape); their boxes are one panel wide. */
-struct fwd_set {
-    gpu::tensor_map q, k, v, o;
-    uint8_t *lse;
-    int64_t lse_row_stride, lse_head_stride; /* bytes */
-    const float *sink;                       /* per q head, or NULL */
-};
-
-struct fwd_params {
-    fwd_set first;          /* set 0 */
-    const fwd_set *more;    /* sets 1 and up */
-    const plan_tile *tiles; /* tile_count of them, then an end mark for each CTA */
-    int32_t *counter;       /* 0 before and after a launch */
-    int32_t tile_count;
-    int32_t group; /* q heads per kv head */
-    attn::mask_reach reach;
-    float scale_log2; /* of the scores, after the softcap if there is one */
-    float cap_inner;  /* softmax scale / softcap */
-};
+using fwd_set = attn::forward_set;
+using fwd_params = attn::forward_params;
 
 constexpr int WARPGROUP = 128;
 constexpr int WG_WARPS = 4;
@@ -144,11 +128,6 @@ template <class C>
 GPU_INLINE uint32_t fwd_v(uint32_t smem, uint32_t use)
 {
     return smem + fwd_smem<C>::V + attn::ring_slot<C::STAGES>(use) * C::V_BYTES;
-}
-
-GPU_INLINE const fwd_set *fwd_set_of(const fwd_params &p, int32_t set)
-{
-    return set == 0 ? &p.first : p.more + (set - 1);
 }
 
 /* ---- loader: one thread ---- */
@@ -235,7 +214,7 @@ GPU_INLINE void load_all(const fwd_params &p, uint32_t smem)
             break;
         }
         draw_record<C>(p, smem, use + 1, draw);
-        const fwd_set *set = fwd_set_of(p, place.set);
+        const fwd_set *set = attn::forward_set_of(p, place.set);
         if (!C::FUSED && block_use > 0) { /* the only slot is free when O of the last tile is out */
             load_v<C>(smem, block_use - 1, v);
         }
@@ -566,7 +545,7 @@ GPU_INLINE void finish_rows(fwd_registers<C> &r, const attn::softmax_state &stat
 {
     attn::tile_place place = attn::tile_read_place(work.tile);
     attn::tile_side q = attn::tile_read_q(work.tile);
-    const fwd_set *set = fwd_set_of(p, place.set);
+    const fwd_set *set = attn::forward_set_of(p, place.set);
     float sink =
         set->sink != nullptr ? gpu::global_load<float>(set->sink + place.head) : -gpu::infinity();
 #pragma unroll
@@ -613,7 +592,7 @@ GPU_INLINE void store_rows(const fwd_registers<C> &r, const fwd_params &p, uint3
     if (me.leader) {
         attn::tile_place place = attn::tile_read_place(work.tile);
         attn::tile_side q = attn::tile_read_q(work.tile);
-        const fwd_set *set = fwd_set_of(p, place.set);
+        const fwd_set *set = attn::forward_set_of(p, place.set);
 #pragma unroll
         for (int c = 0; c < C::DV; c += PANEL) {
             gpu::tma_store(&set->o, stage + tile_bytes(C::M, c) + first * PANEL_ROW,

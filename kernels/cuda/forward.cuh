@@ -1,0 +1,162 @@
+/*
+ * cuda/forward: host side of a forward pass: tensors become maps, the launch becomes a plan, the
+ * plan a grid.
+ */
+#ifndef CUDA_FORWARD_CUH
+#define CUDA_FORWARD_CUH
+
+#include "common/fill.cuh"
+#include "common/forward.cuh"
+#include "common/softmax.cuh"
+#include "cuda/context.cuh"
+#include "gpu/launch.cuh"
+#include "gpu/tensor_map.cuh"
+
+namespace attn
+{
+
+/* A kernel, and what the host must know of it. */
+struct forward_kernel {
+    void (*start)(forward_params);
+    int threads;
+    uint32_t smem_bytes;
+    gpu::element type;
+    gpu::swizzle pattern;
+    int32_t q_block, k_block; /* rows of a tile and of a key block, and of their boxes */
+    int32_t o_rows;           /* rows of a box of O */
+};
+
+/* A map of heads x rows x columns with boxes of box_rows x one panel. */
+inline bool forward_map(gpu::tensor_map *map, const forward_kernel &kernel,
+                        const attn_tensor &tensor, int32_t heads, int32_t columns, int32_t box_rows)
+{
+    /* With one head its stride is never used, and may be anything, also what TMA refuses. */
+    int64_t head_stride = heads > 1 ? tensor.head_stride : tensor.row_stride;
+    gpu::tensor_shape shape =
+        gpu::tensor_rows(kernel.type, kernel.pattern, tensor.data, tensor.row_stride, head_stride,
+                         1, heads, columns, box_rows);
+    return gpu::tensor_map_encode(map, gpu::tensor_ragged(shape));
+}
+
+inline bool forward_set_make(forward_set *out, const forward_kernel &kernel,
+                             const attn_shape &shape, const attn_set &in)
+{
+    out->lse = static_cast<uint8_t *>(in.lse.data);
+    out->lse_row_stride = in.lse.row_stride;
+    out->lse_head_stride = in.lse.head_stride;
+    out->sink = shape.has_sink ? in.sink : nullptr;
+    return forward_map(&out->q, kernel, in.q, shape.hq, shape.d, kernel.q_block) &&
+           forward_map(&out->k, kernel, in.k, shape.hkv, shape.d, kernel.k_block) &&
+           forward_map(&out->v, kernel, in.v, shape.hkv, shape.dv, kernel.k_block) &&
+           forward_map(&out->o, kernel, in.o, shape.hq, shape.dv, kernel.o_rows);
+}
+
+inline int32_t clamp_reach(bool bounded, int32_t reach)
+{
+    return bounded && reach < MASK_ENDLESS ? reach : MASK_ENDLESS;
+}
+
+inline void forward_scales(forward_params *p, const attn_shape &shape)
+{
+    bool capped = shape.softcap > 0.0f;
+    p->scale_log2 = (capped ? shape.softcap : shape.softmax_scale) * LOG2E;
+    p->cap_inner = capped ? shape.softmax_scale / shape.softcap : 0.0f;
+    p->reach = {clamp_reach(shape.mask.has_left, shape.mask.left),
+                clamp_reach(shape.mask.has_right, shape.mask.right)};
+}
+
+/* Rows that no tile writes. */
+inline bool forward_fill(attn_context *context, const attn_launch *launch, const cuda_plan &plan,
+                         const cuda_piece &piece)
+{
+    const attn_shape &shape = launch->shape;
+    fill_set *sets = reinterpret_cast<fill_set *>(piece.host);
+    for (int32_t i = 0; i < launch->set_count; i++) {
+        const attn_set &in = launch->sets[i];
+        sets[i] = {{static_cast<uint8_t *>(in.o.data), nullptr},
+                   {in.o.row_stride, 0},
+                   {in.o.head_stride, 0},
+                   {shape.dv * 2, 0},
+                   static_cast<uint8_t *>(in.lse.data),
+                   in.lse.row_stride,
+                   in.lse.head_stride,
+                   shape.has_sink ? in.sink : nullptr};
+    }
+    gpu::launch_config config = {plan.fill_count, shape.hq,       1, FILL_THREADS, 0, 0,
+                                 false,           context->stream};
+    return cuda_piece_send(context, &piece) &&
+           gpu::launch(config, fill_kernel, reinterpret_cast<const fill_set *>(piece.device),
+                       plan.fills) == nullptr;
+}
+
+inline bool forward_sets_make(attn_context *context, const attn_launch *launch,
+                              const forward_kernel &kernel, forward_params *p)
+{
+    const attn_shape &shape = launch->shape;
+    if (!forward_set_make(&p->first, kernel, shape, launch->sets[0])) {
+        return false;
+    }
+    if (launch->set_count == 1) {
+        return true;
+    }
+    cuda_piece piece =
+        cuda_piece_take(context, static_cast<size_t>(launch->set_count - 1) * sizeof(forward_set));
+    forward_set *more = reinterpret_cast<forward_set *>(piece.host);
+    for (int32_t i = 1; more != nullptr && i < launch->set_count; i++) {
+        if (!forward_set_make(&more[i - 1], kernel, shape, launch->sets[i])) {
+            return false;
+        }
+    }
+    p->more = reinterpret_cast<const forward_set *>(piece.device);
+    return more != nullptr && cuda_piece_send(context, &piece);
+}
+
+inline bool forward_run(attn_context *context, const attn_launch *launch, const cuda_plan &plan,
+                        const forward_kernel &kernel, forward_params *p)
+{
+    forward_scales(p, launch->shape);
+    p->tiles = plan.tiles;
+    p->tile_count = plan.tile_count;
+    p->counter = context->counters;
+    p->group = launch->shape.hq / launch->shape.hkv;
+    p->d = launch->shape.d;
+    p->dv = launch->shape.dv;
+    int ctas = cuda_ctas(context, plan.tile_count);
+    gpu::launch_config config = {ctas,           1, 1, kernel.threads, kernel.smem_bytes, 0, false,
+                                 context->stream};
+    return gpu::launch(config, kernel.start, *p) == nullptr;
+}
+
+inline attn_status forward_launch(attn_context *context, const attn_launch *launch,
+                                  const forward_kernel &kernel)
+{
+    const attn_shape &shape = launch->shape;
+    plan_shape wanted = {ATTN_FORWARD,
+                         shape.mask,
+                         shape.hq,
+                         shape.hkv,
+                         kernel.q_block,
+                         kernel.k_block,
+                         2 * (shape.d + shape.dv),
+                         false};
+    cuda_plan plan = {};
+    forward_params p = {};
+    if (launch->sequence_count == 0 || launch->set_count == 0) {
+        return ATTN_OK;
+    }
+    if (!cuda_launch_fits(launch)) {
+        return ATTN_INVALID;
+    }
+    /* Pieces before the plan: a piece taken later could overwrite its lists. */
+    cuda_piece fill_sets =
+        cuda_piece_take(context, static_cast<size_t>(launch->set_count) * sizeof(fill_set));
+    bool done = fill_sets.host != nullptr && forward_sets_make(context, launch, kernel, &p) &&
+                cuda_plan_take(context, &wanted, launch, &plan) &&
+                (plan.tile_count == 0 || forward_run(context, launch, plan, kernel, &p)) &&
+                (plan.fill_count == 0 || forward_fill(context, launch, plan, fill_sets));
+    return done ? ATTN_OK : ATTN_LAUNCH_FAILED;
+}
+
+} // namespace attn
+
+#endif

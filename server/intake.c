@@ -14,24 +14,6 @@
 /* Room comes back when something in flight ends: about a batch. */
 #define RETRY_AFTER_MS 50u
 
-enum stats_counter intake_counter(enum fas_status status)
-{
-    static const enum stats_counter counters[FAS_STATUS_COUNT] = {
-        [FAS_OK] = STATS_REQUESTS_OK,
-        [FAS_INVALID_ARGUMENT] = STATS_REQUESTS_INVALID,
-        [FAS_UNSUPPORTED] = STATS_REQUESTS_UNSUPPORTED,
-        [FAS_RESOURCE_EXHAUSTED] = STATS_REQUESTS_EXHAUSTED,
-        [FAS_DEADLINE_EXCEEDED] = STATS_REQUESTS_DEADLINE,
-        [FAS_CANCELLED] = STATS_REQUESTS_CANCELLED,
-        [FAS_UNAVAILABLE] = STATS_REQUESTS_UNAVAILABLE,
-        [FAS_UNAUTHENTICATED] = STATS_REQUESTS_INVALID,
-        [FAS_NOT_FOUND] = STATS_REQUESTS_FAULTED,
-        [FAS_DEVICE_FAULT] = STATS_REQUESTS_FAULTED,
-        [FAS_INTERNAL] = STATS_REQUESTS_FAULTED,
-    };
-    return counters[status];
-}
-
 /* ---- admission: each step reserves one thing, or says why not ---- */
 
 /* What this server can not do yet is refused by name. */
@@ -289,7 +271,7 @@ static enum fas_status equip(struct server *server, struct connection *connectio
 
 /* The slot, receiving; or with *error filled NULL, or a slot that has to go again. */
 static struct slot *admit(struct server *server, struct connection *connection,
-                          const struct inbox_record *record, uint64_t now_us,
+                          const struct inbox_record *record, uint64_t now_us, enum stats_pass *pass,
                           struct fas_error *error)
 {
     struct wire_request wire;
@@ -298,6 +280,7 @@ static struct slot *admit(struct server *server, struct connection *connection,
     if (decode(server, connection, record, &wire, &lengths, error) != FAS_OK) {
         return NULL;
     }
+    *pass = (enum stats_pass)wire.pass;
     struct executor *executor = route_device(server, connection, wire.handle, &hold, error);
     if (!executor) {
         return NULL;
@@ -319,7 +302,8 @@ static struct slot *admit(struct server *server, struct connection *connection,
 /* Answers a REQUEST that was not admitted; a half admitted slot goes without an answer of its own.
  */
 static void refuse(struct server *server, struct connection *connection,
-                   const struct inbox_record *record, struct slot *slot, struct fas_error *error)
+                   const struct inbox_record *record, struct slot *slot, enum stats_pass pass,
+                   struct fas_error *error)
 {
     if (error->status == FAS_RESOURCE_EXHAUSTED) {
         error->retry_after_ms = RETRY_AFTER_MS;
@@ -329,7 +313,7 @@ static void refuse(struct server *server, struct connection *connection,
               log_str("status", fas_status_name(error->status)), log_str("field", error->field),
               log_str("text", error->text));
     reader_refuse(stream_reader(connection->stream), record->frame.request);
-    stats_add(&server->stats, intake_counter(error->status), 1);
+    stats_answer(&server->stats, pass, error->status);
     connection_refuse(connection, record->frame.request, error);
     if (slot) {
         connection->unanswered--;
@@ -343,10 +327,11 @@ void intake_request(struct server *server, struct connection *connection,
                     const struct inbox_record *record, uint64_t now_us)
 {
     struct fas_error error = {0};
+    enum stats_pass pass = STATS_UNREAD;
     stats_add(&server->stats, STATS_REQUESTS_RECEIVED, 1);
-    struct slot *slot = admit(server, connection, record, now_us, &error);
+    struct slot *slot = admit(server, connection, record, now_us, &pass, &error);
     if (!slot || error.status != FAS_OK) {
-        refuse(server, connection, record, slot, &error);
+        refuse(server, connection, record, slot, pass, &error);
     } else if (slot->bytes_missing == 0) {
         executor_enqueue(server, slot, now_us);
     }
@@ -382,7 +367,7 @@ void intake_data(struct server *server, struct connection *connection,
 {
     struct slot *slot = connection_find(server, connection, record->frame.request);
     connection->credit_due += record->frame.payload_bytes;
-    stats_add(&server->stats, STATS_BYTES_IN, (double)record->frame.payload_bytes);
+    stats_payload(&server->stats, STATS_IN, FAS_PLACE_INLINE, (double)record->frame.payload_bytes);
     if (slot && record->kind == INBOX_LANDED) {
         landed(server, slot, record, now_us);
     } else if (slot && record->kind == INBOX_REFUSED) {
@@ -419,7 +404,7 @@ void intake_orphan(struct server *server, struct slot *slot)
     struct fas_error error;
     fas_fail(&error, FAS_CANCELLED, "", "the connection is gone");
     if (!slot->answered) {
-        stats_add(&server->stats, STATS_REQUESTS_CANCELLED, 1);
+        stats_answer(&server->stats, (enum stats_pass)slot->request.wire.pass, FAS_CANCELLED);
     }
     connection_remove_slot(server, slot);
     slot->landing = false; /* the stream is closed: nothing is outstanding */

@@ -33,7 +33,4 @@ void intake_orphan(struct server *server, struct slot *slot);
  * whoever lets go of it last calls again. */
 void intake_settle(struct server *server, struct slot *slot);
 
-/* Which number counts requests that end with this status. */
-enum stats_counter intake_counter(enum fas_status status);
-
 #endif

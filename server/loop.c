@@ -153,6 +153,7 @@ int loop_run(struct server *server)
     log_info("ready", log_u64("after_us", clock_us() - server->started_us));
     turn(&loop);
     uv_run(&loop.uv, UV_RUN_DEFAULT);
-    log_info("stopped", log_f64("requests_ok", server->stats.counters[STATS_REQUESTS_OK]));
+    log_info("stopped",
+             log_f64("requests_received", server->stats.counters[STATS_REQUESTS_RECEIVED]));
     return server_lost(server) ? EXIT_DEVICE : EXIT_SUCCESS;
 }

@@ -169,7 +169,7 @@ static void send_chunk(struct server *server, struct connection *connection, str
     }
     uint64_t bytes = payload.bytes * payload.pieces;
     connection->result_credit -= bytes;
-    stats_add(&server->stats, STATS_BYTES_OUT, (double)bytes);
+    stats_payload(&server->stats, STATS_OUT, FAS_PLACE_INLINE, (double)bytes);
     outbox_add(&connection->outbox, frame, header, header_bytes, bytes ? &payload : NULL);
     advance(slot, chunk);
 }
@@ -204,9 +204,9 @@ static void send_done(struct server *server, struct connection *connection, stru
     stats_record(&server->stats, STATS_COPY_IN_US, done.copy_in_us);
     stats_record(&server->stats, STATS_COMPUTE_US, done.compute_us);
     stats_record(&server->stats, STATS_COPY_OUT_US, done.copy_out_us);
-    stats_add(&server->stats, STATS_REQUESTS_OK, 1);
-    stats_add(&server->stats, STATS_TOKENS, (double)slot->request.cost.tokens);
-    stats_add(&server->stats, STATS_FLOPS, slot->request.cost.flops);
+    enum stats_pass pass = (enum stats_pass)slot->request.wire.pass;
+    stats_answer(&server->stats, pass, FAS_OK);
+    stats_work(&server->stats, pass, (double)slot->request.cost.tokens, slot->request.cost.flops);
 }
 
 static void send_error(struct server *server, struct connection *connection,
@@ -214,7 +214,7 @@ static void send_error(struct server *server, struct connection *connection,
 {
     uint8_t header[FAS_HEADER_BYTES_MAX];
     size_t bytes = wire_encode_error(&slot->error, header);
-    stats_add(&server->stats, intake_counter(slot->error.status), 1);
+    stats_answer(&server->stats, (enum stats_pass)slot->request.wire.pass, slot->error.status);
     outbox_add(&connection->outbox, (struct frame){.type = FRAME_ERROR, .request = slot->id},
                header, bytes, NULL);
 }

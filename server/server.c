@@ -140,11 +140,15 @@ void server_measure(struct server *server, uint64_t now_us)
     stats_set(stats, STATS_READY, server->draining ? 0 : 1);
     stats_set(stats, STATS_CONNECTIONS, server->connections.open);
     stats_set(stats, STATS_REQUESTS_IN_FLIGHT, server->slots.count - server->slots.free_count);
+    stats_set(stats, STATS_SLOTS, server->slots.count);
+    stats_set(stats, STATS_NOTES_BYTES, (double)server->notes.bytes);
+    stats_set(stats, STATS_NOTES_HIGH_BYTES, (double)server->notes.high_water_bytes);
     stats_set(stats, STATS_RETAINED_HANDLES, server->holds.count);
     stats_set(stats, STATS_RETAINED_BYTES, (double)server->holds.bytes);
     stats_set(stats, STATS_LOG_LOST, (double)log_lost());
     for (uint32_t i = 0; i < server->executor_count; i++) {
         const struct executor *e = &server->executors[i];
+        stats_device_set(stats, i, STATS_DEVICE_UP, e->lost ? 0 : 1);
         stats_device_set(stats, i, STATS_DEVICE_ARENA_BYTES, (double)e->arena.bytes);
         stats_device_set(stats, i, STATS_DEVICE_ARENA_USED_BYTES, (double)e->arena.used_bytes);
         stats_device_set(stats, i, STATS_DEVICE_ARENA_HIGH_BYTES,

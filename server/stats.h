@@ -1,14 +1,15 @@
 /*
- * stats.h: what the daemon counts. One row per number (stats.c): name, kind, unit, help; a snapshot
- * is name and value pairs for STATS and for logs.
+ * stats.h: what the daemon counts. One row per number (stats.c): its name in a STATS reply, its
+ * name and labels as a metric, its help.
  *
- *   counter    only rises                          stats_add
- *   gauge      a level                             stats_set
- *   histogram  of values such as microseconds      stats_record
+ *   counter    only rises                          stats_add, stats_answer, stats_work,
+ * stats_payload gauge      a level                             stats_set histogram  of values such
+ * as microseconds      stats_record
  *
- * Histograms have 16 buckets per power of two: a quantile is right within 1/16 (6 %), at 5 KiB each
- * and a few instructions per value. Gauges of devices exist once per device.
- * Owner: the loop thread; nothing here is atomic.
+ * A snapshot is name and value pairs for STATS (here); metrics.h writes the same numbers for
+ * Prometheus. Histograms have 16 buckets per power of two: a quantile is right within 1/16 (6 %),
+ * at 5 KiB each and a few instructions per value. Gauges of devices exist once per device. Owner:
+ * the loop thread; nothing here is atomic.
  */
 #ifndef SERVER_STATS_H
 #define SERVER_STATS_H
@@ -17,28 +18,16 @@
 #include <stdint.h>
 
 #include "proto/limits.h"
+#include "proto/status.h"
+#include "proto/tensor.h"
 
 enum stats_counter {
     STATS_CONNECTIONS_ACCEPTED,
     STATS_CONNECTIONS_REFUSED, /* too many, bad hello, bad token */
     STATS_CONNECTIONS_LOST,    /* without a goodbye, or for want of progress */
     STATS_REQUESTS_RECEIVED,
-    STATS_REQUESTS_OK,
-    STATS_REQUESTS_INVALID,
-    STATS_REQUESTS_UNSUPPORTED,
-    STATS_REQUESTS_EXHAUSTED,
-    STATS_REQUESTS_DEADLINE,
-    STATS_REQUESTS_CANCELLED,
-    STATS_REQUESTS_UNAVAILABLE,
-    STATS_REQUESTS_FAULTED, /* DEVICE_FAULT, NOT_FOUND, INTERNAL */
-    STATS_TOKENS,
-    STATS_FLOPS,
     STATS_BATCHES,
     STATS_SLICES,
-    STATS_BYTES_IN, /* payload, by the place it came from */
-    STATS_BYTES_OUT,
-    STATS_BYTES_REGION,
-    STATS_BYTES_CUDA,
     STATS_COUNTERS
 };
 
@@ -47,6 +36,9 @@ enum stats_gauge {
     STATS_READY, /* 1: accepts requests */
     STATS_CONNECTIONS,
     STATS_REQUESTS_IN_FLIGHT,
+    STATS_SLOTS,
+    STATS_NOTES_BYTES,
+    STATS_NOTES_HIGH_BYTES,
     STATS_RETAINED_HANDLES,
     STATS_RETAINED_BYTES,
     STATS_LOG_LOST,
@@ -54,6 +46,7 @@ enum stats_gauge {
 };
 
 enum stats_device_gauge {
+    STATS_DEVICE_UP, /* 1: it works */
     STATS_DEVICE_ARENA_BYTES,
     STATS_DEVICE_ARENA_USED_BYTES,
     STATS_DEVICE_ARENA_HIGH_BYTES,
@@ -78,6 +71,24 @@ enum stats_histogram {
     STATS_HISTOGRAMS
 };
 
+/* What a request asked for; UNREAD: it was refused before its header said. */
+enum stats_pass {
+    STATS_FORWARD = FAS_FORWARD,
+    STATS_BACKWARD = FAS_BACKWARD,
+    STATS_UNREAD,
+    STATS_PASSES
+};
+
+enum stats_direction { STATS_IN, STATS_OUT, STATS_DIRECTIONS };
+
+/* One number. `metric` is what follows "faserved_", a counter if it ends in _total; it counts base
+ * units: seconds where `name` says _us. Rows of one metric stand together. */
+struct stats_row {
+    const char *name;
+    const char *metric, *labels; /* labels: phase="queue"; NULL: none */
+    const char *help;            /* the first row of a metric has it, the others NULL */
+};
+
 #define STATS_BUCKETS_PER_OCTAVE 16u
 #define STATS_OCTAVES 44u /* 16 us * 2^40: half a year in microseconds */
 
@@ -96,10 +107,21 @@ struct stats_device {
 struct stats {
     double counters[STATS_COUNTERS];
     double gauges[STATS_GAUGES];
+    double answers[STATS_PASSES][FAS_STATUS_COUNT];   /* requests, by the status of their answer */
+    double tokens[STATS_PASSES], flops[STATS_PASSES]; /* of those answered OK */
+    double payload_bytes[STATS_DIRECTIONS][FAS_PLACE_COUNT];
     struct stats_distribution histograms[STATS_HISTOGRAMS];
     struct stats_device devices[FAS_DEVICES_MAX];
     uint32_t device_count;
 };
+
+extern const struct stats_row stats_counter_rows[STATS_COUNTERS];
+extern const struct stats_row stats_gauge_rows[STATS_GAUGES];
+extern const struct stats_row stats_device_rows[STATS_DEVICE_GAUGES];
+extern const struct stats_row stats_histogram_rows[STATS_HISTOGRAMS];
+
+const char *stats_pass_name(enum stats_pass pass);                /* "forward" */
+const char *stats_direction_name(enum stats_direction direction); /* "in" */
 
 void stats_open(struct stats *stats);
 
@@ -112,9 +134,20 @@ void stats_device_set(struct stats *stats, uint32_t device, enum stats_device_ga
                       double value);
 void stats_record(struct stats *stats, enum stats_histogram histogram, uint64_t value);
 
+/* A request has its answer. */
+void stats_answer(struct stats *stats, enum stats_pass pass, enum fas_status status);
+/* Work that was delivered. */
+void stats_work(struct stats *stats, enum stats_pass pass, double tokens, double flops);
+/* Tensors of a request, by where they were: copied, or used in place. */
+void stats_payload(struct stats *stats, enum stats_direction direction, enum fas_place place,
+                   double bytes);
+
 /* The value that a share `q` (0 to 1) of the recorded values does not exceed; 0 if there are none.
  */
 uint64_t stats_quantile(const struct stats_distribution *distribution, double q);
+
+/* How many of the recorded values are below 2^exponent. Exact. */
+uint64_t stats_below(const struct stats_distribution *distribution, uint32_t exponent);
 
 struct stats_value {
     char name[FAS_NAME_BYTES_MAX]; /* "requests_ok", "queue_us.p99", "cpu:0.arena_used_bytes" */

@@ -45,14 +45,54 @@ START_TEST(counters_add_and_gauges_replace)
 {
     stats_open(&stats);
     uint32_t device = stats_device_add(&stats, "cpu:0");
-    stats_add(&stats, STATS_REQUESTS_OK, 2);
-    stats_add(&stats, STATS_REQUESTS_OK, 3);
+    stats_add(&stats, STATS_BATCHES, 2);
+    stats_add(&stats, STATS_BATCHES, 3);
     stats_set(&stats, STATS_CONNECTIONS, 9);
     stats_set(&stats, STATS_CONNECTIONS, 4);
     stats_device_set(&stats, device, STATS_DEVICE_ARENA_USED_BYTES, 1e12);
-    ck_assert_double_eq(value_of("requests_ok"), 5);
+    ck_assert_double_eq(value_of("batches"), 5);
     ck_assert_double_eq(value_of("connections"), 4);
     ck_assert_double_eq(value_of("cpu:0.arena_used_bytes"), 1e12);
+}
+END_TEST
+
+START_TEST(requests_count_by_pass_and_by_the_status_of_their_answer)
+{
+    stats_open(&stats);
+    stats_answer(&stats, STATS_FORWARD, FAS_OK);
+    stats_answer(&stats, STATS_BACKWARD, FAS_OK);
+    stats_answer(&stats, STATS_UNREAD, FAS_INVALID_ARGUMENT);
+    stats_work(&stats, STATS_FORWARD, 100, 1e9);
+    stats_work(&stats, STATS_BACKWARD, 10, 3e9);
+    stats_payload(&stats, STATS_OUT, FAS_PLACE_REGION, 4096);
+    ck_assert_double_eq(value_of("requests_ok"), 2);
+    ck_assert_double_eq(value_of("requests_invalid_argument"), 1);
+    ck_assert_double_eq(value_of("requests_device_fault"), 0);
+    ck_assert_double_eq(value_of("forward.tokens"), 100);
+    ck_assert_double_eq(value_of("tokens"), 110);
+    ck_assert_double_eq(value_of("backward.flops"), 3e9);
+    ck_assert_double_eq(value_of("flops"), 4e9);
+    ck_assert_double_eq(value_of("bytes_out.region"), 4096);
+    ck_assert_double_eq(value_of("bytes_in.region"), 0);
+}
+END_TEST
+
+START_TEST(counts_below_a_power_of_two_are_exact)
+{
+    struct random random = random_open(3);
+    uint64_t below[50] = {0};
+    stats_open(&stats);
+    for (int i = 0; i < 5000; i++) {
+        uint64_t value = random_next(&random) >> (17 + random_below(&random, 47));
+        stats_record(&stats, STATS_TOTAL_US, value);
+        for (uint32_t exponent = 0; exponent < 40; exponent++) {
+            below[exponent] += value < UINT64_C(1) << exponent;
+        }
+    }
+    for (uint32_t exponent = 0; exponent < 40; exponent++) {
+        ck_assert_uint_eq(stats_below(&stats.histograms[STATS_TOTAL_US], exponent),
+                          below[exponent]);
+    }
 }
 END_TEST
 
@@ -135,6 +175,8 @@ END_TEST
 static const struct check_row tests[] = {
     {"names", &a_snapshot_names_every_number_once},
     {"levels", &counters_add_and_gauges_replace},
+    {"answers", &requests_count_by_pass_and_by_the_status_of_their_answer},
+    {"below", &counts_below_a_power_of_two_are_exact},
     {"small", &small_values_are_exact},
     {"quantiles", &quantiles_are_within_a_sixteenth},
     {"large", &no_value_is_too_large},

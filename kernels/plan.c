@@ -11,7 +11,7 @@
 /* Lengths up to 2^31 blocks: 32 octaves of 8. */
 enum { OCTAVE_BUCKETS = 8, BUCKETS = 32 * OCTAVE_BUCKETS };
 
-/* Keys and values that are read at the same time: half of an H200's 60 MB of L2. */
+/* What tiles walk at the same time: half of an H200's 60 MB of L2. */
 enum { L2_BYTES = 32 << 20 };
 
 /* A range of rows or blocks, empty when last <= first. */
@@ -220,13 +220,13 @@ static void walk_group(struct walk *walk, const struct side *side, struct heads 
 
 /*
  * How many kv heads are worked on at the same time: as many as fit L2 when tiles are unequal (the
- * long ones of all of them first), else one: its tiles run in step through the same keys.
+ * long ones of all of them first), else one: its tiles run in step through the same rows.
  */
-static int32_t group_heads(const struct plan_shape *shape, const struct side *side,
-                           const struct attn_sequence *sequence)
+static int32_t group_heads(const struct plan_shape *shape, const struct side *side)
 {
     bool unequal = side->has_up != side->has_down;
-    int64_t bytes = most((int64_t)sequence->k_len * shape->key_bytes, 1);
+    int64_t walked = shape->pass == ATTN_FORWARD ? 1 : shape->hq / shape->hkv;
+    int64_t bytes = most(side->other_len * walked * shape->walked_bytes, 1);
     return shape->deterministic || !unequal ? 1 : (int32_t)most(1, L2_BYTES / bytes);
 }
 
@@ -245,7 +245,7 @@ static void walk_heads(struct walk *walk, const struct side *side,
                        const struct attn_sequence *sequence, struct numbers numbers)
 {
     int32_t hkv = walk->shape->hkv;
-    int32_t step = group_heads(walk->shape, side, sequence);
+    int32_t step = group_heads(walk->shape, side);
     int64_t blocks = ceil_div(side->len, side->block);
     int64_t run = run_blocks(walk->shape, blocks);
     for (int64_t first = 0; first < blocks; first += run) {

@@ -14,9 +14,10 @@
  * order of the list, which the launch as a whole decides, only says who computes a tile and when.
  *
  * Order: long sequences first, and within one (when a mask makes tiles unequal) long tiles first,
- * so that the last tiles to start are short ones. The heads of a sequence are cut into groups whose
- * keys and values fit L2, one group after the other: tiles that run at the same time read the same
- * keys. A deterministic backward is ordered otherwise; see plan_make.
+ * so that the last tiles to start are short ones. The heads of a sequence are cut into groups for
+ * which what tiles walk (keys and values; backward: queries and their sums) fits L2, one group
+ * after the other: tiles that run at the same time walk the same rows. A deterministic backward is
+ * ordered otherwise; see plan_make.
  *
  * Rows that no tile computes, because they see nothing or lie between length and span, are listed
  * as fills: the fill kernel writes o = 0 and lse = -inf (forward), dk = dv = 0 (backward).
@@ -35,7 +36,7 @@ struct plan_shape {
     struct attn_mask mask;
     int32_t hq, hkv;
     int32_t q_block, k_block; /* rows of a query block, keys of a key block */
-    int32_t key_bytes;        /* of K and V, per key and kv head */
+    int32_t walked_bytes;     /* of what tiles walk, per row and head: K and V, or Q, dO and dQ */
     bool deterministic;       /* backward */
 };
 

@@ -50,7 +50,7 @@ plan_shape clean_shape(const plan_shape *shape)
     clean.hkv = shape->hkv;
     clean.q_block = shape->q_block;
     clean.k_block = shape->k_block;
-    clean.key_bytes = shape->key_bytes;
+    clean.walked_bytes = shape->walked_bytes;
     clean.deterministic = shape->deterministic;
     return clean;
 }

@@ -95,8 +95,9 @@ inline bwd_layout bwd_layout_of(int64_t stripes, int32_t hq, int32_t m, int32_t 
 
 inline plan_shape bwd_plan_shape(const attn_shape &shape, int32_t m, int32_t n)
 {
-    return {ATTN_BACKWARD,      shape.mask, shape.hq, shape.hkv, m, n, 2 * (shape.d + shape.dv),
-            shape.deterministic};
+    int32_t walked_bytes = 2 * (shape.d + shape.dv) + 4 * shape.d;
+    return {ATTN_BACKWARD, shape.mask,         shape.hq, shape.hkv, m, n,
+            walked_bytes,  shape.deterministic};
 }
 
 /* What a launch brings along, in one piece of the context's ring. */
@@ -164,11 +165,13 @@ inline int32_t bwd_clamp_reach(bool bounded, int32_t reach)
     return bounded && reach < attn::MASK_ENDLESS ? reach : attn::MASK_ENDLESS;
 }
 
-inline attn::turn_order bwd_order(const attn_mask &mask)
+/* Tiles that wait for nobody all start at their first block: in step, they share it in L2. */
+inline attn::turn_order bwd_order(const attn_shape &shape)
 {
-    return mask.has_right  ? attn::turn_order::descending
-           : mask.has_left ? attn::turn_order::ascending
-                           : attn::turn_order::cyclic;
+    bool cyclic = shape.deterministic && !shape.mask.has_left;
+    return shape.mask.has_right ? attn::turn_order::descending
+           : cyclic             ? attn::turn_order::cyclic
+                                : attn::turn_order::ascending;
 }
 
 template <class C>
@@ -191,7 +194,7 @@ void bwd_params_fill(bwd_params *p, attn_context *context, const attn_launch *la
     p->group = shape.hq / shape.hkv;
     p->reach = {bwd_clamp_reach(shape.mask.has_left, shape.mask.left),
                 bwd_clamp_reach(shape.mask.has_right, shape.mask.right)};
-    p->order = bwd_order(shape.mask);
+    p->order = bwd_order(shape);
     p->scale_log2 = (capped ? shape.softcap : shape.softmax_scale) * attn::LOG2E;
     p->cap_inner = capped ? shape.softmax_scale / shape.softcap : 0.0f;
     p->scale = shape.softmax_scale;

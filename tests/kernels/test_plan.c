@@ -49,7 +49,7 @@ static struct plan_shape draw_shape(void)
         .hkv = 1 + draw(2),
         .q_block = q_blocks[draw(2)],
         .k_block = k_blocks[draw(3)],
-        .key_bytes = 512,
+        .walked_bytes = 512,
         .deterministic = draw(2),
     };
     shape.hq = shape.hkv * (1 + draw(3));
@@ -289,7 +289,7 @@ START_TEST(long_tiles_start_first)
                                .hkv = 4,
                                .q_block = 128,
                                .k_block = 128,
-                               .key_bytes = 512};
+                               .walked_bytes = 512};
     struct attn_sequence sequences[2] = {{.q_len = 500, .k_len = 500, .q_span = 500, .k_span = 500},
                                          {.index = 1,
                                           .q_first = 500,

@@ -113,11 +113,11 @@ GPU_INLINE int32_t flag_fetch_add(int32_t *flag, int32_t value)
     return before;
 }
 
-/* Spins until the flag has the value. */
+/* Spins until the flag has reached the value. */
 GPU_INLINE void flag_wait(const int32_t *flag, int32_t value)
 {
 #pragma unroll 1 /* a peeled first turn costs registers that a loader of 24 has not */
-    while (flag_load(flag) != value) {
+    while (flag_load(flag) < value) {
     }
 }
 

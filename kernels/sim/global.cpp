@@ -146,7 +146,7 @@ void flag_wait(const int32_t *flag, int32_t value, where at)
         return;
     }
     check("flag_wait", flag, 4, false, at);
-    while (*flag != value) {
+    while (*flag < value) {
         the_machine().polling.push_back(&self());
         sleep_until_woken("a flag in global memory", at);
     }

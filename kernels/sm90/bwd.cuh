@@ -31,6 +31,7 @@
 #ifndef SM90_BWD_CUH
 #define SM90_BWD_CUH
 
+#include "common/backward.cuh"
 #include "common/mask.cuh"
 #include "common/ring.cuh"
 #include "common/softmax.cuh"
@@ -49,34 +50,13 @@
 namespace sm90
 {
 
-/* Tensors of one request. Maps are ragged (gpu/tensor_shape); their boxes are one panel wide. */
-struct bwd_set {
-    gpu::tensor_map q, k, v, dout, dq, dk, dv;
-};
-
-/* Scratch of a launch. A unit is one block of queries of one q head: (stripe * hq + head). */
-struct bwd_scratch {
-    float *statistics; /* per unit: M of lse * log2(e), then M of delta */
-    float *dq;         /* per unit: M x D sums */
-    float *dsink;      /* per unit */
-    int32_t *turns;    /* per unit: key blocks that have added their share */
-};
-
-struct bwd_params {
-    bwd_set first;          /* set 0 */
-    const bwd_set *more;    /* sets 1 and up */
-    const plan_tile *tiles; /* tile_count of them, then an end mark for each CTA */
-    const plan_fill *stripes;
-    int32_t *counter; /* 0 before and after a launch */
-    int32_t tile_count;
-    int32_t hq, group; /* q heads in all, and per kv head */
-    attn::mask_reach reach;
-    attn::turn_order order;
-    bwd_scratch scratch;
-    float scale_log2; /* of the scores, after the softcap if there is one */
-    float cap_inner;  /* softmax scale / softcap */
-    float scale;      /* of dQ and dK */
-};
+using bwd_set = attn::backward_set;
+using bwd_params = attn::backward_params;
+using attn::tour_lasts;
+using attn::tour_next;
+using attn::tour_start;
+using attn::tour_unit;
+using bwd_tour = attn::backward_tour;
 
 constexpr int BWD_WARPGROUP = 128;
 constexpr int BWD_WARPS = 4;      /* of a warpgroup */
@@ -205,58 +185,6 @@ GPU_INLINE void bwd_init(uint32_t smem)
     gpu::block_sync();
 }
 
-GPU_INLINE const bwd_set *bwd_set_of(const bwd_params &p, int32_t set)
-{
-    return set == 0 ? &p.first : p.more + (set - 1);
-}
-
-/* ---- who draws tiles: one thread ---- */
-
-/*
- * When the next tile is drawn. Too early, and it waits behind this one while tiles after it wait
- * for its shares of dQ: when the last loads of this tile are issued, two steps before its end. In
- * the cyclic order a tile may even wait for neighbours that are drawn after it, so none of them may
- * be held back at all: when all turns of this one have come.
- */
-template <class C>
-GPU_INLINE bool bwd_draws_late(const bwd_params &p)
-{
-    return C::DETERMINISTIC && p.order == attn::turn_order::cyclic;
-}
-
-/*
- * The next number of the list. A deterministic launch counts from 0: there a CTA that runs before
- * others are resident must not pass over the tiles that they would begin with, which its own wait
- * for. Otherwise the first round is by CTA number, and the counter goes on from there.
- */
-template <class C>
-GPU_INLINE int32_t bwd_draw(const bwd_params &p)
-{
-    return (C::DETERMINISTIC ? 0 : gpu::grid_x()) + gpu::atomic_add(p.counter, 1);
-}
-
-template <class C>
-GPU_INLINE void bwd_draw_all(const bwd_params &p, uint32_t smem)
-{
-    using S = bwd_smem<C>;
-    int32_t number = C::DETERMINISTIC ? bwd_draw<C>(p) : gpu::block_x();
-    for (uint32_t use = 0;; use++) {
-        uint32_t full = attn::ring_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-        attn::ring_wait_empty<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-        gpu::mbarrier_arrive_expect(full, attn::TILE_BYTES);
-        gpu::bulk_load(bwd_tile<C>(smem, use), p.tiles + number, attn::TILE_BYTES, full);
-        if (number >= p.tile_count) {
-            break;
-        }
-        gpu::mbarrier_wait(smem + S::MAY_DRAW, use + 1);
-        attn::ring_wait_empty<C::TILE_SLOTS>(smem + S::TILE_RING, use + 1);
-        number = bwd_draw<C>(p);
-    }
-    if (number == p.tile_count + gpu::grid_x() - 1) {
-        gpu::global_store(p.counter, 0); /* the last draw of the launch */
-    }
-}
-
 /* ---- loaders: one thread each ---- */
 
 /* The rest of the boxes' coordinates is the panel. */
@@ -284,7 +212,7 @@ GPU_INLINE void load_keys(const bwd_params &p, uint32_t smem, uint32_t use)
     using S = bwd_smem<C>;
     attn::tile_place place = attn::tile_read_place(bwd_tile<C>(smem, use));
     attn::tile_side k = attn::tile_read_k(bwd_tile<C>(smem, use));
-    const bwd_set *set = bwd_set_of(p, place.set);
+    const bwd_set *set = attn::backward_set_of(p, place.set);
     bwd_rows rows = {&set->k, gpu::ragged_row(k.len, place.row), place.head,
                      gpu::ragged_shift(k.first, k.len)};
     attn::ring_wait_empty<1>(smem + S::K_RING, use);
@@ -294,37 +222,6 @@ GPU_INLINE void load_keys(const bwd_params &p, uint32_t smem, uint32_t use)
     attn::ring_wait_empty<1>(smem + S::V_RING, use);
     bwd_load_rows<C::N, C::DV>(rows, smem + S::V, attn::ring_full<1>(smem + S::V_RING, use), 0,
                                gpu::l2::evict_first);
-}
-
-/* Steps of a tile as loaders and the writer go through them: blocks of each head in turn. Registers
- * are few there, so all else is read from the record in each step. */
-struct bwd_tour {
-    int32_t start, m; /* first query block of each head, and the one at hand */
-    int32_t head;
-};
-
-template <class C>
-GPU_INLINE bwd_tour tour_start(const bwd_params &p, uint32_t tile)
-{
-    int32_t start = attn::turn_start<C::N>(p.order, tile);
-    return {start, start, attn::tile_read_place(tile).head * p.group};
-}
-
-GPU_INLINE bool tour_lasts(const bwd_params &p, uint32_t tile, const bwd_tour &tour)
-{
-    return tour.head < (attn::tile_read_place(tile).head + 1) * p.group;
-}
-
-GPU_INLINE void tour_next(uint32_t tile, bwd_tour &tour)
-{
-    tour.m = attn::turn_after(attn::tile_read_blocks(tile), tour.m);
-    tour.head += tour.m == tour.start;
-}
-
-/* The unit (see bwd_scratch) of the step at hand. */
-GPU_INLINE int32_t tour_unit(const bwd_params &p, uint32_t tile, const bwd_tour &tour)
-{
-    return (attn::tile_read_k(tile).number + tour.m) * p.hq + tour.head;
 }
 
 /* Q or dO of one step, with a statistic: ROWS x COLUMNS from a map and ROWS floats. */
@@ -345,7 +242,7 @@ GPU_INLINE uint32_t load_queries(const bwd_params &p, uint32_t smem, uint32_t ti
 #pragma unroll 1
     for (bwd_tour tour = tour_start<C>(p, tile); tour_lasts(p, tile, tour); tour_next(tile, tour)) {
         attn::ring_wait_empty<C::STAGES>(ring, step);
-        load_step<C::M, C::D>(&bwd_set_of(p, attn::tile_read_place(tile).set)->q,
+        load_step<C::M, C::D>(&attn::backward_set_of(p, attn::tile_read_place(tile).set)->q,
                               attn::tile_read_q(tile), tour.m * C::M, tour.head,
                               bwd_q<C>(smem, step),
                               p.scratch.statistics + int64_t{2 * C::M} * tour_unit(p, tile, tour),
@@ -363,8 +260,8 @@ GPU_INLINE uint32_t load_douts(const bwd_params &p, uint32_t smem, uint32_t tile
     for (bwd_tour tour = tour_start<C>(p, tile); tour_lasts(p, tile, tour); tour_next(tile, tour)) {
         attn::ring_wait_empty<C::STAGES>(ring, step);
         load_step<C::M, C::DV>(
-            &bwd_set_of(p, attn::tile_read_place(tile).set)->dout, attn::tile_read_q(tile),
-            tour.m * C::M, tour.head, bwd_dout<C>(smem, step),
+            &attn::backward_set_of(p, attn::tile_read_place(tile).set)->dout,
+            attn::tile_read_q(tile), tour.m * C::M, tour.head, bwd_dout<C>(smem, step),
             p.scratch.statistics + int64_t{2 * C::M} * tour_unit(p, tile, tour) + C::M,
             bwd_delta<C>(smem, step), attn::ring_full<C::STAGES>(ring, step));
         step++;
@@ -385,7 +282,7 @@ GPU_INLINE void bwd_load_all(const bwd_params &p, uint32_t smem)
         }
         load_keys<C>(p, smem, use);
         step = load_queries<C>(p, smem, tile, step);
-        if (!bwd_draws_late<C>(p)) {
+        if (!attn::draws_late<C>(p)) {
             gpu::mbarrier_arrive(smem + S::MAY_DRAW);
         }
         attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
@@ -409,22 +306,6 @@ GPU_INLINE void bwd_load_all_douts(const bwd_params &p, uint32_t smem)
 }
 
 /* ---- writer of dQ: one thread ---- */
-
-/* Wait until all key blocks that come before this one have added to the query block at hand. */
-template <class C>
-GPU_INLINE void await_turn(const bwd_params &p, uint32_t tile, const bwd_tour &tour, int32_t base)
-{
-    int32_t place = attn::turn_place<C::M, C::N>(p.order, p.reach, base, tour.start, tile, tour.m);
-    gpu::flag_wait(p.scratch.turns + tour_unit(p, tile, tour), place);
-    gpu::fence_async_global();
-}
-
-GPU_INLINE void pass_turn(const bwd_params &p, uint32_t tile, const bwd_tour &tour)
-{
-    gpu::bulk_wait<0>();
-    gpu::fence_async_global();
-    gpu::flag_add(p.scratch.turns + tour_unit(p, tile, tour), 1);
-}
 
 /* Hand both consumers' shares of a step to memory. */
 template <class C>
@@ -453,11 +334,11 @@ GPU_INLINE uint32_t write_tile(const bwd_params &p, uint32_t smem, uint32_t tile
 #pragma unroll 1
     for (; tour_lasts(p, tile, tour); tour_next(tile, tour)) {
         if constexpr (C::DETERMINISTIC) {
-            await_turn<C>(p, tile, tour, base);
+            attn::await_turn<C, 1>(p, tile, tour, base);
         }
         write_shares<C>(p.scratch.dq + int64_t{C::M * C::D} * tour_unit(p, tile, tour), smem, step);
         if constexpr (C::DETERMINISTIC) {
-            pass_turn(p, tile, tour);
+            attn::pass_turn(p, tile, tour);
         }
         step++;
     }
@@ -477,7 +358,7 @@ GPU_INLINE void write_all(const bwd_params &p, uint32_t smem)
         }
         step = write_tile<C>(p, smem, tile, step);
         attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-        if (bwd_draws_late<C>(p)) {
+        if (attn::draws_late<C>(p)) {
             gpu::mbarrier_arrive(smem + S::MAY_DRAW);
         }
     }
@@ -547,18 +428,6 @@ GPU_INLINE void issue_dp(bwd_registers<C> &r, uint32_t smem, uint32_t step, cons
     gpu::wgmma_commit();
 }
 
-/* Queries that key `key` of the sequence sees, relative to block m. */
-template <class C>
-GPU_INLINE attn::key_range queries_of(const bwd_params &p, uint32_t tile, int32_t key, int32_t m)
-{
-    int32_t k_len = attn::tile_read_k(tile).len;
-    int32_t diagonal = key + attn::tile_read_q(tile).len - k_len - m * C::M;
-    if (key >= k_len) {
-        return {0, 0};
-    }
-    return {diagonal - p.reach.right, diagonal + p.reach.left + 1};
-}
-
 template <class C>
 GPU_INLINE void mask_step(bwd_registers<C> &r, const bwd_params &p, uint32_t smem,
                           const bwd_step &at, const bwd_lane &me)
@@ -566,8 +435,8 @@ GPU_INLINE void mask_step(bwd_registers<C> &r, const bwd_params &p, uint32_t sme
     uint32_t tile = bwd_tile<C>(smem, at.use);
     int32_t key = attn::tile_read_place(tile).row + me.wg * BWD_WG_ROWS + me.warp * BWD_WARP_ROWS +
                   me.lane / 4;
-    attn::mask_fragment<C::M>(r.s, me.lane, queries_of<C>(p, tile, key, at.m),
-                              queries_of<C>(p, tile, key + 8, at.m));
+    attn::mask_fragment<C::M>(r.s, me.lane, attn::queries_of<C::M>(p, tile, key, at.m),
+                              attn::queries_of<C::M>(p, tile, key + 8, at.m));
 }
 
 /*
@@ -819,7 +688,7 @@ GPU_INLINE void store_keys(const bwd_registers<C> &r, const bwd_params &p, uint3
     if (me.leader) {
         attn::tile_place place = attn::tile_read_place(bwd_tile<C>(smem, use));
         attn::tile_side k = attn::tile_read_k(bwd_tile<C>(smem, use));
-        const bwd_set *set = bwd_set_of(p, place.set);
+        const bwd_set *set = attn::backward_set_of(p, place.set);
         send_rows<C::DV>(&set->dv, dv_stage, place, k, me);
         send_rows<C::D>(&set->dk, dk_stage, place, k, me);
         gpu::bulk_commit();
@@ -881,7 +750,7 @@ __global__ void __launch_bounds__(C::THREADS, 1) bwd_kernel(const __grid_constan
         } else if (warp == 2 && gpu::elect_one()) {
             write_all<C>(p, smem);
         } else if (warp == 3 && gpu::elect_one()) {
-            bwd_draw_all<C>(p, smem);
+            attn::draw_all<C, bwd_smem<C>>(p, smem);
         }
     } else {
         gpu::registers_take<C::CONSUMER_REGISTERS>();

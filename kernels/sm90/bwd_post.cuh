@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(C::CONSUMERS)
         int32_t column = C::DQ_BY_ROWS ? 0 : me.wg * C::DQ_COLUMNS;
 #pragma unroll
         for (int c = 0; c < C::DQ_COLUMNS; c += PANEL) {
-            gpu::tma_store(&bwd_set_of(p, stripe.set)->dq,
+            gpu::tma_store(&attn::backward_set_of(p, stripe.set)->dq,
                            stage + tile_bytes(BWD_WG_ROWS, c) +
                                static_cast<uint32_t>(first) * PANEL_ROW,
                            gpu::l2::evict_first, column + c, gpu::ragged_row(stripe.rows, row),

@@ -1,0 +1,319 @@
+/*
+ * cuda/backward: host side of a backward pass: preprocess, main kernel, postprocess, and fills of
+ * key rows that no tile writes.
+ */
+#ifndef CUDA_BACKWARD_CUH
+#define CUDA_BACKWARD_CUH
+
+#include "common/backward.cuh"
+#include "common/fill.cuh"
+#include "common/preprocess.cuh"
+#include "cuda/context.cuh"
+#include "gpu/launch.cuh"
+#include "gpu/tensor_map.cuh"
+
+namespace attn
+{
+
+/* The kernels of an instance, and what the host must know of them. */
+struct backward_kernel {
+    void (*preprocess)(preprocess_params);
+    void (*start)(backward_params);
+    void (*post)(backward_params);
+    int threads, post_threads;
+    uint32_t smem_bytes, post_smem_bytes;
+    gpu::element type;
+    gpu::swizzle pattern;
+    int32_t q_block, k_block; /* rows of a step and of a tile, and of their boxes */
+    int32_t d;                /* columns of the sums of dQ */
+    int32_t out_rows;         /* rows of a box of dQ, dK and dV */
+};
+
+/* A map of heads x rows x columns with boxes of box_rows x one panel. */
+inline bool backward_map(gpu::tensor_map *map, const backward_kernel &kernel,
+                         const attn_tensor &tensor, int32_t heads, int32_t columns,
+                         int32_t box_rows)
+{
+    /* With one head its stride is never used, and may be anything, also what TMA refuses. */
+    int64_t head_stride = heads > 1 ? tensor.head_stride : tensor.row_stride;
+    gpu::tensor_shape shape =
+        gpu::tensor_rows(kernel.type, kernel.pattern, tensor.data, tensor.row_stride, head_stride,
+                         1, heads, columns, box_rows);
+    return gpu::tensor_map_encode(map, gpu::tensor_ragged(shape));
+}
+
+inline bool backward_set_make(backward_set *out, const backward_kernel &kernel,
+                              const attn_shape &shape, const attn_set &in)
+{
+    return backward_map(&out->q, kernel, in.q, shape.hq, shape.d, kernel.q_block) &&
+           backward_map(&out->k, kernel, in.k, shape.hkv, shape.d, kernel.k_block) &&
+           backward_map(&out->v, kernel, in.v, shape.hkv, shape.dv, kernel.k_block) &&
+           backward_map(&out->dout, kernel, in.do_, shape.hq, shape.dv, kernel.q_block) &&
+           backward_map(&out->dq, kernel, in.dq, shape.hq, shape.d, kernel.out_rows) &&
+           backward_map(&out->dk, kernel, in.dk, shape.hkv, shape.d, kernel.out_rows) &&
+           backward_map(&out->dv, kernel, in.dv, shape.hkv, shape.dv, kernel.out_rows);
+}
+
+inline preprocess_set backward_preprocess_set(const attn_shape &shape, const attn_set &in)
+{
+    preprocess_set set = {};
+    set.o = in.o;
+    set.dout = in.do_;
+    set.lse = in.lse;
+    if (shape.has_dlse) {
+        set.dlse = in.dlse;
+    }
+    if (shape.has_delta) {
+        set.delta = in.delta;
+    }
+    set.sink = shape.has_sink ? in.sink : nullptr;
+    return set;
+}
+
+inline fill_set backward_fill_set(const attn_shape &shape, const attn_set &in)
+{
+    fill_set set = {};
+    set.rows[0] = static_cast<uint8_t *>(in.dk.data);
+    set.row_stride[0] = in.dk.row_stride;
+    set.head_stride[0] = in.dk.head_stride;
+    set.row_bytes[0] = shape.d * 2;
+    set.rows[1] = static_cast<uint8_t *>(in.dv.data);
+    set.row_stride[1] = in.dv.row_stride;
+    set.head_stride[1] = in.dv.head_stride;
+    set.row_bytes[1] = shape.dv * 2;
+    return set;
+}
+
+constexpr size_t BACKWARD_ALIGNMENT = 256;
+
+constexpr size_t backward_round(size_t bytes)
+{
+    return (bytes + BACKWARD_ALIGNMENT - 1) / BACKWARD_ALIGNMENT * BACKWARD_ALIGNMENT;
+}
+
+/* Where the parts of backward_scratch begin, for units of M rows of D columns. */
+struct backward_layout {
+    size_t dq, statistics, dsink, turns, bytes;
+};
+
+inline backward_layout backward_layout_of(int64_t stripes, int32_t hq, int32_t m, int32_t d)
+{
+    size_t units = static_cast<size_t>(stripes) * static_cast<size_t>(hq);
+    backward_layout at = {};
+    at.statistics = backward_round(units * static_cast<size_t>(m) * static_cast<size_t>(d) * 4);
+    at.dsink = at.statistics + backward_round(units * static_cast<size_t>(m) * 8);
+    at.turns = at.dsink + backward_round(units * 4);
+    at.bytes = at.turns + backward_round(units * 4);
+    return at;
+}
+
+inline plan_shape backward_plan_shape(const attn_shape &shape, int32_t m, int32_t n)
+{
+    int32_t walked_bytes = 2 * (shape.d + shape.dv) + 4 * shape.d;
+    return {ATTN_BACKWARD, shape.mask,         shape.hq, shape.hkv, m, n,
+            walked_bytes,  shape.deterministic};
+}
+
+/* What a launch brings along, in one piece of the context's ring. */
+struct backward_luggage {
+    cuda_piece piece;
+    backward_set *more;         /* set_count - 1 */
+    preprocess_set *preprocess; /* set_count */
+    fill_set *fill;             /* set_count */
+    dsink_sequence *dsink;      /* sequence_count, with a sink */
+
+    template <typename P>
+    const P *on_device(const P *host) const
+    {
+        return reinterpret_cast<const P *>(piece.device +
+                                           (reinterpret_cast<const uint8_t *>(host) - piece.host));
+    }
+};
+
+inline bool backward_luggage_take(attn_context *context, const attn_launch *launch,
+                                  backward_luggage *out)
+{
+    size_t sets = static_cast<size_t>(launch->set_count);
+    size_t sequences = launch->shape.has_sink ? static_cast<size_t>(launch->sequence_count) : 0;
+    size_t preprocess = backward_round((sets - 1) * sizeof(backward_set));
+    size_t fill = preprocess + backward_round(sets * sizeof(preprocess_set));
+    size_t dsink = fill + backward_round(sets * sizeof(fill_set));
+    out->piece = cuda_piece_take(context, dsink + sequences * sizeof(dsink_sequence));
+    uint8_t *host = out->piece.host;
+    if (host == nullptr) {
+        return false;
+    }
+    out->more = reinterpret_cast<backward_set *>(host);
+    out->preprocess = reinterpret_cast<preprocess_set *>(host + preprocess);
+    out->fill = reinterpret_cast<fill_set *>(host + fill);
+    out->dsink = reinterpret_cast<dsink_sequence *>(host + dsink);
+    return true;
+}
+
+inline bool backward_luggage_pack(attn_context *context, const attn_launch *launch,
+                                  const backward_kernel &kernel, const backward_luggage &luggage,
+                                  backward_params *p)
+{
+    const attn_shape &shape = launch->shape;
+    for (int32_t i = 0; i < launch->set_count; i++) {
+        const attn_set &in = launch->sets[i];
+        if (!backward_set_make(i == 0 ? &p->first : &luggage.more[i - 1], kernel, shape, in)) {
+            return false;
+        }
+        luggage.preprocess[i] = backward_preprocess_set(shape, in);
+        luggage.fill[i] = backward_fill_set(shape, in);
+    }
+    int32_t stripe = 0;
+    for (int32_t s = 0; shape.has_sink && s < launch->sequence_count; s++) {
+        const attn_sequence &sequence = launch->sequences[s];
+        int32_t stripes = (sequence.q_span + kernel.q_block - 1) / kernel.q_block;
+        luggage.dsink[s] = {launch->sets[sequence.set].dsink + int64_t{sequence.index} * shape.hq,
+                            stripe, stripes};
+        stripe += stripes;
+    }
+    p->more = luggage.on_device(luggage.more);
+    return cuda_piece_send(context, &luggage.piece);
+}
+
+inline int32_t backward_clamp_reach(bool bounded, int32_t reach)
+{
+    return bounded && reach < MASK_ENDLESS ? reach : MASK_ENDLESS;
+}
+
+/* Tiles that wait for nobody all start at their first block: in step, they share it in L2. */
+inline turn_order backward_order(const attn_shape &shape)
+{
+    bool cyclic = shape.deterministic && !shape.mask.has_left;
+    return shape.mask.has_right ? turn_order::descending
+           : cyclic             ? turn_order::cyclic
+                                : turn_order::ascending;
+}
+
+inline void backward_params_fill(backward_params *p, attn_context *context,
+                                 const attn_launch *launch, const backward_kernel &kernel,
+                                 const cuda_plan &plan)
+{
+    const attn_shape &shape = launch->shape;
+    backward_layout at = backward_layout_of(plan.stripe_count, shape.hq, kernel.q_block, kernel.d);
+    uint8_t *scratch = static_cast<uint8_t *>(launch->scratch);
+    bool capped = shape.softcap > 0.0f;
+    p->scratch = {reinterpret_cast<float *>(scratch + at.statistics),
+                  reinterpret_cast<float *>(scratch + at.dq),
+                  reinterpret_cast<float *>(scratch + at.dsink),
+                  reinterpret_cast<int32_t *>(scratch + at.turns)};
+    p->tiles = plan.tiles;
+    p->stripes = plan.stripes;
+    p->counter = context->counters;
+    p->tile_count = plan.tile_count;
+    p->hq = shape.hq;
+    p->group = shape.hq / shape.hkv;
+    p->reach = {backward_clamp_reach(shape.mask.has_left, shape.mask.left),
+                backward_clamp_reach(shape.mask.has_right, shape.mask.right)};
+    p->order = backward_order(shape);
+    p->scale_log2 = (capped ? shape.softcap : shape.softmax_scale) * LOG2E;
+    p->cap_inner = capped ? shape.softmax_scale / shape.softcap : 0.0f;
+    p->scale = shape.softmax_scale;
+}
+
+inline bool backward_preprocess_run(attn_context *context, const attn_launch *launch,
+                                    const backward_kernel &kernel, const cuda_plan &plan,
+                                    const backward_luggage &luggage, const backward_params &p)
+{
+    preprocess_params pre = {};
+    pre.first = luggage.preprocess[0];
+    pre.more = luggage.on_device(luggage.preprocess + 1);
+    pre.stripes = plan.stripes;
+    pre.statistics = p.scratch.statistics;
+    pre.dq = p.scratch.dq;
+    pre.dsink = p.scratch.dsink;
+    pre.turns = p.scratch.turns;
+    pre.hq = p.hq;
+    pre.dv = launch->shape.dv;
+    gpu::launch_config config = {plan.stripe_count, p.hq, 1,     PREPROCESS_THREADS,
+                                 PREPROCESS_SMEM,   0,    false, context->stream};
+    return gpu::launch(config, kernel.preprocess, pre) == nullptr;
+}
+
+inline bool backward_main_run(attn_context *context, const backward_kernel &kernel,
+                              const cuda_plan &plan, const backward_params &p)
+{
+    gpu::launch_config config = {cuda_ctas(context, plan.tile_count),
+                                 1,
+                                 1,
+                                 kernel.threads,
+                                 kernel.smem_bytes,
+                                 0,
+                                 false,
+                                 context->stream};
+    return gpu::launch(config, kernel.start, p) == nullptr;
+}
+
+inline bool backward_post_run(attn_context *context, const backward_kernel &kernel,
+                              const cuda_plan &plan, const backward_params &p)
+{
+    gpu::launch_config config = {plan.stripe_count,      p.hq, 1,     kernel.post_threads,
+                                 kernel.post_smem_bytes, 0,    false, context->stream};
+    return gpu::launch(config, kernel.post, p) == nullptr;
+}
+
+inline bool backward_fill_run(attn_context *context, const attn_launch *launch,
+                              const cuda_plan &plan, const backward_luggage &luggage)
+{
+    gpu::launch_config config = {plan.fill_count, launch->shape.hkv, 1, FILL_THREADS, 0, 0,
+                                 false,           context->stream};
+    return gpu::launch(config, fill_kernel,
+                       static_cast<const fill_set *>(luggage.on_device(luggage.fill)),
+                       plan.fills) == nullptr;
+}
+
+inline bool backward_dsink_run(attn_context *context, const attn_launch *launch,
+                               const backward_luggage &luggage, const backward_params &p)
+{
+    gpu::launch_config config = {launch->sequence_count, (p.hq + 31) / 32, 1, 32, 0, 0, false,
+                                 context->stream};
+    return gpu::launch(config, dsink_kernel,
+                       static_cast<const dsink_sequence *>(luggage.on_device(luggage.dsink)),
+                       static_cast<const float *>(p.scratch.dsink), p.hq) == nullptr;
+}
+
+inline attn_status backward_launch(attn_context *context, const attn_launch *launch,
+                                   const backward_kernel &kernel)
+{
+    plan_shape wanted = backward_plan_shape(launch->shape, kernel.q_block, kernel.k_block);
+    backward_luggage luggage = {};
+    cuda_plan plan = {};
+    backward_params p = {};
+    if (launch->sequence_count == 0 || launch->set_count == 0) {
+        return ATTN_OK;
+    }
+    if (!cuda_launch_fits(launch)) {
+        return ATTN_INVALID;
+    }
+    /* Pieces before the plan: a piece taken later could overwrite its lists. */
+    if (!backward_luggage_take(context, launch, &luggage) ||
+        !backward_luggage_pack(context, launch, kernel, luggage, &p) ||
+        !cuda_plan_take(context, &wanted, launch, &plan)) {
+        return ATTN_LAUNCH_FAILED;
+    }
+    backward_params_fill(&p, context, launch, kernel, plan);
+    bool rows = plan.stripe_count > 0;
+    bool done = (!rows || backward_preprocess_run(context, launch, kernel, plan, luggage, p)) &&
+                (plan.tile_count == 0 || backward_main_run(context, kernel, plan, p)) &&
+                (!rows || backward_post_run(context, kernel, plan, p)) &&
+                (plan.fill_count == 0 || backward_fill_run(context, launch, plan, luggage)) &&
+                (!launch->shape.has_sink || backward_dsink_run(context, launch, luggage, p));
+    return done ? ATTN_OK : ATTN_LAUNCH_FAILED;
+}
+
+/* Scratch of a launch; a sum over sequences of whole units, so monotone. */
+inline size_t backward_scratch_bytes(const attn_launch *launch, int32_t q_block, int32_t k_block,
+                                     int32_t d)
+{
+    plan_shape shape = backward_plan_shape(launch->shape, q_block, k_block);
+    int64_t stripes = plan_stripe_count(&shape, launch->sequences, launch->sequence_count);
+    return backward_layout_of(stripes, launch->shape.hq, q_block, d).bytes;
+}
+
+} // namespace attn
+
+#endif

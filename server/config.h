@@ -45,6 +45,7 @@ struct config {
     /* How much is held at once. */
     uint32_t slots; /* requests, of all clients, from REQUEST to DONE */
     uint32_t connections_max;
+    uint32_t io_threads;
     uint32_t requests_per_connection;
     uint32_t requests_per_principal;
     uint64_t bytes_per_principal; /* of each arena; 0: three quarters of it */

@@ -25,6 +25,7 @@ struct loop {
     struct server *server;
     uv_loop_t uv;
     uv_async_t wake;
+    uv_poll_t peers;
     uv_timer_t timer, watchdog, drain_limit;
     uv_signal_t sigterm, sigint;
     bool stopping;
@@ -42,6 +43,12 @@ static void on_timer(uv_timer_t *timer)
 static void on_wake(uv_async_t *wake)
 {
     turn(wake->data);
+}
+
+static void on_peers(uv_poll_t *peers, int status, int events)
+{
+    (void)status, (void)events;
+    turn(peers->data);
 }
 
 /* From any thread. */
@@ -63,7 +70,7 @@ static void turn(struct loop *loop)
         uv_stop(&loop->uv);
         return;
     }
-    uint64_t delay_ms = next_us > now_us ? (next_us - now_us + 999) / 1000 : 1;
+    uint64_t delay_ms = next_us > now_us ? (next_us - now_us + 999) / 1000 : 0;
     uv_timer_start(&loop->timer, on_timer, delay_ms, 0);
 }
 
@@ -127,6 +134,17 @@ static void open_handles(struct loop *loop)
     uv_signal_start(&loop->sigint, on_signal, SIGINT);
 }
 
+/* Unix sockets are read by the loop itself. */
+static void watch_peers(struct loop *loop)
+{
+    int fd = transport_fd(loop->server->transport);
+    if (fd >= 0) {
+        uv_poll_init(&loop->uv, &loop->peers, fd);
+        loop->peers.data = loop;
+        uv_poll_start(&loop->peers, UV_READABLE, on_peers);
+    }
+}
+
 /* Half of the interval systemd asks for. */
 static void start_watchdog(struct loop *loop)
 {
@@ -148,6 +166,7 @@ int loop_run(struct server *server)
         log_error("not_started", log_str("option", error.field), log_str("text", error.text));
         return EXIT_USAGE;
     }
+    watch_peers(&loop);
     sd_notify(0, "READY=1");
     start_watchdog(&loop);
     log_info("ready", log_u64("after_us", clock_us() - server->started_us));

@@ -236,6 +236,11 @@ bool reader_between_messages(const struct reader *reader)
     return reader->phase == READER_HEAD && available(reader) == 0;
 }
 
+uint64_t reader_payload_left(const struct reader *reader)
+{
+    return reader->phase == READER_PAYLOAD ? reader->payload_left : 0;
+}
+
 const struct inbox_record *reader_next(struct reader *reader)
 {
     const struct inbox_record *record = inbox_next(&reader->inbox);

@@ -73,6 +73,7 @@ unsigned reader_targets(struct reader *reader, struct iovec targets[2]);
 void reader_received(struct reader *reader, size_t bytes);
 bool reader_has_news(struct reader *reader); /* something is in the inbox */
 bool reader_between_messages(const struct reader *reader);
+uint64_t reader_payload_left(const struct reader *reader); /* of a payload that has begun */
 
 /* From the loop, at any time. */
 const struct inbox_record *reader_next(struct reader *reader);

@@ -113,7 +113,7 @@ enum fas_status server_open(struct server *server, void (*wake)(void *), void *w
 uint64_t server_turn(struct server *server, uint64_t now_us)
 {
     bool watch = now_us >= server->watch_us;
-    transport_accept(server->transport, watch);
+    transport_poll(server->transport, now_us, watch);
     connection_serve_all(server, now_us);
     uint64_t next_us = UINT64_MAX;
     for (uint32_t i = 0; i < server->executor_count; i++) {
@@ -130,6 +130,9 @@ uint64_t server_turn(struct server *server, uint64_t now_us)
         server->watch_us = now_us + WATCH_US;
     }
     reply_send_all(server, now_us);
+    if (transport_has_news(server->transport)) { /* sends that were over at once */
+        return now_us;
+    }
     return next_us < server->watch_us ? next_us : server->watch_us;
 }
 

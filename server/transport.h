@@ -1,18 +1,13 @@
 /*
- * transport.h: byte streams of peers, over unix sockets, tcp and tls. The only file with nng.
+ * transport.h: byte streams of peers, over unix sockets, tcp and tls.
  *
- * Threads. Callbacks run on nng's threads: the accept callback keeps the new stream for the loop,
- * the receive callback runs the reader (reader.h) and posts the next receive, the send callback
- * sends what is left. None of them waits, frees, or decides anything; what the loop should know is
- * a flag on the stream, the stream is put on the ready list, and the loop is woken. Everything else
- * here is called by the loop.
+ * Threads. Everything here is called by the loop. Small messages of unix sockets are read and
+ * written in these calls; bulk, and all of tcp and tls, by other threads, which run the reader
+ * (reader.h) but decide nothing: what the loop should know is a flag on the stream, the stream is
+ * put on the ready list, and the loop is woken.
  *
- * A stream has at most one receive and one send posted (nng completes partially, so a second
- * one would interleave). After stream_close both come back, then transport_take reports the stream
- * closed; only then is its memory no longer touched by anyone.
- *
- * Streams are used instead of nng sockets because they alone give back-pressure per peer, notice a
- * disconnect at once, and receive into memory of ours.
+ * After stream_close both directions come to rest, then transport_take reports the stream closed;
+ * only then is its memory no longer touched by anyone.
  */
 #ifndef SERVER_TRANSPORT_H
 #define SERVER_TRANSPORT_H
@@ -24,7 +19,7 @@
 #include "server/config.h"
 #include "server/reader.h"
 
-#define TRANSPORT_IOV_MAX 8u /* nng's own limit per operation */
+#define TRANSPORT_IOV_MAX 8u /* nng's limit per operation */
 #define TRANSPORT_SENDS_MAX 2u
 
 struct transport;
@@ -38,9 +33,14 @@ enum fas_status transport_open(struct transport **opened, const struct config *c
                                uint32_t routes_per_stream, transport_wake *wake, void *wake_context,
                                struct fas_error *error);
 
-/* Takes in new peers, which then are STREAM_ACCEPTED. retry: tries again where accepting failed for
- * want of descriptors; true every 100 ms or so. */
-void transport_accept(struct transport *transport, bool retry);
+/* Polls readable when transport_poll has something to do, as `wake` says it has; -1: there is no
+ * such descriptor. */
+int transport_fd(const struct transport *transport);
+
+/* A turn of the loop begins: takes in new peers, which then are STREAM_ACCEPTED, and reads where
+ * the loop reads itself. watch: looks for peers that make no progress, and accepts again where that
+ * failed for want of descriptors; true every 100 ms or so. */
+void transport_poll(struct transport *transport, uint64_t now_us, bool watch);
 
 /* No new peers from here on. */
 void transport_stop_accepting(struct transport *transport);
@@ -55,6 +55,9 @@ enum stream_event {
 
 /* The next stream with something to tell, or NULL; *events is a set of stream_event. */
 struct stream *transport_take(struct transport *transport, unsigned *events);
+
+/* There is one: the loop takes another turn. */
+bool transport_has_news(struct transport *transport);
 
 struct stream_peer {
     bool local; /* unix socket: uid is the kernel's word */

@@ -1,0 +1,427 @@
+/*
+ * stream_nng.c: tcp and tls, through nng's byte streams. The daemon's only file with nng.
+ *
+ * Callbacks run on nng's threads: the accept callback keeps the new stream for the loop, the
+ * receive callback runs the reader (reader.h) and posts the next receive, the send callback sends
+ * what is left. None of them waits, frees, or decides anything. A stream has at most one receive
+ * and one send posted: nng completes partially, so a second one would interleave.
+ *
+ * Streams are used instead of nng sockets because they alone give back-pressure per peer, notice a
+ * disconnect at once, and receive into memory of ours.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <nng/nng.h>
+#include <nng/supplemental/tls/tls.h>
+
+#include "server/log.h"
+#include "server/stream.h"
+
+/* tcp and tls. */
+#define LISTENERS_MAX 2u
+
+/* A chain of certificates or a key, in PEM. */
+#define TLS_FILE_BYTES_MAX (256u << 10)
+
+struct side;
+
+struct listener {
+    struct side *side;
+    nng_stream_listener *nng;
+    nng_aio *aio;
+    const char *option;
+
+    /* Under the lock. */
+    pthread_mutex_t lock;
+    nng_stream *accepted;
+    bool failed; /* accept has to be tried again */
+};
+
+/* The kind's part of a stream: both its operations exist from the start. */
+struct own {
+    struct stream *stream; /* while it is used */
+    nng_duration progress_timeout_ms;
+    nng_stream *nng;
+    nng_aio *rx, *tx;
+};
+
+struct side {
+    struct transport *transport;
+    struct listener listeners[LISTENERS_MAX];
+    uint32_t listener_count;
+    struct own *owns; /* by index of stream */
+};
+
+static void end_nng(struct stream *stream, unsigned events, int result)
+{
+    struct fas_error why;
+    if (result == NNG_ETIMEDOUT) {
+        fas_fail(&why, FAS_DEADLINE_EXCEEDED, "", "no progress in the middle of a message");
+    } else {
+        fas_fail(&why, FAS_UNAVAILABLE, "", "%s", nng_strerror(result));
+    }
+    stream_end(stream, events, &why);
+}
+
+/* ---- receive chain ---- */
+
+static void receive(struct stream *stream)
+{
+    struct own *own = stream->own;
+    struct iovec targets[2];
+    nng_iov iov[2];
+    unsigned count = reader_targets(&stream->reader, targets);
+    for (unsigned i = 0; i < count; i++) {
+        iov[i] = (nng_iov){targets[i].iov_base, targets[i].iov_len};
+    }
+    nng_aio_set_iov(own->rx, count, iov);
+    /* Idle between messages is fine; half a message and then silence is not. Restarting with every
+     * receive makes it a limit on inactivity. */
+    nng_aio_set_timeout(own->rx, reader_between_messages(&stream->reader)
+                                     ? NNG_DURATION_INFINITE
+                                     : own->progress_timeout_ms);
+    pthread_mutex_lock(&stream->post_lock);
+    if (!stream->closing) {
+        stream_begin(stream);
+        nng_stream_recv(own->nng, own->rx);
+    }
+    pthread_mutex_unlock(&stream->post_lock);
+}
+
+/* Takes what is there and posts the next receive. It is the callback's turn, or the loop's after a
+ * pause; the turn is given up last. */
+static void advance(struct stream *stream)
+{
+    switch (reader_advance(&stream->reader)) {
+    case READER_RECEIVE: {
+        bool news = reader_has_news(&stream->reader);
+        receive(stream);
+        stream_end(stream, news ? STREAM_RECEIVED : 0, NULL);
+        break;
+    }
+    case READER_PAUSED:
+        stream_end(stream, STREAM_RECEIVED, NULL);
+        break;
+    case READER_FAILED:
+        stream_end(stream, STREAM_RECEIVED | STREAM_ENDED, NULL);
+        break;
+    }
+}
+
+static void receive_done(void *context)
+{
+    struct own *own = context;
+    struct stream *stream = own->stream;
+    int result = nng_aio_result(own->rx);
+    if (result != 0) {
+        end_nng(stream, STREAM_ENDED, result);
+        return;
+    }
+    reader_received(&stream->reader, nng_aio_count(own->rx));
+    advance(stream);
+}
+
+static void read_on(struct stream *stream)
+{
+    stream_begin(stream);
+    advance(stream);
+}
+
+/* ---- send chain ---- */
+
+/* Under post_lock, and not when closing. */
+static void post_send(struct stream *stream)
+{
+    struct own *own = stream->own;
+    const struct send *send = &stream->sends[0];
+    nng_iov iov[TRANSPORT_IOV_MAX];
+    for (unsigned i = 0; i < send->count; i++) {
+        iov[i] = (nng_iov){send->iov[i].iov_base, send->iov[i].iov_len};
+    }
+    nng_aio_set_iov(own->tx, send->count, iov);
+    nng_aio_set_timeout(own->tx, own->progress_timeout_ms);
+    stream_begin(stream);
+    nng_stream_send(own->nng, own->tx);
+}
+
+/* What is left of this send goes on, else the next one does, without the loop in between. */
+static void send_done(void *context)
+{
+    struct own *own = context;
+    struct stream *stream = own->stream;
+    int result = nng_aio_result(own->tx);
+    if (result != 0) {
+        end_nng(stream, STREAM_SENT | STREAM_ENDED, result);
+        return;
+    }
+    pthread_mutex_lock(&stream->post_lock);
+    unsigned events = stream_sent(stream, nng_aio_count(own->tx)) ? STREAM_SENT : 0;
+    if (stream->sends[0].count > 0 && !stream->closing) {
+        post_send(stream);
+    }
+    pthread_mutex_unlock(&stream->post_lock);
+    stream_end(stream, events, NULL);
+}
+
+/* ---- the end ---- */
+
+static void close_nng(struct stream *stream)
+{
+    struct own *own = stream->own;
+    nng_stream_close(own->nng);
+}
+
+static void release(struct stream *stream)
+{
+    struct own *own = stream->own;
+    /* The callbacks have ended but for their return; the loop, unlike them, may wait for that. */
+    nng_aio_wait(own->rx);
+    nng_aio_wait(own->tx);
+    nng_stream_free(own->nng);
+    own->nng = NULL;
+}
+
+/* ---- accepting ---- */
+
+static void accept_done(void *context)
+{
+    struct listener *listener = context;
+    int result = nng_aio_result(listener->aio);
+    pthread_mutex_lock(&listener->lock);
+    if (result == 0) {
+        listener->accepted = nng_aio_get_output(listener->aio, 0);
+    } else if (result != NNG_ECLOSED) {
+        listener->failed = true; /* descriptors or memory ran out: at once again would spin */
+    }
+    pthread_mutex_unlock(&listener->lock);
+    transport_wake_loop(listener->side->transport);
+}
+
+static void describe_peer(struct stream *stream)
+{
+    const struct own *own = stream->own;
+    struct stream_peer *peer = &stream->peer;
+    nng_sockaddr address;
+    if (nng_stream_get_addr(own->nng, NNG_OPT_REMADDR, &address) != 0) {
+        return;
+    }
+    if (address.s_family == NNG_AF_INET) {
+        const uint8_t *a = (const uint8_t *)&address.s_in.sa_addr;
+        const uint8_t *p = (const uint8_t *)&address.s_in.sa_port;
+        snprintf(peer->address, sizeof peer->address, "%u.%u.%u.%u:%u", a[0], a[1], a[2], a[3],
+                 p[0] * 256u + p[1]);
+    } else {
+        snprintf(peer->address, sizeof peer->address, "ipv6");
+    }
+}
+
+/* With all places taken the newcomer is closed: an end of stream tells it more than silence. */
+static void adopt(struct side *side, nng_stream *accepted)
+{
+    struct stream *stream = stream_adopt(side->transport, &stream_nng, false);
+    if (!stream) {
+        nng_stream_free(accepted);
+        return;
+    }
+    struct own *own = &side->owns[stream->index];
+    own->stream = stream;
+    own->nng = accepted;
+    stream->own = own;
+    describe_peer(stream);
+    stream_accepted(stream);
+}
+
+static void poll_listeners(void *state, uint64_t now_us, bool watch)
+{
+    struct side *side = state;
+    (void)now_us; /* timeouts are nng's */
+    for (uint32_t i = 0; i < side->listener_count; i++) {
+        struct listener *listener = &side->listeners[i];
+        pthread_mutex_lock(&listener->lock);
+        nng_stream *accepted = listener->accepted;
+        bool again = accepted || (listener->failed && watch);
+        listener->accepted = NULL;
+        listener->failed = listener->failed && !again;
+        pthread_mutex_unlock(&listener->lock);
+        if (accepted) {
+            adopt(side, accepted);
+        }
+        if (again) {
+            nng_stream_listener_accept(listener->nng, listener->aio);
+        }
+    }
+}
+
+static void stop(void *state)
+{
+    struct side *side = state;
+    for (uint32_t i = 0; i < side->listener_count; i++) {
+        nng_stream_listener_close(side->listeners[i].nng);
+    }
+}
+
+/* ---- opening ---- */
+
+static enum fas_status nng_failed(int result, const char *option, const char *value,
+                                  struct fas_error *error)
+{
+    return fas_fail(error, FAS_INVALID_ARGUMENT, option, "%s: %s", value, nng_strerror(result));
+}
+
+/* A listener that is not listening yet, or NULL. */
+static struct listener *add_listener(struct side *side, const char *scheme, const char *option,
+                                     const char *where, struct fas_error *error)
+{
+    char url[CONFIG_TEXT_BYTES_MAX + 16];
+    snprintf(url, sizeof url, "%s%s", scheme, where);
+    struct listener *listener = &side->listeners[side->listener_count];
+    *listener = (struct listener){.side = side, .option = option};
+    pthread_mutex_init(&listener->lock, NULL);
+    int result = nng_stream_listener_alloc(&listener->nng, url);
+    if (result == 0) {
+        result = nng_aio_alloc(&listener->aio, accept_done, listener);
+    }
+    if (result != 0) {
+        nng_failed(result, option, where, error);
+        return NULL;
+    }
+    side->listener_count++;
+    /* Off by default for streams; two small sends would then cost 40 ms. */
+    nng_stream_listener_set_bool(listener->nng, NNG_OPT_TCP_NODELAY, true);
+    nng_stream_listener_set_bool(listener->nng, NNG_OPT_TCP_KEEPALIVE, true);
+    return listener;
+}
+
+static enum fas_status listen_on(struct listener *listener, const char *where,
+                                 struct fas_error *error)
+{
+    int result = nng_stream_listener_listen(listener->nng);
+    if (result != 0) {
+        return nng_failed(result, listener->option, where, error);
+    }
+    log_info("listening", log_str("option", listener->option), log_str("at", where));
+    nng_stream_listener_accept(listener->nng, listener->aio);
+    return FAS_OK;
+}
+
+static enum fas_status open_tcp(struct side *side, const struct config *config,
+                                struct fas_error *error)
+{
+    struct listener *listener =
+        add_listener(side, "tcp://", "listen-tcp", config->listen_tcp, error);
+    return listener ? listen_on(listener, config->listen_tcp, error) : error->status;
+}
+
+/* A small file as text, allocated; an nng error number. */
+static int read_text(const char *path, char **text)
+{
+    FILE *file = fopen(path, "re");
+    if (!file) {
+        return errno == ENOENT ? NNG_ENOENT : NNG_EPERM;
+    }
+    *text = calloc(1, TLS_FILE_BYTES_MAX + 1);
+    size_t bytes = *text ? fread(*text, 1, TLS_FILE_BYTES_MAX, file) : 0;
+    fclose(file);
+    return bytes > 0 ? 0 : NNG_EINVAL;
+}
+
+/* Server certificate, and with tls-ca the demand for a client's. */
+static enum fas_status configure_tls(nng_tls_config *tls, const struct config *config,
+                                     struct fas_error *error)
+{
+    char *cert = NULL, *key = NULL;
+    int result = read_text(config->tls_cert, &cert);
+    if (result == 0) {
+        result = read_text(config->tls_key, &key);
+    }
+    if (result == 0) {
+        result = nng_tls_config_own_cert(tls, cert, key, NULL);
+    }
+    free(cert);
+    free(key);
+    if (result != 0) {
+        return nng_failed(result, "tls-cert", config->tls_cert, error);
+    }
+    if (config->tls_ca[0] == '\0') {
+        return FAS_OK;
+    }
+    nng_tls_config_auth_mode(tls, NNG_TLS_AUTH_MODE_REQUIRED);
+    result = nng_tls_config_ca_file(tls, config->tls_ca);
+    return result == 0 ? FAS_OK : nng_failed(result, "tls-ca", config->tls_ca, error);
+}
+
+static enum fas_status open_tls(struct side *side, const struct config *config,
+                                struct fas_error *error)
+{
+    struct listener *listener =
+        add_listener(side, "tls+tcp://", "listen-tls", config->listen_tls, error);
+    if (!listener) {
+        return error->status;
+    }
+    nng_tls_config *tls;
+    int result = nng_tls_config_alloc(&tls, NNG_TLS_MODE_SERVER);
+    if (result != 0) {
+        return nng_failed(result, "listen-tls", config->listen_tls, error);
+    }
+    enum fas_status status = configure_tls(tls, config, error);
+    if (status == FAS_OK) {
+        nng_stream_listener_set_ptr(listener->nng, NNG_OPT_TLS_CONFIG, tls);
+        status = listen_on(listener, config->listen_tls, error);
+    }
+    nng_tls_config_free(tls); /* the listener keeps its own reference */
+    return status;
+}
+
+static enum fas_status open_operations(struct side *side, const struct config *config,
+                                       struct fas_error *error)
+{
+    uint32_t count = stream_count(side->transport);
+    side->owns = calloc(count, sizeof *side->owns);
+    bool complete = side->owns != NULL;
+    for (uint32_t i = 0; i < count && complete; i++) {
+        struct own *own = &side->owns[i];
+        own->progress_timeout_ms = (nng_duration)(config->progress_timeout_us / 1000);
+        complete = nng_aio_alloc(&own->rx, receive_done, own) == 0 &&
+                   nng_aio_alloc(&own->tx, send_done, own) == 0;
+    }
+    return complete ? FAS_OK
+                    : fas_fail(error, FAS_RESOURCE_EXHAUSTED, "connections-max", "no memory for %u",
+                               count);
+}
+
+static enum fas_status open_listeners(struct transport *transport, const struct config *config,
+                                      void **state, struct fas_error *error)
+{
+    bool tcp = config->listen_tcp[0] != '\0', tls = config->listen_tls[0] != '\0';
+    if (!tcp && !tls) {
+        return FAS_OK; /* and nng starts no threads */
+    }
+    struct side *side = calloc(1, sizeof *side);
+    if (!side) {
+        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "connections-max", "no memory");
+    }
+    *state = side;
+    side->transport = transport;
+    enum fas_status status = open_operations(side, config, error);
+    if (status == FAS_OK && tcp) {
+        status = open_tcp(side, config, error);
+    }
+    if (status == FAS_OK && tls) {
+        status = open_tls(side, config, error);
+    }
+    return status;
+}
+
+const struct stream_kind stream_nng = {
+    .open = open_listeners,
+    .poll = poll_listeners,
+    .stop = stop,
+    .read = read_on,
+    .send = post_send,
+    .close = close_nng,
+    .release = release,
+};

@@ -1,0 +1,610 @@
+/*
+ * stream_unix.c: unix sockets. The loop itself accepts, reads and writes them, so a small request
+ * costs no change of threads on its way in or out (through nng it cost four, 15 to 20 us each).
+ *
+ * Bulk would hold up the loop: a payload of BULK_BYTES or more is left to the pool (io.h), whose
+ * thread reads or writes until it is done, or until the peer has not moved for STALL_MS; then the
+ * loop waits for the peer. So a direction belongs to the loop, to the pool, or to nobody: reading,
+ * while the peer is awaited (rx_awaits) and while the reader stands still for the loop; writing,
+ * while there is nothing to write and while the peer is awaited (tx_awaits). Whoever finds x_awaits
+ * set under post_lock, and clears it, has the direction.
+ *
+ * Epoll is edge-triggered, so the small way needs no epoll_ctl; while the pool reads, input is not
+ * polled at all.
+ *
+ * On the wire it is nng's ipc transport: an nng socket can be the peer.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "server/clock.h"
+#include "server/io.h"
+#include "server/log.h"
+#include "server/stream.h"
+
+/* What the loop copies at most for one stream in one go, some 40 us; and more than what a unix
+ * socket holds by default (208 KiB), so what fits there leaves at once. */
+#define BULK_BYTES (256u << 10)
+/* How long a thread of the pool waits for a peer in the midst of bulk. */
+#define STALL_MS 2
+/* How long it serves one stream while others wait. */
+#define TURN_US 4000u
+
+#define ACCEPTS_PER_TURN 16
+#define EVENTS_PER_TURN 64
+#define BACKLOG 128
+#define LISTENER UINT32_MAX /* in epoll's data; streams are their index */
+
+/* The kind's part of a stream. */
+struct own {
+    struct stream *stream;
+    struct side *side;
+    int fd;
+    bool at_end; /* the peer has hung up: the loop reads until nothing is left */
+    struct io_job reading, writing;
+
+    /* Under post_lock. */
+    bool rx_awaits, tx_awaits;
+    uint64_t rx_since_us, tx_since_us; /* awaiting in the middle of a message since; 0: not */
+    uint32_t polled;                   /* events epoll looks for */
+};
+
+struct side {
+    struct transport *transport;
+    struct io_pool *pool;
+    struct own *owns; /* by index of stream */
+    uint64_t progress_timeout_us;
+    uint64_t now_us; /* the turn's */
+    int epoll, listener;
+    bool accepting;
+    char path[CONFIG_TEXT_BYTES_MAX];
+};
+
+static void poll_for(struct own *own, uint32_t events)
+{
+    struct epoll_event event = {.events = events | EPOLLET, .data.u32 = own->stream->index};
+    epoll_ctl(own->side->epoll, EPOLL_CTL_MOD, own->fd, &event);
+    own->polled = events;
+}
+
+/* ---- one operation ---- */
+
+enum moved { MOVED, MOVED_ALL, NOTHING, OVER };
+
+static enum moved failed(const char *what, struct fas_error *why)
+{
+    fas_fail(why, FAS_UNAVAILABLE, "", "%s: %s", what, strerror(errno));
+    return OVER;
+}
+
+/* MOVED_ALL: the peer had no more than that. */
+static enum moved receive(struct own *own, struct fas_error *why)
+{
+    struct iovec targets[2];
+    unsigned count = reader_targets(&own->stream->reader, targets);
+    size_t room = targets[0].iov_len + (count > 1 ? targets[1].iov_len : 0);
+    struct msghdr message = {.msg_iov = targets, .msg_iovlen = count};
+    ssize_t bytes = recvmsg(own->fd, &message, MSG_DONTWAIT);
+    if (bytes < 0) {
+        return errno == EAGAIN || errno == EINTR ? NOTHING : failed("receiving", why);
+    }
+    if (bytes == 0) {
+        fas_fail(why, FAS_UNAVAILABLE, "", "the peer has hung up");
+        return OVER;
+    }
+    reader_received(&own->stream->reader, (size_t)bytes);
+    /* Descriptors (which no peer has reason to send, and which are dropped) end a receive early. */
+    bool early = message.msg_flags & MSG_CTRUNC;
+    return (size_t)bytes < room && !early ? MOVED_ALL : MOVED;
+}
+
+static enum moved transmit(struct own *own, const struct send *send, size_t *bytes,
+                           struct fas_error *why)
+{
+    struct msghdr message = {.msg_iov = (struct iovec *)(uintptr_t)send->iov, /* only read */
+                             .msg_iovlen = send->count};
+    ssize_t sent = sendmsg(own->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent < 0) {
+        return errno == EAGAIN || errno == EINTR ? NOTHING : failed("sending", why);
+    }
+    *bytes = (size_t)sent;
+    return MOVED;
+}
+
+/* ---- reading ---- */
+
+/* Nobody reads until the peer sends. again: epoll has to look anew. */
+static void await_input(struct own *own, bool again)
+{
+    struct stream *stream = own->stream;
+    pthread_mutex_lock(&stream->post_lock);
+    own->rx_awaits = true;
+    own->rx_since_us = reader_between_messages(&stream->reader) ? 0 : clock_us();
+    if (!stream->closing && (again || !(own->polled & EPOLLIN))) {
+        poll_for(own, own->polled | EPOLLIN | EPOLLRDHUP);
+    }
+    pthread_mutex_unlock(&stream->post_lock);
+}
+
+static bool is_bulk(const struct stream *stream)
+{
+    return reader_payload_left(&stream->reader) >= BULK_BYTES;
+}
+
+static void leave_reading_to_pool(struct own *own)
+{
+    struct stream *stream = own->stream;
+    pthread_mutex_lock(&stream->post_lock);
+    if (!stream->closing) {
+        poll_for(own, own->polled & ~(uint32_t)(EPOLLIN | EPOLLRDHUP));
+        stream_begin(stream);
+        io_push(own->side->pool, &own->reading);
+    }
+    pthread_mutex_unlock(&stream->post_lock);
+}
+
+/* The loop's turn: what is there, but not more than BULK_BYTES of it. */
+static void read_in_loop(struct stream *stream)
+{
+    struct own *own = stream->own;
+    struct fas_error why;
+    enum moved moved = MOVED;
+    for (unsigned receives = 0;; receives++) {
+        enum reader_step step = reader_advance(&stream->reader);
+        if (step != READER_RECEIVE) {
+            stream_note(stream, STREAM_RECEIVED | (step == READER_FAILED ? STREAM_ENDED : 0), NULL);
+            return;
+        }
+        if (moved == NOTHING || (moved == MOVED_ALL && !own->at_end) || receives == 4) {
+            break;
+        }
+        if (is_bulk(stream)) {
+            leave_reading_to_pool(own);
+            stream_note(stream, reader_has_news(&stream->reader) ? STREAM_RECEIVED : 0, NULL);
+            return;
+        }
+        moved = receive(own, &why);
+        if (moved == OVER) {
+            stream_note(stream, STREAM_ENDED, &why);
+            return;
+        }
+    }
+    stream_note(stream, reader_has_news(&stream->reader) ? STREAM_RECEIVED : 0, NULL);
+    await_input(own, moved == MOVED || own->at_end);
+}
+
+static bool wait_for(int fd, short events)
+{
+    struct pollfd pollfd = {.fd = fd, .events = events};
+    return poll(&pollfd, 1, STALL_MS) != 0;
+}
+
+static bool read_in_pool(struct io_job *job)
+{
+    struct own *own = job->context;
+    struct stream *stream = own->stream;
+    struct fas_error why;
+    uint64_t until_us = clock_us() + TURN_US;
+    for (;;) {
+        enum moved moved = receive(own, &why);
+        if (moved == OVER) {
+            stream_end(stream, STREAM_ENDED, &why);
+            return false;
+        }
+        if (moved == NOTHING && !wait_for(own->fd, POLLIN)) {
+            await_input(own, true);
+            stream_end(stream, 0, NULL);
+            return false;
+        }
+        enum reader_step step = reader_advance(&stream->reader);
+        if (step != READER_RECEIVE) {
+            stream_end(stream, STREAM_RECEIVED | (step == READER_FAILED ? STREAM_ENDED : 0), NULL);
+            return false;
+        }
+        if (reader_has_news(&stream->reader)) {
+            stream_note(stream, STREAM_RECEIVED, NULL);
+            transport_wake_loop(stream->transport);
+        }
+        if (clock_us() > until_us && io_crowded(own->side->pool)) {
+            return true;
+        }
+    }
+}
+
+/* ---- writing ---- */
+
+static size_t bytes_left(const struct send *send)
+{
+    size_t bytes = 0;
+    for (unsigned i = 0; i < send->count; i++) {
+        bytes += send->iov[i].iov_len;
+    }
+    return bytes;
+}
+
+/* Nobody writes until the peer has read. Under post_lock. */
+static void await_output(struct own *own)
+{
+    own->tx_awaits = true;
+    own->tx_since_us = clock_us();
+    if (!own->stream->closing) {
+        poll_for(own, own->polled | EPOLLOUT);
+    }
+}
+
+/* Under post_lock, and not when closing. */
+static void write_in_loop(struct stream *stream)
+{
+    struct own *own = stream->own;
+    struct fas_error why;
+    unsigned events = 0;
+    while (stream->sends[0].count > 0) {
+        if (bytes_left(&stream->sends[0]) >= BULK_BYTES) {
+            stream_begin(stream);
+            io_push(own->side->pool, &own->writing);
+            break;
+        }
+        size_t bytes = 0;
+        enum moved moved = transmit(own, &stream->sends[0], &bytes, &why);
+        if (moved == OVER) {
+            stream_note(stream, STREAM_SENT | STREAM_ENDED, &why);
+            return;
+        }
+        if (moved == NOTHING) {
+            await_output(own);
+            break;
+        }
+        events |= stream_sent(stream, bytes) ? STREAM_SENT : 0;
+    }
+    stream_note(stream, events, NULL);
+}
+
+/* `bytes` of the send are gone. True: that was all there is to write. */
+static bool written(struct stream *stream, size_t bytes)
+{
+    pthread_mutex_lock(&stream->post_lock);
+    bool over = stream_sent(stream, bytes), all = stream->sends[0].count == 0;
+    pthread_mutex_unlock(&stream->post_lock);
+    if (all) {
+        stream_end(stream, STREAM_SENT, NULL);
+    } else if (over) {
+        stream_note(stream, STREAM_SENT, NULL);
+        transport_wake_loop(stream->transport);
+    }
+    return all;
+}
+
+static bool write_in_pool(struct io_job *job)
+{
+    struct own *own = job->context;
+    struct stream *stream = own->stream;
+    struct fas_error why;
+    uint64_t until_us = clock_us() + TURN_US;
+    for (;;) {
+        size_t bytes = 0;
+        /* Without the lock: the loop touches the send behind this one only. */
+        enum moved moved = transmit(own, &stream->sends[0], &bytes, &why);
+        if (moved == OVER) {
+            stream_end(stream, STREAM_SENT | STREAM_ENDED, &why);
+            return false;
+        }
+        if (moved == NOTHING && !wait_for(own->fd, POLLOUT)) {
+            pthread_mutex_lock(&stream->post_lock);
+            await_output(own);
+            pthread_mutex_unlock(&stream->post_lock);
+            stream_end(stream, 0, NULL);
+            return false;
+        }
+        if (moved == MOVED && written(stream, bytes)) {
+            return false;
+        }
+        if (clock_us() > until_us && io_crowded(own->side->pool)) {
+            return true;
+        }
+    }
+}
+
+/* ---- the end ---- */
+
+static void close_unix(struct stream *stream)
+{
+    struct own *own = stream->own;
+    own->rx_awaits = own->tx_awaits = false;
+    shutdown(own->fd, SHUT_RDWR); /* a thread that waits for the peer comes back at once */
+}
+
+static void release(struct stream *stream)
+{
+    struct own *own = stream->own;
+    close(own->fd); /* epoll forgets it */
+}
+
+/* ---- accepting ---- */
+
+static void describe_peer(struct stream *stream, int fd)
+{
+    struct stream_peer *peer = &stream->peer;
+    struct ucred who;
+    socklen_t bytes = sizeof who;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &bytes) != 0) {
+        return; /* the kernel does not say who: a stranger */
+    }
+    peer->local = true;
+    peer->uid = who.uid;
+    snprintf(peer->address, sizeof peer->address, "uid %" PRIu64 " pid %d", peer->uid,
+             (int)who.pid);
+}
+
+/* With all places taken the newcomer is closed: an end of stream tells it more than silence. */
+static void adopt(struct side *side, int fd)
+{
+    struct stream *stream = stream_adopt(side->transport, &stream_unix, true);
+    if (!stream) {
+        close(fd);
+        return;
+    }
+    struct own *own = &side->owns[stream->index];
+    *own = (struct own){.stream = stream,
+                        .side = side,
+                        .fd = fd,
+                        .reading = {.run = read_in_pool, .context = own},
+                        .writing = {.run = write_in_pool, .context = own},
+                        .polled = EPOLLIN | EPOLLRDHUP};
+    stream->own = own;
+    describe_peer(stream, fd);
+    stream_accepted(stream);
+    struct epoll_event event = {.events = own->polled | EPOLLET, .data.u32 = stream->index};
+    if (epoll_ctl(side->epoll, EPOLL_CTL_ADD, fd, &event) != 0) {
+        struct fas_error why;
+        failed("polling", &why);
+        stream_note(stream, STREAM_ENDED, &why);
+    }
+}
+
+static void set_accepting(struct side *side, bool accepting)
+{
+    struct epoll_event event = {.events = accepting ? EPOLLIN : 0, .data.u32 = LISTENER};
+    epoll_ctl(side->epoll, EPOLL_CTL_MOD, side->listener, &event);
+    side->accepting = accepting;
+}
+
+static void accept_peers(struct side *side)
+{
+    for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
+        int fd = accept4(side->listener, NULL, NULL, SOCK_CLOEXEC);
+        if (fd >= 0) {
+            adopt(side, fd);
+        } else if (errno == EAGAIN) {
+            return;
+        } else if (errno != ECONNABORTED && errno != EINTR) {
+            set_accepting(side, false); /* no descriptors: at once again would spin */
+            return;
+        }
+    }
+}
+
+/* ---- the loop's turn ---- */
+
+static bool take_reading(struct stream *stream)
+{
+    struct own *own = stream->own;
+    pthread_mutex_lock(&stream->post_lock);
+    bool taken = own->rx_awaits;
+    own->rx_awaits = false;
+    pthread_mutex_unlock(&stream->post_lock);
+    return taken;
+}
+
+static void serve(struct own *own, uint32_t events)
+{
+    struct stream *stream = own->stream;
+    own->at_end |= (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
+    if (take_reading(stream)) {
+        read_in_loop(stream);
+    }
+    if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) {
+        pthread_mutex_lock(&stream->post_lock);
+        if (own->tx_awaits && !stream->closing) {
+            own->tx_awaits = false;
+            poll_for(own, own->polled & ~(uint32_t)EPOLLOUT);
+            write_in_loop(stream);
+        }
+        pthread_mutex_unlock(&stream->post_lock);
+    }
+}
+
+/* A peer in the middle of a message that neither sends nor takes for too long. */
+static void watch_progress(struct side *side, struct own *own)
+{
+    struct stream *stream = own->stream;
+    struct fas_error why;
+    pthread_mutex_lock(&stream->post_lock);
+    bool late_rx = own->rx_awaits && own->rx_since_us &&
+                   side->now_us > own->rx_since_us + side->progress_timeout_us;
+    bool late_tx = own->tx_awaits && side->now_us > own->tx_since_us + side->progress_timeout_us;
+    own->rx_awaits &= !late_rx;
+    own->tx_awaits &= !late_tx;
+    pthread_mutex_unlock(&stream->post_lock);
+    if (late_rx || late_tx) {
+        fas_fail(&why, FAS_DEADLINE_EXCEEDED, "", "no progress in the middle of a message");
+        stream_note(stream, STREAM_ENDED | (late_tx ? STREAM_SENT : 0), &why);
+    }
+}
+
+static void poll_peers(void *state, uint64_t now_us, bool watch)
+{
+    struct side *side = state;
+    struct epoll_event events[EVENTS_PER_TURN];
+    side->now_us = now_us;
+    int count = epoll_wait(side->epoll, events, EVENTS_PER_TURN, 0);
+    for (int i = 0; i < count; i++) {
+        if (events[i].data.u32 == LISTENER) {
+            accept_peers(side);
+        } else {
+            serve(&side->owns[events[i].data.u32], events[i].events);
+        }
+    }
+    if (!watch) {
+        return;
+    }
+    if (!side->accepting && side->listener >= 0) {
+        set_accepting(side, true);
+    }
+    for (uint32_t i = 0; i < stream_count(side->transport); i++) {
+        if (side->owns[i].stream && side->owns[i].stream->own == &side->owns[i]) {
+            watch_progress(side, &side->owns[i]);
+        }
+    }
+}
+
+static int descriptor(const void *state)
+{
+    const struct side *side = state;
+    return side->epoll;
+}
+
+static void stop(void *state)
+{
+    struct side *side = state;
+    close(side->listener);
+    side->listener = -1;
+    unlink(side->path);
+}
+
+/* ---- opening ---- */
+
+static enum fas_status refuse(const char *path, const char *text, struct fas_error *error)
+{
+    return fas_fail(error, FAS_INVALID_ARGUMENT, "listen-ipc", "%s: %s", path, text);
+}
+
+static struct sockaddr_un address_of(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    memcpy(address.sun_path, path, strlen(path) + 1);
+    return address;
+}
+
+/* The path must be free, or a dead daemon's socket: neither a file nor a live daemon is replaced.
+ */
+static enum fas_status clear_path(const char *path, struct fas_error *error)
+{
+    struct stat status;
+    if (strlen(path) >= sizeof((struct sockaddr_un *)NULL)->sun_path) {
+        return refuse(path, "too long for a socket", error);
+    }
+    if (lstat(path, &status) != 0) {
+        return errno == ENOENT ? FAS_OK : refuse(path, strerror(errno), error);
+    }
+    if (!S_ISSOCK(status.st_mode)) {
+        return refuse(path, "exists and is not a socket", error);
+    }
+    struct sockaddr_un address = address_of(path);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool stale = fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) != 0 &&
+                 errno == ECONNREFUSED;
+    if (fd >= 0) {
+        close(fd);
+    }
+    if (!stale) {
+        return refuse(path, "a daemon is listening there", error);
+    }
+    unlink(path);
+    return FAS_OK;
+}
+
+static enum fas_status give_to_group(const char *path, const char *group, struct fas_error *error)
+{
+    const struct group *entry = getgrnam(group);
+    if (!entry) {
+        return fas_fail(error, FAS_INVALID_ARGUMENT, "ipc-group", "no group named %s", group);
+    }
+    if (chown(path, (uid_t)-1, entry->gr_gid) != 0) {
+        return fas_fail(error, FAS_INVALID_ARGUMENT, "ipc-group", "%s: %s", path, strerror(errno));
+    }
+    return FAS_OK;
+}
+
+/* Nobody can connect before `listen`, so mode and group are set in time. */
+static enum fas_status listen_at(struct side *side, const struct config *config,
+                                 struct fas_error *error)
+{
+    const char *path = config->listen_ipc;
+    enum fas_status status = clear_path(path, error);
+    if (status != FAS_OK) {
+        return status;
+    }
+    struct sockaddr_un address = address_of(path);
+    side->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (side->listener < 0 ||
+        bind(side->listener, (struct sockaddr *)&address, sizeof address) != 0) {
+        return refuse(path, strerror(errno), error);
+    }
+    snprintf(side->path, sizeof side->path, "%s", path);
+    if (chmod(path, config->ipc_mode) != 0) {
+        return refuse(path, strerror(errno), error);
+    }
+    if (config->ipc_group[0] != '\0') {
+        status = give_to_group(path, config->ipc_group, error);
+    }
+    if (status == FAS_OK && listen(side->listener, BACKLOG) != 0) {
+        return refuse(path, strerror(errno), error);
+    }
+    return status;
+}
+
+static enum fas_status open_listener(struct transport *transport, const struct config *config,
+                                     void **state, struct fas_error *error)
+{
+    if (config->listen_ipc[0] == '\0') {
+        return FAS_OK;
+    }
+    struct side *side = calloc(1, sizeof *side);
+    struct own *owns = calloc(stream_count(transport), sizeof *owns);
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (!side || !owns || epoll < 0) {
+        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "connections-max",
+                        "no memory or descriptors for %u", stream_count(transport));
+    }
+    *side = (struct side){.transport = transport,
+                          .owns = owns,
+                          .progress_timeout_us = config->progress_timeout_us,
+                          .epoll = epoll,
+                          .listener = -1,
+                          .accepting = true};
+    *state = side;
+    enum fas_status status = io_open(&side->pool, config->io_threads, error);
+    if (status == FAS_OK) {
+        status = listen_at(side, config, error);
+    }
+    struct epoll_event event = {.events = EPOLLIN, .data.u32 = LISTENER};
+    if (status == FAS_OK && epoll_ctl(epoll, EPOLL_CTL_ADD, side->listener, &event) != 0) {
+        status = refuse(config->listen_ipc, strerror(errno), error);
+    }
+    if (status == FAS_OK) {
+        log_info("listening", log_str("option", "listen-ipc"), log_str("at", config->listen_ipc));
+    }
+    return status;
+}
+
+const struct stream_kind stream_unix = {
+    .open = open_listener,
+    .descriptor = descriptor,
+    .poll = poll_peers,
+    .stop = stop,
+    .read = read_in_loop,
+    .send = write_in_loop,
+    .close = close_unix,
+    .release = release,
+};

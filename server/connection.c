@@ -136,6 +136,7 @@ static void on_closed(struct server *server, struct connection *connection)
     }
     log_info("connection_closed", log_u64("connection", connection->number),
              log_str("client", connection->client));
+    outbox_reset(&connection->outbox, false);
     stream_release(connection->stream);
     connection->stream = NULL;
     connection->state = CONNECTION_FREE;

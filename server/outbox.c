@@ -6,6 +6,7 @@
 
 #include <assert.h>
 #include <string.h>
+#include <unistd.h>
 
 /* While a send is composed, `sending` grows at filled_bytes; `filling` is empty then. */
 
@@ -21,11 +22,15 @@ void outbox_reset(struct outbox *outbox, bool ipc)
     outbox->ipc = ipc;
     outbox->filled_bytes = 0;
     outbox->iov_count = 0;
+    while (outbox->filled_fd_count > 0) {
+        close(outbox->filled_fds[--outbox->filled_fd_count]);
+    }
 }
 
 bool outbox_room(const struct outbox *outbox, uint32_t copied)
 {
-    return outbox->filled_bytes + OUTBOX_MESSAGE_BYTES + copied <= OUTBOX_BYTES;
+    return outbox->filled_fd_count < OUTBOX_FDS_MAX &&
+           outbox->filled_bytes + OUTBOX_MESSAGE_BYTES + copied <= OUTBOX_BYTES;
 }
 
 static void append(uint8_t *buffer, uint32_t *filled, const void *bytes, size_t count)
@@ -53,6 +58,13 @@ void outbox_put(struct outbox *outbox, struct frame frame, const uint8_t *header
                 size_t header_bytes)
 {
     append_message(outbox, outbox->filling, frame, header, header_bytes, 0);
+}
+
+void outbox_put_fd(struct outbox *outbox, struct frame frame, const uint8_t *header,
+                   size_t header_bytes, int fd)
+{
+    outbox_put(outbox, frame, header, header_bytes);
+    outbox->filled_fds[outbox->filled_fd_count++] = fd;
 }
 
 void outbox_put_raw(struct outbox *outbox, const uint8_t *bytes, size_t count)
@@ -89,6 +101,9 @@ void outbox_begin(struct outbox *outbox)
     outbox->before = outbox->sending;
     outbox->sending = filled;
     outbox->iov_count = 0;
+    memcpy(outbox->fds, outbox->filled_fds, sizeof outbox->fds);
+    outbox->fd_count = outbox->filled_fd_count;
+    outbox->filled_fd_count = 0;
     include(outbox, 0);
 }
 

@@ -23,6 +23,7 @@
 /* Statistics are gathered from one strip per head, so they are copied, in pieces of this. */
 #define OUTBOX_GATHER_BYTES_MAX (128u << 10)
 #define OUTBOX_IOV_MAX 8u
+#define OUTBOX_FDS_MAX 4u
 static_assert(OUTBOX_BYTES >= 2u * OUTBOX_MESSAGE_BYTES + 2u * OUTBOX_GATHER_BYTES_MAX,
               "control messages and a gathered chunk fit beside one another");
 
@@ -32,6 +33,8 @@ struct outbox {
     uint32_t filled_bytes;
     struct iovec iov[OUTBOX_IOV_MAX];
     unsigned iov_count;
+    int filled_fds[OUTBOX_FDS_MAX], fds[OUTBOX_FDS_MAX]; /* beside `filling`; beside iov */
+    unsigned filled_fd_count, fd_count;
 };
 
 /* A piece of memory, or `rows` pieces of it `pitch` apart. */
@@ -44,14 +47,20 @@ struct outbox_payload {
 /* `memory`: OUTBOX_BUFFERS of OUTBOX_BYTES each. */
 #define OUTBOX_BUFFERS 3u
 void outbox_place(struct outbox *outbox, uint8_t *memory);
+/* Forgets what was not sent. */
 void outbox_reset(struct outbox *outbox, bool ipc);
 
-/* Room for one more message of any header and a payload of `copied` bytes by copy. */
+/* Room for one more message of any header, a descriptor, and a payload of `copied` bytes by copy.
+ */
 bool outbox_room(const struct outbox *outbox, uint32_t copied);
 
 /* Puts a message without payload behind the others; there must be room. */
 void outbox_put(struct outbox *outbox, struct frame frame, const uint8_t *header,
                 size_t header_bytes);
+/* The same, with a descriptor that arrives no later than the message: for local peers. It is the
+ * outbox's from here on. */
+void outbox_put_fd(struct outbox *outbox, struct frame frame, const uint8_t *header,
+                   size_t header_bytes, int fd);
 /* Puts raw bytes: the SP hello. */
 void outbox_put_raw(struct outbox *outbox, const uint8_t *bytes, size_t count);
 
@@ -63,7 +72,8 @@ void outbox_begin(struct outbox *outbox);
 bool outbox_add_room(const struct outbox *outbox, uint32_t copied);
 void outbox_add(struct outbox *outbox, struct frame frame, const uint8_t *header,
                 size_t header_bytes, const struct outbox_payload *payload);
-/* The send (iov) is complete and no more may be added; what is put from now on is the next. */
+/* The send (iov and fds) is complete and no more may be added; what is put from now on is the next.
+ * The descriptors are the sender's. */
 void outbox_end(struct outbox *outbox);
 
 #endif

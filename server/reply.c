@@ -291,6 +291,7 @@ static void give_credit(struct server *server, struct connection *connection)
 
 static void reply_send(struct server *server, struct connection *connection, uint64_t now_us)
 {
+    struct outbox *outbox = &connection->outbox;
     if (connection->sends - connection->sends_done == TRANSPORT_SENDS_MAX ||
         connection->state == CONNECTION_CLOSING) {
         return;
@@ -298,14 +299,17 @@ static void reply_send(struct server *server, struct connection *connection, uin
     if (connection->state == CONNECTION_OPEN) {
         give_credit(server, connection);
     }
-    outbox_begin(&connection->outbox);
+    outbox_begin(outbox);
     if (connection->state == CONNECTION_OPEN) {
         serve_slots(server, connection, now_us);
     }
-    outbox_end(&connection->outbox);
-    if (connection->outbox.iov_count > 0) {
+    outbox_end(outbox);
+    if (outbox->iov_count > 0) {
         connection->sends++;
-        stream_send(connection->stream, connection->outbox.iov, connection->outbox.iov_count);
+        stream_send(connection->stream, &(struct stream_send){.iov = outbox->iov,
+                                                              .iov_count = outbox->iov_count,
+                                                              .fds = outbox->fds,
+                                                              .fd_count = outbox->fd_count});
     }
 }
 

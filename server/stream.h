@@ -32,6 +32,7 @@ struct stream_kind {
     void (*send)(struct stream *stream);
     /* Makes everything outstanding come back soon. Under post_lock. */
     void (*close)(struct stream *stream);
+    bool (*peer_in_group)(const struct stream *stream, uint64_t gid);
     /* Nothing is outstanding: gives back what the kind holds. */
     void (*release)(struct stream *stream);
 };
@@ -42,6 +43,8 @@ extern const struct stream_kind stream_nng, stream_unix;
 struct send {
     struct iovec iov[TRANSPORT_IOV_MAX];
     unsigned count;
+    int fds[TRANSPORT_FDS_MAX];
+    unsigned fd_count; /* 0 once the first byte is gone */
 };
 
 struct stream {
@@ -87,6 +90,9 @@ void stream_begin(struct stream *stream);
 void stream_end(struct stream *stream, unsigned events, const struct fas_error *why);
 /* The same news from the loop's own thread, which need not be woken. */
 void stream_note(struct stream *stream, unsigned events, const struct fas_error *why);
+
+/* Its descriptors are no longer needed here. */
+void stream_close_fds(struct send *send);
 
 /* Under post_lock: `bytes` of sends[0] are gone. True when the send is over; then the one behind
  * has taken its place. */

@@ -109,15 +109,26 @@ static enum moved receive(struct own *own, struct fas_error *why)
     return (size_t)bytes < room && !early ? MOVED_ALL : MOVED;
 }
 
-static enum moved transmit(struct own *own, const struct send *send, size_t *bytes,
-                           struct fas_error *why)
+static enum moved transmit(struct own *own, struct send *send, size_t *bytes, struct fas_error *why)
 {
-    struct msghdr message = {.msg_iov = (struct iovec *)(uintptr_t)send->iov, /* only read */
-                             .msg_iovlen = send->count};
+    union {
+        struct cmsghdr head;
+        char room[CMSG_SPACE(sizeof send->fds)];
+    } control;
+    struct msghdr message = {.msg_iov = send->iov, .msg_iovlen = send->count};
+    if (send->fd_count > 0) {
+        size_t bytes_of_fds = send->fd_count * sizeof send->fds[0];
+        control.head = (struct cmsghdr){
+            .cmsg_len = CMSG_LEN(bytes_of_fds), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+        message.msg_control = &control;
+        message.msg_controllen = CMSG_SPACE(bytes_of_fds);
+        memcpy(CMSG_DATA(&control.head), send->fds, bytes_of_fds);
+    }
     ssize_t sent = sendmsg(own->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent < 0) {
         return errno == EAGAIN || errno == EINTR ? NOTHING : failed("sending", why);
     }
+    stream_close_fds(send);
     *bytes = (size_t)sent;
     return MOVED;
 }
@@ -315,6 +326,41 @@ static bool write_in_pool(struct io_job *job)
     }
 }
 
+/* ---- who it is ---- */
+
+static void describe_peer(struct stream *stream, int fd)
+{
+    struct stream_peer *peer = &stream->peer;
+    struct ucred who;
+    socklen_t bytes = sizeof who;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &bytes) != 0) {
+        return; /* the kernel does not say who: a stranger */
+    }
+    peer->local = true;
+    peer->uid = who.uid;
+    peer->gid = who.gid;
+    snprintf(peer->address, sizeof peer->address, "uid %" PRIu64 " pid %d", peer->uid,
+             (int)who.pid);
+}
+
+/* What a login has, and some more; one of still more groups is in none of them. */
+#define GROUPS_MAX 1024
+
+static bool peer_in_group(const struct stream *stream, uint64_t gid)
+{
+    const struct own *own = stream->own;
+    gid_t groups[GROUPS_MAX];
+    socklen_t bytes = sizeof groups;
+    bool found = stream->peer.local && stream->peer.gid == gid;
+    if (getsockopt(own->fd, SOL_SOCKET, SO_PEERGROUPS, groups, &bytes) != 0) {
+        bytes = 0;
+    }
+    for (size_t i = 0; i < bytes / sizeof groups[0] && !found; i++) {
+        found = groups[i] == gid;
+    }
+    return found;
+}
+
 /* ---- the end ---- */
 
 static void close_unix(struct stream *stream)
@@ -331,20 +377,6 @@ static void release(struct stream *stream)
 }
 
 /* ---- accepting ---- */
-
-static void describe_peer(struct stream *stream, int fd)
-{
-    struct stream_peer *peer = &stream->peer;
-    struct ucred who;
-    socklen_t bytes = sizeof who;
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &bytes) != 0) {
-        return; /* the kernel does not say who: a stranger */
-    }
-    peer->local = true;
-    peer->uid = who.uid;
-    snprintf(peer->address, sizeof peer->address, "uid %" PRIu64 " pid %d", peer->uid,
-             (int)who.pid);
-}
 
 /* With all places taken the newcomer is closed: an end of stream tells it more than silence. */
 static void adopt(struct side *side, int fd)
@@ -606,5 +638,6 @@ const struct stream_kind stream_unix = {
     .read = read_in_loop,
     .send = write_in_loop,
     .close = close_unix,
+    .peer_in_group = peer_in_group,
     .release = release,
 };

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "server/log.h"
 #include "server/stream.h"
@@ -82,6 +83,13 @@ void stream_note(struct stream *stream, unsigned events, const struct fas_error 
     pthread_mutex_unlock(&stream->transport->lock);
 }
 
+void stream_close_fds(struct send *send)
+{
+    while (send->fd_count > 0) {
+        close(send->fds[--send->fd_count]);
+    }
+}
+
 bool stream_sent(struct stream *stream, size_t bytes)
 {
     struct send *send = &stream->sends[0];
@@ -97,7 +105,7 @@ bool stream_sent(struct stream *stream, size_t bytes)
         return false;
     }
     stream->sends[0] = stream->sends[1];
-    stream->sends[1].count = 0;
+    stream->sends[1].count = stream->sends[1].fd_count = 0;
     stream->sends_done++;
     return true;
 }
@@ -136,7 +144,7 @@ struct stream *stream_adopt(struct transport *transport, const struct stream_kin
     stream->closing = false;
     stream->broken = false;
     stream->ended = (struct fas_error){0};
-    stream->sends[0].count = stream->sends[1].count = 0;
+    memset(stream->sends, 0, sizeof stream->sends);
     stream->sends_done = 0;
     stream->peer = (struct stream_peer){0};
     reader_reset(&stream->reader, ipc);
@@ -209,6 +217,11 @@ const struct stream_peer *stream_peer(const struct stream *stream)
     return &stream->peer;
 }
 
+bool stream_peer_in_group(const struct stream *stream, uint64_t gid)
+{
+    return stream->kind->peer_in_group(stream, gid);
+}
+
 struct reader *stream_reader(struct stream *stream)
 {
     return &stream->reader;
@@ -231,15 +244,19 @@ void stream_resume(struct stream *stream)
     }
 }
 
-void stream_send(struct stream *stream, const struct iovec *iov, unsigned count)
+void stream_send(struct stream *stream, const struct stream_send *what)
 {
-    assert(count > 0 && count <= TRANSPORT_IOV_MAX);
+    assert(what->iov_count > 0 && what->iov_count <= TRANSPORT_IOV_MAX);
+    assert(what->fd_count <= (stream->peer.local ? TRANSPORT_FDS_MAX : 0));
     pthread_mutex_lock(&stream->post_lock);
     bool busy = stream->sends[0].count > 0;
     struct send *send = &stream->sends[busy];
-    assert(send->count == 0);
-    memcpy(send->iov, iov, count * sizeof *iov);
-    send->count = count;
+    assert(send->count == 0 && send->fd_count == 0);
+    memcpy(send->iov, what->iov, what->iov_count * sizeof what->iov[0]);
+    send->count = what->iov_count;
+    for (unsigned i = 0; i < what->fd_count; i++) {
+        send->fds[send->fd_count++] = what->fds[i];
+    }
     if (!busy && !stream->closing) {
         stream->kind->send(stream);
     }
@@ -286,6 +303,9 @@ void stream_release(struct stream *stream)
 {
     assert(stream->closing && stream->outstanding == 0);
     stream->kind->release(stream);
+    for (unsigned i = 0; i < TRANSPORT_SENDS_MAX; i++) {
+        stream_close_fds(&stream->sends[i]);
+    }
     stream->own = NULL;
     stream->used = false;
 }

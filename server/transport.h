@@ -21,6 +21,7 @@
 
 #define TRANSPORT_IOV_MAX 8u /* nng's limit per operation */
 #define TRANSPORT_SENDS_MAX 2u
+#define TRANSPORT_FDS_MAX 4u /* descriptors that travel with one send */
 
 struct transport;
 struct stream;
@@ -61,11 +62,13 @@ bool transport_has_news(struct transport *transport);
 
 struct stream_peer {
     bool local; /* unix socket: uid is the kernel's word */
-    uint64_t uid;
+    uint64_t uid, gid;
     char address[64]; /* for logs: "uid 1000 pid 4711", "127.0.0.1:4242" */
 };
 
 const struct stream_peer *stream_peer(const struct stream *stream);
+/* The kernel vouches for it: the group is the peer's, or one of its further ones. */
+bool stream_peer_in_group(const struct stream *stream, uint64_t gid);
 struct reader *stream_reader(struct stream *stream);
 uint32_t stream_index(const struct stream *stream); /* below connections_max */
 
@@ -75,9 +78,17 @@ void stream_start(struct stream *stream);
 /* Goes on reading where the reader stood still for the loop. */
 void stream_resume(struct stream *stream);
 
-/* Sends all of iov (the array is copied, the bytes are not), then STREAM_SENT. One may be under way
- * and one more wait behind it, so that the wire does not idle while the loop composes. */
-void stream_send(struct stream *stream, const struct iovec *iov, unsigned count);
+struct stream_send {
+    const struct iovec *iov; /* up to TRANSPORT_IOV_MAX; the array is copied, the bytes are not */
+    unsigned iov_count;
+    const int *fds; /* up to TRANSPORT_FDS_MAX; only a local peer can be sent any */
+    unsigned fd_count;
+};
+
+/* Sends all of it, then STREAM_SENT. One may be under way and one more wait behind it, so that the
+ * wire does not idle while the loop composes. Descriptors travel with the first byte and are the
+ * stream's from here on: it closes them, whether the peer got them or is gone. */
+void stream_send(struct stream *stream, const struct stream_send *what);
 
 /* How many of its sends are over, in order: what they referred to is free. */
 uint64_t stream_sends_done(struct stream *stream);

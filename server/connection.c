@@ -209,12 +209,11 @@ static enum fas_status identify(struct server *server, struct connection *connec
     if (peer->local && (peer->uid == 0 || peer->uid == geteuid())) {
         connection->admin = true;
     }
-    connection->principal = principal_take(&server->principals, name, weight, connection->admin);
+    bool fresh;
+    connection->principal = principal_take(&server->principals, name, weight, &fresh);
     assert(connection->principal != PRINCIPAL_NONE);
-    const struct principal *principal = &server->principals.entries[connection->principal];
     for (uint32_t i = 0; i < server->executor_count; i++) {
-        queue_weigh(&server->executors[i].queue, connection->principal, weight,
-                    principal->references == 1);
+        queue_weigh(&server->executors[i].queue, connection->principal, weight, fresh);
     }
     return FAS_OK;
 }

@@ -23,25 +23,40 @@ void principals_close(struct principals *principals)
     *principals = (struct principals){0};
 }
 
-uint32_t principal_take(struct principals *principals, const char *name, double weight, bool admin)
+/* Of two absent ones, whose place goes to somebody new: nobody's, then the longest absent's. */
+static bool more_vacant(const struct principal *a, const struct principal *b)
 {
-    uint32_t vacant = PRINCIPAL_NONE;
+    return (a->name[0] == '\0') > (b->name[0] == '\0') ||
+           ((a->name[0] == '\0') == (b->name[0] == '\0') && a->left < b->left);
+}
+
+uint32_t principal_take(struct principals *principals, const char *name, double weight, bool *fresh)
+{
+    uint32_t found = PRINCIPAL_NONE;
+    *fresh = true;
     for (uint32_t i = 0; i < principals->count; i++) {
-        struct principal *principal = &principals->entries[i];
-        if (principal->references > 0 && strcmp(principal->name, name) == 0) {
-            principal->references++;
-            return i;
+        const struct principal *principal = &principals->entries[i];
+        if (strcmp(principal->name, name) == 0) {
+            found = i;
+            *fresh = false;
+            break;
         }
-        if (principal->references == 0 && vacant == PRINCIPAL_NONE) {
-            vacant = i;
+        if (principal->references == 0 &&
+            (found == PRINCIPAL_NONE || more_vacant(principal, &principals->entries[found]))) {
+            found = i;
         }
     }
-    if (vacant != PRINCIPAL_NONE) {
-        struct principal *principal = &principals->entries[vacant];
-        *principal = (struct principal){.weight = weight, .admin = admin, .references = 1};
+    if (found == PRINCIPAL_NONE) {
+        return PRINCIPAL_NONE;
+    }
+    struct principal *principal = &principals->entries[found];
+    if (*fresh) {
+        *principal = (struct principal){0};
         snprintf(principal->name, sizeof(principal->name), "%s", name);
     }
-    return vacant;
+    principal->weight = weight;
+    principal->references++;
+    return found;
 }
 
 void principal_keep(struct principals *principals, uint32_t principal)
@@ -54,7 +69,9 @@ void principal_give(struct principals *principals, uint32_t principal)
 {
     struct principal *entry = &principals->entries[principal];
     assert(principal < principals->count && entry->references > 0);
-    entry->references--;
+    if (--entry->references == 0) {
+        entry->left = ++principals->departures;
+    }
     assert((entry->references > 0 || entry->held.requests == 0) && "requests hold references");
 }
 
@@ -102,4 +119,12 @@ void principal_release(struct principals *principals, uint32_t principal, const 
     assert(own->requests >= cost->requests && own->bytes >= cost->bytes && "what was admitted");
     cost_sub(own, cost);
     cost_sub(&principals->held, cost);
+}
+
+void principal_serve(struct principals *principals, uint32_t principal, const struct cost *cost)
+{
+    struct principal_work *served = &principals->entries[principal].served;
+    served->requests += cost->requests;
+    served->tokens += (double)cost->tokens;
+    served->flops += cost->flops;
 }

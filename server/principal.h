@@ -3,9 +3,10 @@
  * name of a token. Shares, quotas and fair queues count principals, never connections, so opening
  * more connections gains nobody anything.
  *
- * A fixed table, found by identity, kept while a connection or a request refers to it. Admission is
- * a pure decision on what the principal and all together hold already.
- * Owner: the loop thread.
+ * A fixed table, found by identity. An entry stays while a connection or a request refers to it,
+ * and after that until its place is needed for somebody new (the longest absent goes first): coming
+ * back forgives nothing that was used, and what a principal was served keeps counting. Admission is
+ * a pure decision on what the principal and all together hold already. Owner: the loop thread.
  */
 #ifndef SERVER_PRINCIPAL_H
 #define SERVER_PRINCIPAL_H
@@ -19,12 +20,18 @@
 
 #define PRINCIPAL_NONE UINT32_MAX
 
+/* Doubles: years of it do not overflow. */
+struct principal_work {
+    double requests, tokens, flops;
+};
+
 struct principal {
     char name[FAS_NAME_BYTES_MAX]; /* "uid:1000", "token:trainer" */
     double weight;                 /* of its share; 1 unless the token file says otherwise */
-    bool admin;                    /* may DRAIN */
-    uint32_t references;           /* connections and requests; 0: the entry is free */
+    uint32_t references;           /* connections and requests; 0: it is absent */
+    uint64_t left;                 /* how many departures there had been when it left */
     struct cost held;              /* admitted, not yet done */
+    struct principal_work served;  /* answered OK */
 };
 
 struct principal_limits {
@@ -37,6 +44,7 @@ struct principals {
     struct principal *entries;
     uint32_t count;
     struct cost held; /* by all */
+    uint64_t departures;
 };
 
 bool principals_open(struct principals *principals, uint32_t count);
@@ -44,9 +52,11 @@ void principals_close(struct principals *principals);
 
 /*
  * The entry of that name, made if need be, with one reference more; PRINCIPAL_NONE if all are in
- * use (one entry per connection and slot always suffices).
+ * use (one entry per connection and slot always suffices). *fresh: the number now means somebody
+ * else than before.
  */
-uint32_t principal_take(struct principals *principals, const char *name, double weight, bool admin);
+uint32_t principal_take(struct principals *principals, const char *name, double weight,
+                        bool *fresh);
 void principal_keep(struct principals *principals, uint32_t principal);
 void principal_give(struct principals *principals, uint32_t principal);
 
@@ -59,5 +69,8 @@ enum fas_status principal_admit(struct principals *principals, uint32_t principa
                                 const struct cost *cost, const struct principal_limits *limits,
                                 struct fas_error *error);
 void principal_release(struct principals *principals, uint32_t principal, const struct cost *cost);
+
+/* A request was answered OK. */
+void principal_serve(struct principals *principals, uint32_t principal, const struct cost *cost);
 
 #endif

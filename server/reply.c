@@ -206,6 +206,7 @@ static void send_done(struct server *server, struct connection *connection, stru
     stats_record(&server->stats, STATS_COPY_OUT_US, done.copy_out_us);
     enum stats_pass pass = (enum stats_pass)slot->request.wire.pass;
     stats_answer(&server->stats, pass, FAS_OK);
+    principal_serve(&server->principals, slot->principal, &slot->request.cost);
     stats_work(&server->stats, pass, (double)slot->request.cost.tokens, slot->request.cost.flops);
 }
 

@@ -15,7 +15,15 @@ static const struct cost small = {.bytes = 100, .tokens = 10, .requests = 1, .fl
 
 static uint32_t take(const char *name)
 {
-    return principal_take(&all, name, 1, false);
+    bool fresh;
+    return principal_take(&all, name, 1, &fresh);
+}
+
+static bool is_fresh(const char *name)
+{
+    bool fresh;
+    principal_give(&all, principal_take(&all, name, 1, &fresh));
+    return fresh;
 }
 
 START_TEST(one_entry_per_name_while_it_is_referred_to)
@@ -30,6 +38,23 @@ START_TEST(one_entry_per_name_while_it_is_referred_to)
     ck_assert_uint_eq(take("uid:3"), PRINCIPAL_NONE);
     principal_give(&all, a);
     ck_assert_uint_ne(take("uid:3"), PRINCIPAL_NONE);
+    principals_close(&all);
+}
+END_TEST
+
+START_TEST(who_comes_back_is_no_stranger)
+{
+    ck_assert(principals_open(&all, 2));
+    uint32_t a = take("uid:1");
+    principal_serve(&all, a, &small);
+    principal_give(&all, a);
+    ck_assert(!is_fresh("uid:1"));
+    ck_assert_double_eq(all.entries[a].served.flops, small.flops);
+    ck_assert(is_fresh("uid:2"));
+    ck_assert(!is_fresh("uid:1"));
+    ck_assert(is_fresh("uid:3")); /* in place of uid:2, the longest absent */
+    ck_assert(!is_fresh("uid:1"));
+    ck_assert(is_fresh("uid:2"));
     principals_close(&all);
 }
 END_TEST
@@ -105,6 +130,7 @@ END_TEST
 
 static const struct check_row tests[] = {
     {"identity", &one_entry_per_name_while_it_is_referred_to},
+    {"return", &who_comes_back_is_no_stranger},
     {"quota", &a_quota_holds_over_connections},
     {"together", &all_together_are_bounded_too},
     {"never", &what_never_fits_says_both_numbers},

@@ -47,6 +47,10 @@ const struct option_row config_rows[] = {
     {"insecure", OPTION_BOOL, AT(insecure), "false", 0, 1,
      "Allow listen-tcp on an address other than loopback. Tokens and tensors then cross the "
      "network in clear."},
+    {"metrics-address", OPTION_STRING, AT(metrics_address), "", 0, 0,
+     "host:port, or a port of 127.0.0.1, for /metrics (Prometheus), /healthz and /readyz over "
+     "HTTP; "
+     "empty: off. Whoever reaches it reads numbers, uids and names of tokens, and nothing else."},
 
     {"device", OPTION_STRING, AT(device), "all", 0, 0,
      "What computes: all (every GPU of the node, or cpu:0 where there is none), or a list such as "
@@ -199,21 +203,24 @@ static bool is_loopback(const char *address)
            strncmp(address, "localhost:", 10) == 0;
 }
 
+static bool is_port(const char *text)
+{
+    char *end;
+    unsigned long port = isdigit((unsigned char)*text) ? strtoul(text, &end, 10) : 0;
+    return port >= 1 && port <= 65535 && *end == '\0';
+}
+
 static bool is_address(const char *address)
 {
     const char *colon = strrchr(address, ':');
-    char *end;
-    if (!colon || colon == address || !isdigit((unsigned char)colon[1])) {
-        return false;
-    }
-    unsigned long port = strtoul(colon + 1, &end, 10);
-    return *end == '\0' && port >= 1 && port <= 65535;
+    return colon && colon != address && is_port(colon + 1);
 }
 
 bool config_check(const struct config *config, char *error, size_t error_bytes)
 {
     const bool tcp = config->listen_tcp[0] != '\0';
     const bool tls = config->listen_tls[0] != '\0';
+    const bool metrics = config->metrics_address[0] != '\0';
     const bool token = config->token_file[0] != '\0';
     const bool keys = config->tls_cert[0] != '\0' && config->tls_key[0] != '\0';
     const struct rule {
@@ -222,6 +229,8 @@ bool config_check(const struct config *config, char *error, size_t error_bytes)
     } rules[] = {
         {tcp && !is_address(config->listen_tcp), "listen-tcp: not host:port"},
         {tls && !is_address(config->listen_tls), "listen-tls: not host:port"},
+        {metrics && !is_port(config->metrics_address) && !is_address(config->metrics_address),
+         "metrics-address: not host:port or a port"},
         {tcp && !token, "listen-tcp: needs token-file: every user of the machine reaches tcp"},
         {tcp && !is_loopback(config->listen_tcp) && !config->insecure,
          "listen-tcp: beyond loopback tokens and tensors cross the network in clear; use "

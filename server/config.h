@@ -35,6 +35,7 @@ struct config {
     char tls_ca[CONFIG_TEXT_BYTES_MAX]; /* set: clients must show a certificate it signed */
     char token_file[CONFIG_TEXT_BYTES_MAX];
     bool insecure;
+    char metrics_address[CONFIG_TEXT_BYTES_MAX]; /* host:port or port of /metrics and health */
 
     /* What it runs on. */
     char device[CONFIG_TEXT_BYTES_MAX]; /* "all", or a comma separated list: cpu:0,cuda:1 */

@@ -12,7 +12,9 @@
 #include <uv.h>
 
 #include "server/clock.h"
+#include "server/http.h"
 #include "server/log.h"
+#include "server/monitor.h"
 #include "server/server.h"
 
 /* Exit statuses, as sysexits.h has them. */
@@ -21,6 +23,10 @@ enum { EXIT_USAGE = 64, EXIT_UNAVAILABLE = 69, EXIT_DEVICE = 70 };
 /* After the drain's own limit: time for the last errors to go out. */
 #define EXIT_LIMIT_MS 2000u
 
+/* Between turns of HTTP: 100 a second are plenty for scrapes, and all that the busiest of clients
+ * can make of them. A turn takes some 0.1 ms. */
+#define HTTP_REST_MS 10u
+
 struct loop {
     struct server *server;
     uv_loop_t uv;
@@ -28,6 +34,11 @@ struct loop {
     uv_poll_t peers;
     uv_timer_t timer, watchdog, drain_limit;
     uv_signal_t sigterm, sigint;
+    struct monitor monitor;
+    struct http *http; /* NULL: off */
+    uint64_t http_next_us;
+    uv_poll_t http_poll;
+    uv_timer_t http_timer;
     bool stopping;
     int signals;
 };
@@ -119,6 +130,62 @@ static void on_signal(uv_signal_t *handle, int number)
     turn(loop);
 }
 
+/* ---- HTTP: a turn, a rest, then a turn when the descriptor or the time says so ---- */
+
+static void http_step(struct loop *loop);
+
+static void on_http_due(uv_timer_t *timer)
+{
+    http_step(timer->data);
+}
+
+static void on_http_ready(uv_poll_t *poll, int status, int events)
+{
+    (void)status;
+    (void)events;
+    http_step(poll->data);
+}
+
+static void on_http_rested(uv_timer_t *timer)
+{
+    struct loop *loop = timer->data;
+    uv_poll_start(&loop->http_poll, UV_READABLE, on_http_ready);
+    if (loop->http_next_us != HTTP_NEVER) {
+        uint64_t now_us = clock_us();
+        uint64_t delay_us = loop->http_next_us > now_us ? loop->http_next_us - now_us : 0;
+        uv_timer_start(timer, on_http_due, delay_us / 1000, 0);
+    }
+}
+
+static void http_step(struct loop *loop)
+{
+    uv_poll_stop(&loop->http_poll);
+    loop->http_next_us = http_turn(loop->http, clock_us());
+    uv_timer_start(&loop->http_timer, on_http_rested, HTTP_REST_MS, 0);
+}
+
+static enum fas_status open_http(struct loop *loop, struct fas_error *error)
+{
+    const char *address = loop->server->config.metrics_address;
+    if (*address == '\0') {
+        return FAS_OK;
+    }
+    if (!monitor_open(&loop->monitor, loop->server)) {
+        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "metrics-address", "no memory for it");
+    }
+    enum fas_status status = http_open(&loop->http, address, monitor_find, &loop->monitor, error);
+    if (status == FAS_OK) {
+        uv_poll_init(&loop->uv, &loop->http_poll, http_descriptor(loop->http));
+        uv_timer_init(&loop->uv, &loop->http_timer);
+        loop->http_poll.data = loop->http_timer.data = loop;
+        http_step(loop);
+        log_info("listening", log_str("option", "metrics-address"), log_str("at", address));
+    }
+    return status;
+}
+
+/* ---- the loop ---- */
+
 static void open_handles(struct loop *loop)
 {
     uv_loop_init(&loop->uv);
@@ -162,7 +229,7 @@ int loop_run(struct server *server)
     loop.server = server;
     open_handles(&loop);
     server->started_us = clock_us();
-    if (server_open(server, wake, &loop, &error) != FAS_OK) {
+    if (server_open(server, wake, &loop, &error) != FAS_OK || open_http(&loop, &error) != FAS_OK) {
         log_error("not_started", log_str("option", error.field), log_str("text", error.text));
         return EXIT_USAGE;
     }

@@ -4,7 +4,8 @@
  *
  * SIGTERM or SIGINT: refuse new work, finish what was accepted, return 0; again: exit at once.
  * With the last device lost it returns a status of its own, so that the service manager restarts
- * it. Under systemd: READY and STOPPING are notified, and the watchdog is fed by the loop itself.
+ * it. With metrics-address, HTTP is answered here too (http.h). Under systemd: READY and STOPPING
+ * are notified, and the watchdog is fed by the loop itself.
  */
 #ifndef SERVER_LOOP_H
 #define SERVER_LOOP_H

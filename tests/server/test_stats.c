@@ -148,7 +148,8 @@ START_TEST(no_value_is_too_large)
 }
 END_TEST
 
-/* Names in backticks that have an underscore; "*." stands for a device. */
+/* Names in backticks that have an underscore; "*." stands for a device. Metrics are test_metrics'.
+ */
 START_TEST(the_operators_guide_names_what_is_there)
 {
     char line[1024];
@@ -161,7 +162,7 @@ START_TEST(the_operators_guide_names_what_is_there)
         char *save = NULL;
         char *part = line[0] == '|' ? strtok_r(line, "`", &save) : NULL;
         for (int i = 0; part; part = strtok_r(NULL, "`", &save), i++) {
-            if (i % 2 == 1 && strchr(part, '_')) {
+            if (i % 2 == 1 && strchr(part, '_') && !strstr(part, "faserved_")) {
                 value_of(part);
                 seen++;
             }

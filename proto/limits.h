@@ -58,7 +58,7 @@ static_assert(FAS_HEADS_MAX * FAS_HEAD_DIM_MAX * 4u <= FAS_CHUNK_BYTES_MAX, "a r
 #define FAS_DEADLINE_US_MAX (UINT64_C(30) * 24 * 3600 * 1000000)
 #define FAS_PRIORITY_MAX 2u
 
-/* Places' ids are counted per connection, from 1. */
+/* An id of a place: the server's choice, unique while the place is open. */
 #define FAS_PLACE_ID_MAX 0xffffu
 
 /* In-place tensors: bulk copies and tensor maps need 16-byte steps; statistics are read as fp32. */

@@ -129,6 +129,13 @@ uint32_t wire_request_outputs(const struct wire_request *request);
  */
 enum fas_status wire_request_check(const struct wire_request *request, struct fas_error *error);
 
+/* "tensors.q", as errors name it. Static. */
+const char *wire_tensor_field(enum fas_tensor tensor);
+
+/* First to last byte of a tensor in its place, from its offset on: as its strides say, or packed.
+ * Of a checked request. 0 when it has no rows. */
+uint64_t wire_tensor_extent(const struct wire_request *request, enum fas_tensor tensor);
+
 /*
  * The highest version both ends speak, or UNSUPPORTED with both ranges in the text.
  */

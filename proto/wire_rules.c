@@ -147,6 +147,28 @@ static int64_t extent_of(int64_t outer_count, int64_t outer_stride, int64_t inne
     return extent;
 }
 
+/* One row stands for none: its strides are checked all the same. */
+static int64_t strided_extent(const struct fas_dims *dims, enum fas_tensor tensor,
+                              const struct wire_tensor *at, int64_t width_bytes)
+{
+    int64_t rows = fas_tensor_rows(dims, tensor), heads = fas_tensor_heads(dims, tensor);
+    rows = rows > 0 ? rows : 1;
+    return at->row_stride >= at->head_stride
+               ? extent_of(rows, at->row_stride, heads, at->head_stride, width_bytes)
+               : extent_of(heads, at->head_stride, rows, at->row_stride, width_bytes);
+}
+
+uint64_t wire_tensor_extent(const struct wire_request *request, enum fas_tensor tensor)
+{
+    const struct fas_dims *dims = &request->dims;
+    const struct wire_tensor *at = &request->tensors[tensor];
+    int64_t width =
+        (int64_t)fas_tensor_width(dims, tensor) * (int64_t)fas_tensor_element_bytes(dims, tensor);
+    uint64_t bytes = fas_tensor_bytes(dims, tensor);
+    return at->row_stride == 0 || bytes == 0 ? bytes
+                                             : (uint64_t)strided_extent(dims, tensor, at, width);
+}
+
 static enum fas_status check_strides(const struct fas_dims *dims, enum fas_tensor tensor,
                                      const struct wire_tensor *at, const char *field,
                                      struct fas_error *error)
@@ -155,6 +177,9 @@ static enum fas_status check_strides(const struct fas_dims *dims, enum fas_tenso
     int64_t step = statistics ? FAS_STATISTICS_STRIDE_STEP : FAS_STRIDE_STEP;
     if (at->row_stride == 0 && at->head_stride == 0) {
         return FAS_OK;
+    }
+    if (fas_tensor_row(tensor)->side == FAS_SIDE_NONE) {
+        return fas_fail(error, FAS_INVALID_ARGUMENT, field, "one number per head: packed");
     }
     if (at->row_stride <= 0 || at->head_stride <= 0) {
         return fas_fail(error, FAS_INVALID_ARGUMENT, field,
@@ -167,13 +192,9 @@ static enum fas_status check_strides(const struct fas_dims *dims, enum fas_tenso
                         " bytes",
                         at->row_stride, at->head_stride, step);
     }
-    int64_t rows = fas_tensor_rows(dims, tensor), heads = fas_tensor_heads(dims, tensor);
     int64_t width =
         (int64_t)fas_tensor_width(dims, tensor) * (int64_t)fas_tensor_element_bytes(dims, tensor);
-    rows = rows > 0 ? rows : 1;
-    bool rows_outside = at->row_stride >= at->head_stride;
-    int64_t extent = rows_outside ? extent_of(rows, at->row_stride, heads, at->head_stride, width)
-                                  : extent_of(heads, at->head_stride, rows, at->row_stride, width);
+    int64_t extent = strided_extent(dims, tensor, at, width);
     if (extent < 0) {
         return fas_fail(error, FAS_INVALID_ARGUMENT, field,
                         "strides %" PRId64 " and %" PRId64 " make elements of %" PRId64
@@ -183,8 +204,7 @@ static enum fas_status check_strides(const struct fas_dims *dims, enum fas_tenso
     return FAS_OK;
 }
 
-static enum fas_status check_tensor(const struct wire_request *request, enum fas_tensor tensor,
-                                    struct fas_error *error)
+const char *wire_tensor_field(enum fas_tensor tensor)
 {
     static const char *const fields[FAS_TENSOR_COUNT] = {
         [FAS_Q] = "tensors.q",        [FAS_K] = "tensors.k",         [FAS_V] = "tensors.v",
@@ -192,8 +212,14 @@ static enum fas_status check_tensor(const struct wire_request *request, enum fas
         [FAS_DQ] = "tensors.dq",      [FAS_DK] = "tensors.dk",       [FAS_DV] = "tensors.dv",
         [FAS_DLSE] = "tensors.dlse",  [FAS_DELTA] = "tensors.delta", [FAS_SINK] = "tensors.sink",
         [FAS_DSINK] = "tensors.dsink"};
+    return fields[tensor];
+}
+
+static enum fas_status check_tensor(const struct wire_request *request, enum fas_tensor tensor,
+                                    struct fas_error *error)
+{
     const struct wire_tensor *at = &request->tensors[tensor];
-    const char *field = fields[tensor];
+    const char *field = wire_tensor_field(tensor);
     bool plain =
         at->place_id == 0 && at->offset == 0 && at->row_stride == 0 && at->head_stride == 0;
     if (at->place == FAS_PLACE_INLINE) {

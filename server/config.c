@@ -44,6 +44,11 @@ const struct option_row config_rows[] = {
     {"token-file", OPTION_STRING, AT(token_file), "", 0, 0,
      "Tokens that let clients in over tcp and tls, one per line: NAME TOKEN [weight=N] [admin]. "
      "The file must be readable by the daemon's user only (mode 0600)."},
+    {"share-with", OPTION_STRING, AT(share_with), "", 0, 0,
+     "Users and @groups, by name or number, whose clients may share memory with the daemon over "
+     "the "
+     "unix socket instead of sending tensors; all: whoever may connect. Root and the daemon's own "
+     "user always may."},
     {"insecure", OPTION_BOOL, AT(insecure), "false", 0, 1,
      "Allow listen-tcp on an address other than loopback. Tokens and tensors then cross the "
      "network in clear."},
@@ -94,6 +99,11 @@ const struct option_row config_rows[] = {
     {"upload-credit-bytes", OPTION_BYTES, AT(upload_credit_bytes), "64MiB", 4 * MIB, TIB,
      "What one connection may send ahead of the daemon's reading; bounds nothing but waiting, as "
      "payload lands in its final place."},
+    {"region-bytes", OPTION_BYTES, AT(region_bytes), "0", 0, 16 * TIB,
+     "Shared memory of all clients together; 0: a quarter of the host's. Its pages are taken when "
+     "they are first used, and count on top of the arena."},
+    {"region-bytes-per-principal", OPTION_BYTES, AT(region_bytes_per_principal), "0", 0, 16 * TIB,
+     "Of that, for one principal; 0: three quarters of it."},
 
     {"batch-delay", OPTION_DURATION, AT(batch_delay_us), "0", 0, SECOND,
      "How long a request may wait for others to share its launch. 0: the batch is what is there "

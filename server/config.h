@@ -34,6 +34,7 @@ struct config {
     char tls_cert[CONFIG_TEXT_BYTES_MAX], tls_key[CONFIG_TEXT_BYTES_MAX];
     char tls_ca[CONFIG_TEXT_BYTES_MAX]; /* set: clients must show a certificate it signed */
     char token_file[CONFIG_TEXT_BYTES_MAX];
+    char share_with[CONFIG_TEXT_BYTES_MAX]; /* share.h */
     bool insecure;
     char metrics_address[CONFIG_TEXT_BYTES_MAX]; /* host:port or port of /metrics and health */
 
@@ -55,7 +56,9 @@ struct config {
     uint64_t queue_tokens_max;
     double queue_flops_max;
     uint32_t chunk_bytes;
-    uint64_t upload_credit_bytes; /* per connection */
+    uint64_t upload_credit_bytes;        /* per connection */
+    uint64_t region_bytes;               /* 0: a quarter of the host's memory */
+    uint64_t region_bytes_per_principal; /* 0: three quarters of that */
 
     /* How work is cut. */
     uint64_t batch_delay_us;

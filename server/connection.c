@@ -99,16 +99,32 @@ bool connection_silent(const struct connection *connection)
     return connection->sends_done == connection->sends && outbox_empty(&connection->outbox);
 }
 
-static void close_now(struct connection *connection)
+void connection_leave(struct server *server, struct connection *connection)
 {
-    connection->state = CONNECTION_CLOSING;
-    stream_close(connection->stream);
+    if (!place_used(server, connection)) {
+        connection->state = CONNECTION_CLOSING;
+        stream_close(connection->stream);
+    }
+}
+
+static void close_now(struct server *server, struct connection *connection)
+{
+    struct fas_error error;
+    uint32_t index = connection->first_slot;
+    fas_fail(&error, FAS_CANCELLED, "", "the connection is closed");
+    connection->state = CONNECTION_LEAVING;
+    for (uint32_t count = connection->slot_count; count > 0; count--) {
+        struct slot *slot = &server->slots.entries[index];
+        index = slot->next;
+        intake_end(server, slot, &error);
+    }
+    connection_leave(server, connection);
 }
 
 void connection_fail(struct server *server, struct connection *connection,
                      const struct fas_error *error, uint64_t now_us)
 {
-    if (connection->state == CONNECTION_CLOSING || connection->state == CONNECTION_FAREWELL) {
+    if (connection->state >= CONNECTION_FAREWELL) {
         return;
     }
     stats_add(&server->stats, STATS_CONNECTIONS_LOST, 1);
@@ -120,7 +136,7 @@ void connection_fail(struct server *server, struct connection *connection,
         connection->state = CONNECTION_FAREWELL;
         connection->failed_us = now_us;
     } else {
-        close_now(connection);
+        close_now(server, connection);
     }
 }
 
@@ -131,6 +147,7 @@ static void on_closed(struct server *server, struct connection *connection)
         intake_orphan(server, &server->slots.entries[connection->first_slot]);
     }
     hold_release_all(server, connection);
+    place_close_all(server, connection);
     if (connection->principal != PRINCIPAL_NONE) {
         principal_give(&server->principals, connection->principal);
     }
@@ -148,7 +165,7 @@ static void on_ended(struct server *server, struct connection *connection, uint6
 {
     struct fas_error error = {0};
     if (connection->state == CONNECTION_FAREWELL) {
-        close_now(connection); /* it can not even be told */
+        close_now(server, connection); /* it can not even be told */
         return;
     }
     stream_error(connection->stream, &error);
@@ -158,7 +175,7 @@ static void on_ended(struct server *server, struct connection *connection, uint6
     }
     log_debug("stream_ended", log_u64("connection", connection->number),
               log_str("reason", error.text));
-    close_now(connection);
+    close_now(server, connection);
 }
 
 /* ---- its beginning ---- */
@@ -416,24 +433,49 @@ static void on_drain(struct server *server, struct connection *connection,
     server_drain(server);
 }
 
+static bool in_group(const void *context, gid_t group)
+{
+    return stream_peer_in_group(context, group);
+}
+
+/* Shared memory is for peers of this node that the operator chose. */
+static enum fas_status may_share(const struct server *server, const struct connection *connection,
+                                 struct fas_error *error)
+{
+    const struct stream_peer *peer = stream_peer(connection->stream);
+    if (!peer->local) {
+        return fas_fail(error, FAS_UNSUPPORTED, "place",
+                        "memory is shared over a unix socket only");
+    }
+    return share_allows(&server->share, (uid_t)peer->uid, in_group, connection->stream)
+               ? FAS_OK
+               : fas_fail(error, FAS_UNAUTHENTICATED, "place",
+                          "uid %" PRIu64 " is not one of share-with", peer->uid);
+}
+
 static void on_open(struct server *server, struct connection *connection,
                     const struct inbox_record *record, uint64_t now_us)
 {
-    (void)server;
+    struct wire_open open;
+    struct fas_error error = {0};
     (void)now_us;
-    struct fas_error error;
-    fas_fail(&error, FAS_UNSUPPORTED, "place", "this server has inline tensors only");
-    connection_refuse(connection, record->frame.request, &error);
+    if (wire_decode_open(record->header, record->frame.header_bytes, &open, &error) != FAS_OK ||
+        may_share(server, connection, &error) != FAS_OK ||
+        place_open(server, connection, &open, record->frame.request, &error) != FAS_OK) {
+        connection_refuse(connection, record->frame.request, &error);
+    }
 }
 
 static void on_close(struct server *server, struct connection *connection,
                      const struct inbox_record *record, uint64_t now_us)
 {
-    (void)server;
+    uint32_t id;
+    struct fas_error error = {0};
     (void)now_us;
-    struct fas_error error;
-    fas_fail(&error, FAS_NOT_FOUND, "id", "no such place on this connection");
-    connection_refuse(connection, record->frame.request, &error);
+    if (wire_decode_close(record->header, record->frame.header_bytes, &id, &error) != FAS_OK ||
+        place_close(server, connection, id, record->frame.request, &error) != FAS_OK) {
+        connection_refuse(connection, record->frame.request, &error);
+    }
 }
 
 static void on_release(struct server *server, struct connection *connection,
@@ -489,13 +531,13 @@ static void serve(struct server *server, struct stream *stream, unsigned events,
     if (events & STREAM_SENT) {
         reply_sent(server, connection);
         if (connection->state == CONNECTION_FAREWELL && connection_silent(connection)) {
-            close_now(connection);
+            close_now(server, connection);
         }
     }
     if (events & STREAM_RECEIVED || connection->backlog) {
         read_inbox(server, connection, now_us);
     }
-    if (events & STREAM_ENDED && connection->state != CONNECTION_CLOSING) {
+    if (events & STREAM_ENDED && connection->state < CONNECTION_LEAVING) {
         on_ended(server, connection, now_us);
     }
     if (events & STREAM_CLOSED) {
@@ -553,7 +595,7 @@ static void watch_silence(struct server *server, struct connection *connection, 
     if (connection->pings == PINGS_MAX) {
         log_info("connection_silent", log_u64("connection", connection->number));
         stats_add(&server->stats, STATS_CONNECTIONS_LOST, 1);
-        close_now(connection);
+        close_now(server, connection);
     } else if (outbox_room(&connection->outbox, 0)) {
         connection->pings++;
         connection->pinged_us = now_us;
@@ -578,7 +620,7 @@ static void watch(struct server *server, struct connection *connection, uint64_t
             fas_fail(&error, FAS_DEADLINE_EXCEEDED, "credit",
                      "results of request %" PRIu64 " were not taken", slot->id);
             connection_fail(server, connection, &error, now_us);
-            close_now(connection);
+            close_now(server, connection);
             return;
         }
         watch_slot(server, slot, now_us);
@@ -593,7 +635,7 @@ void connection_watch_all(struct server *server, uint64_t now_us)
             watch(server, connection, now_us);
         } else if (connection->state == CONNECTION_FAREWELL &&
                    now_us > connection->failed_us + server->config.hello_timeout_us) {
-            close_now(connection); /* it does not read its farewell */
+            close_now(server, connection); /* it does not read its farewell */
         }
     }
 }

@@ -2,8 +2,8 @@
  * connection.h: one peer, from accept to close: who it is, what it may have in flight, what goes
  * out to it next.
  *
- *   FREE -> GREETING (HELLO awaited) -> OPEN -> FAREWELL (an ERROR is on its way) -> CLOSING ->
- * FREE
+ *   FREE -> GREETING (HELLO awaited) -> OPEN -> FAREWELL (an ERROR is on its way)
+ *        -> LEAVING (a launch uses its places) -> CLOSING -> FREE
  *
  * Owner: the loop thread. One per stream of the transport, by index; none is allocated later.
  */
@@ -25,6 +25,7 @@ enum connection_state {
     CONNECTION_GREETING,
     CONNECTION_OPEN,
     CONNECTION_FAREWELL,
+    CONNECTION_LEAVING,
     CONNECTION_CLOSING,
 };
 
@@ -50,6 +51,7 @@ struct connection {
     uint64_t result_credit;     /* bytes of RESULT the peer can take */
     uint64_t result_window;     /* its first credit */
     uint64_t credit_due;        /* bytes of DATA to be credited to the peer */
+    uint32_t place_answers;     /* OPENED and CLOSED that are due */
 };
 
 struct connections {
@@ -69,6 +71,9 @@ void connection_watch_all(struct server *server, uint64_t now_us);
 /* The connection failed: the peer is told (ERROR for request 0), then it is closed. */
 void connection_fail(struct server *server, struct connection *connection,
                      const struct fas_error *error, uint64_t now_us);
+
+/* LEAVING: closes it if no launch uses its memory any more. */
+void connection_leave(struct server *server, struct connection *connection);
 
 /* All that was to be said to it is said. */
 bool connection_silent(const struct connection *connection);

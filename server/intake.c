@@ -19,13 +19,6 @@
 /* What this server can not do yet is refused by name. */
 static enum fas_status check_support(const struct wire_request *wire, struct fas_error *error)
 {
-    for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
-        if (wire->tensors[tensor].place != FAS_PLACE_INLINE) {
-            return fas_fail(error, FAS_UNSUPPORTED, "tensors.place", "%s of %s: only inline here",
-                            fas_place_name(wire->tensors[tensor].place),
-                            fas_tensor_row(tensor)->name);
-        }
-    }
     if (wire->wait_event != 0 || wire->done_event != 0) {
         return fas_fail(error, FAS_UNSUPPORTED, wire->wait_event ? "wait_event" : "done_event",
                         "events need a CUDA device");
@@ -258,6 +251,13 @@ static enum fas_status equip(struct server *server, struct connection *connectio
     enum attn_arch arch = server->executors[slot->executor].device.arch;
     enum fas_status status = request_shape(&slot->request, wire, arch, error);
     if (status == FAS_OK) {
+        status = place_enter(server, slot, error);
+    }
+    if (status == FAS_OK && wire->retain && slot->request.in_place) {
+        status = fas_fail(error, FAS_UNSUPPORTED, "retain",
+                          "tensors in places are not copied: name them again in the backward");
+    }
+    if (status == FAS_OK) {
         status = reserve(server, connection, slot, lengths, tensors, error);
     }
     if (status == FAS_OK && hold) {
@@ -431,6 +431,7 @@ void intake_settle(struct server *server, struct slot *slot)
     }
     principal_give(&server->principals, slot->principal);
     hold_unread(server, slot);
+    place_leave(server, slot);
     arena_give(&executor->arena, &slot->span);
     arena_give(&server->notes, &slot->notes);
     slot_give(&server->slots, slot);

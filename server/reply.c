@@ -174,6 +174,22 @@ static void send_chunk(struct server *server, struct connection *connection, str
     advance(slot, chunk);
 }
 
+/* How its tensors travelled, for DONE; those in places are counted here. */
+static uint32_t count_places(struct server *server, const struct slot *slot)
+{
+    const struct request *request = &slot->request;
+    uint32_t places = request->travelling ? 1u << FAS_PLACE_INLINE : 0;
+    uint32_t placed = (request->inputs | request->outputs) & ~request->travelling;
+    for (uint32_t left = placed; left; left &= left - 1) {
+        enum fas_tensor tensor = (enum fas_tensor)__builtin_ctz(left);
+        enum fas_place place = request->wire.tensors[tensor].place;
+        places |= 1u << place;
+        stats_payload(&server->stats, request->inputs >> tensor & 1 ? STATS_IN : STATS_OUT, place,
+                      (double)fas_tensor_bytes(&request->wire.dims, tensor));
+    }
+    return places;
+}
+
 static void send_done(struct server *server, struct connection *connection, struct slot *slot,
                       uint64_t now_us)
 {
@@ -190,7 +206,7 @@ static void send_done(struct server *server, struct connection *connection, stru
                              .batch_tokens = slot->batch.tokens,
                              .batch_requests = slot->batch.requests,
                              .batch_sequences = slot->batch.sequences,
-                             .places = 1u << FAS_PLACE_INLINE,
+                             .places = count_places(server, slot),
                              .handle = handle,
                              .launches = slot->batch.launches};
     snprintf(done.device, sizeof done.device, "%s", executor->device.name);
@@ -294,11 +310,13 @@ static void reply_send(struct server *server, struct connection *connection, uin
 {
     struct outbox *outbox = &connection->outbox;
     if (connection->sends - connection->sends_done == TRANSPORT_SENDS_MAX ||
-        connection->state == CONNECTION_CLOSING) {
+        connection->state >= CONNECTION_LEAVING) {
         return;
     }
     if (connection->state == CONNECTION_OPEN) {
         give_credit(server, connection);
+        while (outbox_room(outbox, 0) && place_answer(server, connection)) {
+        }
     }
     outbox_begin(outbox);
     if (connection->state == CONNECTION_OPEN) {
@@ -331,6 +349,9 @@ void reply_send_all(struct server *server, uint64_t now_us)
 {
     for (uint32_t i = 0; i < server->connections.count; i++) {
         struct connection *connection = &server->connections.entries[i];
+        if (connection->state == CONNECTION_LEAVING) {
+            connection_leave(server, connection);
+        }
         if (connection->state != CONNECTION_FREE) {
             reply_send(server, connection, now_us);
         }

@@ -148,11 +148,16 @@ static struct attn_tensor packed(const struct request *request, uint8_t *data,
 
 void request_place(struct request *request, enum fas_tensor tensor, uint8_t *data)
 {
+    const struct fas_dims *dims = &request->wire.dims;
     const struct wire_tensor *at = &request->wire.tensors[tensor];
+    struct attn_tensor placed = packed(request, data, tensor);
+    if (at->row_stride != 0) { /* a stride that is never taken may be any: tensor maps care */
+        placed.row_stride = fas_tensor_rows(dims, tensor) > 1 ? at->row_stride : placed.row_stride;
+        placed.head_stride =
+            fas_tensor_heads(dims, tensor) > 1 ? at->head_stride : placed.head_stride;
+    }
     request->in_place |= 1u << tensor;
-    request->placed[tensor] = at->row_stride == 0
-                                  ? packed(request, data, tensor)
-                                  : (struct attn_tensor){data, at->row_stride, at->head_stride};
+    request->placed[tensor] = placed;
 }
 
 struct attn_tensor request_tensor(const struct request *request, uint8_t *base,

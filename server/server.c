@@ -31,7 +31,7 @@ static enum fas_status open_tables(struct server *server, struct fas_error *erro
     }
     if (!connections_open(&server->connections, config->connections_max) ||
         !principals_open(&server->principals,
-                         config->connections_max + config->slots + HOLDS_MAX)) {
+                         config->connections_max + config->slots + HOLDS_MAX + PLACES_MAX)) {
         return no_memory("connections-max", error);
     }
     server->notes_memory = mmap(NULL, NOTES_BYTES, PROT_READ | PROT_WRITE,
@@ -40,6 +40,13 @@ static enum fas_status open_tables(struct server *server, struct fas_error *erro
         !arena_open(&server->notes, NOTES_BYTES, config->slots + HOLDS_MAX) ||
         !holds_open(&server->holds)) {
         return no_memory("slots", error);
+    }
+    if (!places_open(&server->places, config->region_bytes, config->region_bytes_per_principal)) {
+        return no_memory("region-bytes", error);
+    }
+    enum fas_status status = share_open(&server->share, config->share_with, error);
+    if (status != FAS_OK) {
+        return status;
     }
     return config->token_file[0] == '\0' ? FAS_OK
                                          : tokens_open(&server->tokens, config->token_file, error);
@@ -148,6 +155,8 @@ void server_measure(struct server *server, uint64_t now_us)
     stats_set(stats, STATS_NOTES_HIGH_BYTES, (double)server->notes.high_water_bytes);
     stats_set(stats, STATS_RETAINED_HANDLES, server->holds.count);
     stats_set(stats, STATS_RETAINED_BYTES, (double)server->holds.bytes);
+    stats_set(stats, STATS_PLACES, server->places.count);
+    stats_set(stats, STATS_REGION_BYTES, (double)server->places.bytes);
     stats_set(stats, STATS_LOG_LOST, (double)log_lost());
     for (uint32_t i = 0; i < server->executor_count; i++) {
         const struct executor *e = &server->executors[i];

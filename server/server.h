@@ -16,7 +16,9 @@
 #include "server/connection.h"
 #include "server/executor.h"
 #include "server/hold.h"
+#include "server/place.h"
 #include "server/principal.h"
+#include "server/share.h"
 #include "server/slot.h"
 #include "server/stats.h"
 #include "server/token.h"
@@ -34,6 +36,8 @@ struct server {
     struct principals principals;
     struct principal_limits principal_limits;
     struct holds holds;
+    struct places places;
+    struct share share;
     struct tokens tokens;
     struct stats stats;
     uint64_t started_us, watch_us; /* watch_us: when to look at the time next */

@@ -56,18 +56,19 @@ struct slot {
     uint64_t id;                   /* the client's */
     uint32_t principal, executor;
     struct request request;
-    struct arena_span span;  /* of the executor's arena */
-    struct arena_span notes; /* host memory: sequences, chunk bit map */
-    uint64_t *claimed;       /* chunk bit map */
-    uint64_t bytes_missing;  /* of the inputs */
-    uint64_t deadline_us;    /* absolute; 0: none */
-    uint32_t hold;           /* index of the hold it reads; SLOT_NONE: none */
-    int32_t batch_index;     /* RUNNING: which request of the executor's batch */
-    struct fas_error error;  /* status FAS_OK while all is well */
-    bool admitted;           /* its cost is booked on the principal */
-    bool landing;            /* over, but a payload is still being received into it */
-    uint64_t send;           /* the last of its connection's sends that reads its memory; 0: none */
-    bool answered;           /* DONE or ERROR was handed to the transport */
+    struct arena_span span;            /* of the executor's arena */
+    struct arena_span notes;           /* host memory: sequences, chunk bit map */
+    uint64_t *claimed;                 /* chunk bit map */
+    uint64_t bytes_missing;            /* of the inputs */
+    uint64_t deadline_us;              /* absolute; 0: none */
+    uint16_t places[FAS_TENSOR_COUNT]; /* ids of the places its tensors lie in; 0: none */
+    uint32_t hold;                     /* index of the hold it reads; SLOT_NONE: none */
+    int32_t batch_index;               /* RUNNING: which request of the executor's batch */
+    struct fas_error error;            /* status FAS_OK while all is well */
+    bool admitted;                     /* its cost is booked on the principal */
+    bool landing;                      /* over, but a payload is still being received into it */
+    uint64_t send; /* the last of its connection's sends that reads its memory; 0: none */
+    bool answered; /* DONE or ERROR was handed to the transport */
     struct slot_progress progress;
     struct slot_times times;
     struct slot_batch batch;

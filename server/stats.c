@@ -39,6 +39,9 @@ const struct stats_row stats_gauge_rows[STATS_GAUGES] = {
                                 "Retained forwards now."},
     [STATS_RETAINED_BYTES] = {"retained_bytes", "retained_bytes", NULL,
                               "Arena that retained forwards take, over all devices."},
+    [STATS_PLACES] = {"places", "places", NULL, "Regions and CUDA allocations open now."},
+    [STATS_REGION_BYTES] = {"region_bytes", "region_bytes", NULL,
+                            "Shared memory of all clients, touched or not."},
     [STATS_LOG_LOST] = {"log_lost", "log_lines_lost_total", NULL,
                         "Log lines that could not be written."},
 };

@@ -41,6 +41,8 @@ enum stats_gauge {
     STATS_NOTES_HIGH_BYTES,
     STATS_RETAINED_HANDLES,
     STATS_RETAINED_BYTES,
+    STATS_PLACES, /* open: regions and CUDA allocations */
+    STATS_REGION_BYTES,
     STATS_LOG_LOST,
     STATS_GAUGES
 };

@@ -115,7 +115,7 @@ static const struct bad_request bad_requests[] = {
     {"request_bytes", FAS_INVALID_ARGUMENT, the_most_bytes_there_can_be, NULL},
     {"softmax_scale", FAS_INVALID_ARGUMENT, scale_of_nothing, NULL},
     {"handle", FAS_NOT_FOUND, a_handle_never_given, NULL},
-    {"tensors.place", FAS_UNSUPPORTED, a_place_never_opened, NULL},
+    {"tensors.q", FAS_NOT_FOUND, a_place_never_opened, NULL},
     {"wait_event", FAS_UNSUPPORTED, an_event_never_opened, NULL},
 };
 

@@ -1,0 +1,86 @@
+/*
+ * place.h: memory that a client and the daemon share, so that tensors need not travel.
+ *
+ *   FREE -> OPEN -> CLOSING -> FREE
+ *
+ * A region is a memfd made here, sealed so that it can neither shrink nor grow under the daemon,
+ * mapped here and handed over to the client with OPENED. Its pages exist once somebody touches
+ * them; the sum of all regions is bounded (region-bytes). Its bytes may change at any time, so no
+ * decision reads them: lengths and strides come with REQUEST and are checked against the size the
+ * daemon itself gave the region.
+ *
+ * A place belongs to the connection that opened it and is named by an id nobody else can use. It
+ * goes with CLOSE or with its connection; while a request uses it the memory stays, though its name
+ * is gone, and CLOSED follows the last use. A connection is closed only when no launch uses its
+ * places: whoever sees the end of the stream may use the memory for something else. Who may open
+ * one: share.h, over unix sockets only.
+ * Owner: the loop thread.
+ */
+#ifndef SERVER_PLACE_H
+#define SERVER_PLACE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "proto/status.h"
+#include "proto/tensor.h"
+#include "proto/wire.h"
+
+/* Of all clients; one principal may have a quarter. Each is one mapping; 65530 is the usual limit
+ * of a process. */
+#define PLACES_MAX 4096u
+#define PLACES_PER_PRINCIPAL (PLACES_MAX / 4u)
+
+struct connection;
+struct server;
+struct slot;
+
+enum place_state { PLACE_FREE, PLACE_OPEN, PLACE_CLOSING };
+
+struct place {
+    enum place_state state;
+    enum fas_place kind;
+    uint32_t id;                   /* its connection's; 0: nobody can name it (any more) */
+    struct connection *connection; /* NULL: gone */
+    uint32_t principal;
+    uint32_t users;  /* tensors of requests that lie in it */
+    uint8_t *memory; /* NULL: given back */
+    uint64_t bytes;
+    int fd;          /* to be handed over; else -1 */
+    uint64_t answer; /* the OPEN or CLOSE that is still to be answered; 0: none */
+};
+
+struct places {
+    struct place *entries; /* PLACES_MAX */
+    uint32_t count;        /* not FREE */
+    uint64_t bytes;        /* of all regions */
+    uint64_t bytes_max, bytes_per_principal;
+};
+
+/* Bounds of 0: a quarter of the host's memory; three quarters of that. */
+bool places_open(struct places *places, uint64_t bytes_max, uint64_t bytes_per_principal);
+
+/* OPEN: answered by place_answer, or refused with *error. */
+enum fas_status place_open(struct server *server, struct connection *connection,
+                           const struct wire_open *open, uint64_t request, struct fas_error *error);
+
+/* CLOSE: answered by place_answer once nothing uses it. NOT_FOUND: not one of this connection. */
+enum fas_status place_close(struct server *server, struct connection *connection, uint32_t id,
+                            uint64_t request, struct fas_error *error);
+
+/* The connection is gone, its places with it as soon as nothing uses them. */
+void place_close_all(struct server *server, struct connection *connection);
+
+/* Puts the next answer that is due, OPENED or CLOSED, into the connection's outbox, which has room.
+ * False: none is. */
+bool place_answer(struct server *server, struct connection *connection);
+
+/* The tensors of the slot's request that lie in places are bound to them and use them, until
+ * place_leave. NOT_FOUND, or INVALID_ARGUMENT beyond the end: "tensors.q". */
+enum fas_status place_enter(struct server *server, struct slot *slot, struct fas_error *error);
+void place_leave(struct server *server, struct slot *slot);
+
+/* Whether a launch for this connection may be reading or writing one. */
+bool place_used(const struct server *server, const struct connection *connection);
+
+#endif

@@ -1,0 +1,285 @@
+/* Places: opened within their bounds, used where they are, given back by the last who uses them. */
+#include "server/place.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "server/server.h"
+#include "tests/support/check_main.h"
+
+enum { REGION = 1 << 20, ALL = 4 * REGION, OWN = 3 * REGION };
+
+static struct server server;
+static struct connection connections[2];
+static struct slot slots[2];
+static uint8_t outboxes[2][OUTBOX_BUFFERS * OUTBOX_BYTES];
+static struct fas_error error;
+
+static void open_server(void)
+{
+    memset(&server, 0, sizeof server);
+    ck_assert(places_open(&server.places, ALL, OWN));
+    ck_assert(principals_open(&server.principals, PLACES_MAX + 2));
+    server.slots = (struct slots){.entries = slots, .count = 2};
+    for (uint32_t i = 0; i < 2; i++) {
+        connections[i] = (struct connection){.first_slot = SLOT_NONE};
+        connections[i].principal =
+            principal_take(&server.principals, i ? "uid:2" : "uid:1", 1, false);
+        outbox_place(&connections[i].outbox, outboxes[i]);
+        outbox_reset(&connections[i].outbox, true);
+        slots[i] = (struct slot){.index = i};
+    }
+}
+
+static void close_server(void)
+{
+    for (uint32_t i = 0; i < 2; i++) {
+        place_close_all(&server, &connections[i]);
+    }
+    ck_assert_uint_eq(server.places.count, 0);
+    ck_assert_uint_eq(server.places.bytes, 0);
+    ck_assert_uint_eq(server.principals.entries[0].references, 1);
+    free(server.places.entries);
+    principals_close(&server.principals);
+}
+
+static enum fas_status ask(uint32_t connection, uint64_t bytes)
+{
+    const struct wire_open open = {.place = FAS_PLACE_REGION, .bytes = bytes};
+    return place_open(&server, &connections[connection], &open, 77, &error);
+}
+
+/* The next answer to the connection: a message in its outbox, and a descriptor beside it. */
+static struct frame answer(uint32_t connection, int *fd, struct wire_opened *opened)
+{
+    struct outbox *outbox = &connections[connection].outbox;
+    struct frame frame = {0};
+    ck_assert(place_answer(&server, &connections[connection]));
+    outbox_begin(outbox);
+    outbox_end(outbox);
+    const uint8_t *bytes = outbox->iov[0].iov_base;
+    ck_assert_int_eq(frame_decode(bytes, true, FRAME_SERVER, &frame, &error), FAS_OK);
+    ck_assert_uint_eq(outbox->fd_count, frame.type == FRAME_OPENED);
+    *fd = outbox->fd_count ? outbox->fds[0] : -1;
+    if (frame.type == FRAME_OPENED) {
+        bytes += frame_prefix_bytes(true) + FAS_PREAMBLE_BYTES;
+        ck_assert_int_eq(wire_decode_opened(bytes, frame.header_bytes, opened, &error), FAS_OK);
+    }
+    return frame;
+}
+
+/* An open region: its id; the client's mapping of it in *memory. */
+static uint32_t region(uint32_t connection, uint64_t bytes, uint8_t **memory)
+{
+    int fd = -1;
+    struct wire_opened opened;
+    ck_assert_int_eq(ask(connection, bytes), FAS_OK);
+    struct frame frame = answer(connection, &fd, &opened);
+    ck_assert_int_eq(frame.type, FRAME_OPENED);
+    ck_assert_uint_eq(frame.request, 77);
+    ck_assert_int_ge(fd, 0);
+    *memory = mmap(NULL, opened.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    ck_assert_ptr_ne(*memory, MAP_FAILED);
+    close(fd);
+    return opened.id;
+}
+
+/* A forward of 4 tokens, two heads of 16 fp32, whose k lies in a place. */
+static enum fas_status use(uint32_t slot, uint32_t connection, struct wire_tensor k)
+{
+    struct request *request = &slots[slot].request;
+    *request = (struct request){
+        .wire = {.pass = FAS_FORWARD, .dims = {FAS_FP32, 2, 2, 16, 16, 4, 4}, .batch = 1}};
+    request->wire.tensors[FAS_K] = k;
+    request->inputs = 1u << FAS_K;
+    slots[slot].connection = &connections[connection];
+    return place_enter(&server, &slots[slot], &error);
+}
+
+START_TEST(a_region_is_the_same_memory_on_both_sides)
+{
+    uint8_t *memory;
+    open_server();
+    uint32_t id = region(0, 100, &memory);
+    ck_assert_int_eq(use(0, 0, (struct wire_tensor){FAS_PLACE_REGION, id, 64, 0, 0}), FAS_OK);
+    uint8_t *seen = slots[0].request.placed[FAS_K].data;
+    memory[64] = 17;
+    ck_assert_uint_eq(*seen, 17);
+    seen[1] = 18;
+    ck_assert_uint_eq(memory[65], 18);
+    place_leave(&server, &slots[0]);
+    munmap(memory, 4096);
+    close_server();
+}
+END_TEST
+
+START_TEST(a_region_neither_shrinks_nor_grows)
+{
+    int fd = -1;
+    struct wire_opened opened;
+    struct stat stat;
+    open_server();
+    ck_assert_int_eq(ask(0, 100), FAS_OK);
+    answer(0, &fd, &opened);
+    ck_assert_int_eq(fstat(fd, &stat), 0);
+    ck_assert_int_eq(stat.st_size, (int64_t)opened.bytes);
+    ck_assert_int_ge(stat.st_size, 100);
+    ck_assert(ftruncate(fd, 0) != 0 && errno == EPERM);
+    ck_assert(ftruncate(fd, 1 << 20) != 0 && errno == EPERM);
+    ck_assert(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE) != 0 && errno == EPERM);
+    close(fd);
+    close_server();
+}
+END_TEST
+
+START_TEST(bounds_of_one_client_and_of_all)
+{
+    open_server();
+    ck_assert_int_eq(ask(0, OWN + 1), FAS_INVALID_ARGUMENT);
+    ck_assert_str_eq(error.field, "bytes");
+    ck_assert_int_eq(ask(0, 2 * REGION), FAS_OK);
+    ck_assert_int_eq(ask(0, REGION + 1), FAS_RESOURCE_EXHAUSTED);
+    ck_assert_int_eq(ask(1, 2 * REGION + 1), FAS_RESOURCE_EXHAUSTED);
+    ck_assert_str_eq(error.field, "bytes");
+    ck_assert_int_eq(ask(1, 2 * REGION), FAS_OK);
+    place_close_all(&server, &connections[0]);
+    ck_assert_int_eq(ask(1, REGION), FAS_OK);
+    close_server();
+}
+END_TEST
+
+START_TEST(a_number_of_places_each)
+{
+    open_server();
+    for (uint32_t i = 0; i < OWN / 4096 && i < PLACES_PER_PRINCIPAL; i++) {
+        ck_assert_int_eq(ask(0, 1), FAS_OK);
+    }
+    ck_assert_int_eq(ask(0, 1), FAS_RESOURCE_EXHAUSTED);
+    ck_assert_int_eq(ask(1, 1), FAS_OK);
+    close_server();
+}
+END_TEST
+
+START_TEST(only_tensors_inside_are_used)
+{
+    uint8_t *memory;
+    open_server();
+    uint32_t id = region(0, 4096, &memory);
+    const uint64_t packed = 4 * 2 * 16 * 4;
+    const struct {
+        struct wire_tensor at;
+        enum fas_status status;
+    } rows[] = {
+        {{FAS_PLACE_REGION, id, 4096 - packed, 0, 0}, FAS_OK},
+        {{FAS_PLACE_REGION, id, 4096 - packed + 16, 0, 0}, FAS_INVALID_ARGUMENT},
+        {{FAS_PLACE_REGION, id, 4096, 0, 0}, FAS_INVALID_ARGUMENT},
+        {{FAS_PLACE_REGION, id, UINT64_MAX - 15, 0, 0}, FAS_INVALID_ARGUMENT},
+        {{FAS_PLACE_REGION, id, 0, 1024, 64}, FAS_OK},
+        {{FAS_PLACE_REGION, id, 4096 - (3 * 1024 + 128), 1024, 64}, FAS_OK},
+        {{FAS_PLACE_REGION, id, 4096 - (3 * 1024 + 112), 1024, 64}, FAS_INVALID_ARGUMENT},
+        {{FAS_PLACE_REGION, id, 0, 64, 4032 - 192}, FAS_OK},
+        {{FAS_PLACE_REGION, id, 0, 64, 4048 - 192}, FAS_INVALID_ARGUMENT},
+        {{FAS_PLACE_CUDA, id, 0, 0, 0}, FAS_NOT_FOUND},
+        {{FAS_PLACE_REGION, id + 1, 0, 0, 0}, FAS_NOT_FOUND},
+        {{FAS_PLACE_REGION, FAS_PLACE_ID_MAX, 0, 0, 0}, FAS_NOT_FOUND},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        enum fas_status status = use(0, 0, rows[i].at);
+        ck_assert_msg(status == rows[i].status, "row %zu: %s", i, fas_status_name(status));
+        ck_assert(status == FAS_OK || strcmp(error.field, "tensors.k") == 0);
+        place_leave(&server, &slots[0]);
+    }
+    munmap(memory, 4096);
+    close_server();
+}
+END_TEST
+
+START_TEST(nobody_uses_a_place_of_another)
+{
+    uint8_t *memory;
+    open_server();
+    uint32_t id = region(0, 4096, &memory);
+    ck_assert_int_eq(use(0, 1, (struct wire_tensor){FAS_PLACE_REGION, id, 0, 0, 0}), FAS_NOT_FOUND);
+    ck_assert_int_eq(place_close(&server, &connections[1], id, 5, &error), FAS_NOT_FOUND);
+    ck_assert_int_eq(place_close(&server, &connections[0], 0, 5, &error), FAS_NOT_FOUND);
+    munmap(memory, 4096);
+    close_server();
+}
+END_TEST
+
+START_TEST(closed_is_said_when_the_last_request_has_left)
+{
+    uint8_t *memory;
+    int fd = -1;
+    struct wire_opened opened;
+    open_server();
+    uint32_t id = region(0, 4096, &memory);
+    const struct wire_tensor k = {FAS_PLACE_REGION, id, 0, 0, 0};
+    ck_assert_int_eq(use(0, 0, k), FAS_OK);
+    ck_assert_int_eq(use(1, 0, k), FAS_OK);
+    ck_assert_int_eq(place_close(&server, &connections[0], id, 5, &error), FAS_OK);
+    ck_assert_int_eq(place_close(&server, &connections[0], id, 6, &error), FAS_NOT_FOUND);
+    place_leave(&server, &slots[1]);
+    ck_assert_int_eq(use(1, 0, k), FAS_NOT_FOUND);
+    ck_assert(!place_answer(&server, &connections[0]));
+    memset(slots[0].request.placed[FAS_K].data, 1, 512); /* the launch that runs goes on */
+    ck_assert_uint_eq(memory[511], 1);
+    place_leave(&server, &slots[0]);
+    struct frame frame = answer(0, &fd, &opened);
+    ck_assert_int_eq(frame.type, FRAME_CLOSED);
+    ck_assert_uint_eq(frame.request, 5);
+    ck_assert_int_eq(fd, -1);
+    ck_assert_uint_eq(server.places.bytes, 0);
+    munmap(memory, 4096);
+    close_server();
+}
+END_TEST
+
+START_TEST(memory_outlives_its_connection_while_it_is_used)
+{
+    uint8_t *memory;
+    open_server();
+    uint32_t id = region(0, 4096, &memory);
+    ck_assert_int_eq(use(0, 0, (struct wire_tensor){FAS_PLACE_REGION, id, 0, 0, 0}), FAS_OK);
+    place_close_all(&server, &connections[0]);
+    ck_assert_uint_eq(server.places.count, 1);
+    memset(slots[0].request.placed[FAS_K].data, 1, 512);
+    slots[0].connection = NULL;
+    place_leave(&server, &slots[0]);
+    ck_assert_uint_eq(server.places.count, 0);
+    munmap(memory, 4096);
+    close_server();
+}
+END_TEST
+
+START_TEST(a_connection_that_goes_before_its_answers_leaves_nothing)
+{
+    uint8_t *memory;
+    open_server();
+    uint32_t id = region(0, 4096, &memory);
+    ck_assert_int_eq(ask(0, 4096), FAS_OK); /* its descriptor was not handed over */
+    ck_assert_int_eq(place_close(&server, &connections[0], id, 5, &error), FAS_OK);
+    munmap(memory, 4096);
+    close_server();
+}
+END_TEST
+
+int main(void)
+{
+    static const struct check_row rows[] = {
+        {"same_memory", &a_region_is_the_same_memory_on_both_sides},
+        {"sealed", &a_region_neither_shrinks_nor_grows},
+        {"bounds", &bounds_of_one_client_and_of_all},
+        {"number", &a_number_of_places_each},
+        {"inside", &only_tensors_inside_are_used},
+        {"foreign", &nobody_uses_a_place_of_another},
+        {"closed", &closed_is_said_when_the_last_request_has_left},
+        {"gone", &memory_outlives_its_connection_while_it_is_used},
+        {"unanswered", &a_connection_that_goes_before_its_answers_leaves_nothing},
+    };
+    return check_main("place", rows, sizeof rows / sizeof rows[0]);
+}

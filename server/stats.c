@@ -104,8 +104,8 @@ static const struct quantile_row {
 /* count, mean, max and the quantiles. */
 #define VALUES_PER_HISTOGRAM (3u + sizeof(quantiles) / sizeof(quantiles[0]))
 
-/* Per pass: tokens and flops; and their sums. */
-#define VALUES_OF_WORK (2u * STATS_UNREAD + 2u)
+/* Per pass: requests, tokens and flops; and sums of the latter two. */
+#define VALUES_OF_WORK (3u * STATS_UNREAD + 2u)
 
 static_assert(STATS_COUNTERS + STATS_GAUGES + FAS_STATUS_COUNT + VALUES_OF_WORK +
                       STATS_DIRECTIONS * FAS_PLACE_COUNT + STATS_HISTOGRAMS * VALUES_PER_HISTOGRAM +
@@ -284,6 +284,7 @@ static void emit_work(struct snapshot *snapshot, const struct stats *stats)
     double tokens = 0;
     double flops = 0;
     for (int pass = 0; pass < STATS_UNREAD; pass++) {
+        emit(snapshot, pass_names[pass], "requests", stats->answers[pass][FAS_OK]);
         emit(snapshot, pass_names[pass], "tokens", stats->tokens[pass]);
         emit(snapshot, pass_names[pass], "flops", stats->flops[pass]);
         tokens += stats->tokens[pass];

@@ -50,6 +50,7 @@ void complain(const char *what, const struct fas_error *error);
 
 int command_ping(int argc, char **argv);
 int command_stats(int argc, char **argv);
+int command_top(int argc, char **argv);
 int command_drain(int argc, char **argv);
 int command_forward(int argc, char **argv);
 int command_backward(int argc, char **argv);

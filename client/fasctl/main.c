@@ -13,6 +13,7 @@ static const struct command {
 } commands[] = {
     {"ping", command_ping, "is the daemon there, and how far away"},
     {"stats", command_stats, "the daemon's counters"},
+    {"top", command_top, "the same live: rates, devices, latencies"},
     {"forward", command_forward, "attention of a safetensors file"},
     {"backward", command_backward, "its gradients"},
     {"demo", command_demo, "real texts through the daemon, checked against this process"},

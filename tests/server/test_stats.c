@@ -68,6 +68,7 @@ START_TEST(requests_count_by_pass_and_by_the_status_of_their_answer)
     ck_assert_double_eq(value_of("requests_ok"), 2);
     ck_assert_double_eq(value_of("requests_invalid_argument"), 1);
     ck_assert_double_eq(value_of("requests_device_fault"), 0);
+    ck_assert_double_eq(value_of("forward.requests"), 1);
     ck_assert_double_eq(value_of("forward.tokens"), 100);
     ck_assert_double_eq(value_of("tokens"), 110);
     ck_assert_double_eq(value_of("backward.flops"), 3e9);

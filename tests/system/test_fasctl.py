@@ -169,9 +169,30 @@ def check_usage():
             (["demo", "--texts", "/nonexistent"], 1, "no texts")]:
         done = fasctl(*arguments)
         expect(done.returncode == code and text in done.stderr, arguments, done)
-    for command in ("ping", "stats", "forward", "backward", "demo", "bench", "drain"):
+    for command in ("ping", "stats", "top", "forward", "backward", "demo", "bench", "drain"):
         done = fasctl(command, "--help")
         expect(done.returncode == 0 and "--url" in done.stdout, command, done)
+
+
+def check_top():
+    """A frame while requests run: rates are differences, the table fits a terminal."""
+    load = subprocess.Popen([FASCTL, "bench", "--lengths", "4x64", "--seconds", "3", "--json"],
+                            env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    done = fasctl("top", "--once", "--interval", "1")
+    expect(done.returncode == 0, done)
+    lines = done.stdout.splitlines()
+    expect(max(map(len, lines)) <= 80, "past 80 columns", max(lines, key=len))
+    for word in ("ready", "forward", "backward", "inline", "queue", "cpu:0"):
+        expect(any(word in line for line in lines), word, "is not in the frame", done.stdout)
+    done = fasctl("top", "--once", "--interval", "0.5", "--json")
+    frame = json.loads(done.stdout)
+    expect(frame["per_second"]["forward.requests"] > 0, frame)
+    expect(frame["levels"]["forward.requests"] >= frame["per_second"]["forward.requests"] *
+           frame["seconds"] * 0.99, frame)
+    expect(frame["per_second"]["connections"] == 0 and frame["levels"]["connections"] >= 2, frame)
+    load.wait(60)
+    done = fasctl("top", "--interval", "0")
+    expect(done.returncode == 2 and "interval" in done.stderr, done)
 
 
 def main():
@@ -185,6 +206,7 @@ def main():
         tensors = check_passes(folder)
         check_errors(folder, tensors)
     check_usage()
+    check_top()
     done = fasctl("demo", "--bytes-max", "8000", "--notices", "6")
     expect(done.returncode == 0 and "all within tolerance" in done.stdout, done)
     for load in ([], ["--rate", "200"], ["--callers", "4", "--pass", "backward"],

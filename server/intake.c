@@ -248,10 +248,14 @@ static enum fas_status equip(struct server *server, struct connection *connectio
                              struct fas_error *error)
 {
     struct route_tensor tensors[FAS_TENSOR_COUNT];
-    enum attn_arch arch = server->executors[slot->executor].device.arch;
-    enum fas_status status = request_shape(&slot->request, wire, arch, error);
+    const struct device *device = &server->executors[slot->executor].device;
+    enum fas_status status = request_shape(&slot->request, wire, device->arch, error);
     if (status == FAS_OK) {
         status = place_enter(server, slot, error);
+    }
+    if (status == FAS_OK && slot->request.in_place && !device->host_reaches_arena) {
+        status = fas_fail(error, FAS_UNSUPPORTED, "place", "%s does not reach the host's memory",
+                          device->name);
     }
     if (status == FAS_OK && wire->retain && slot->request.in_place) {
         status = fas_fail(error, FAS_UNSUPPORTED, "retain",

@@ -11,9 +11,6 @@
 #include "server/log.h"
 #include "server/server.h"
 
-/* Room comes back when something in flight ends: about a batch. */
-#define RETRY_AFTER_MS 50u
-
 /* ---- admission: each step reserves one thing, or says why not ---- */
 
 /* What this server can not do yet is refused by name. */
@@ -303,6 +300,49 @@ static struct slot *admit(struct server *server, struct connection *connection,
     return slot;
 }
 
+/* How long all that is in flight takes, about: its FLOPs, or what requests took lately where that
+ * is moving tensors. */
+static double work_us(const struct server *server, const struct executor *executor)
+{
+    double compute_us = executor ? executor->flops_outstanding / executor->flops_per_us : 0;
+    double took_us = (double)stats_quantile(&server->stats.histograms[STATS_TOTAL_US], 0.5);
+    return compute_us > took_us ? compute_us : took_us;
+}
+
+/* When a request that got no slot may come back. */
+static uint32_t advise_unslotted(struct server *server, const struct connection *connection)
+{
+    const struct retry_use uses[] = {
+        {connection->unanswered, 1, connection->limits.requests_in_flight},
+        {server->slots.count - server->slots.free_count, 1, server->slots.count},
+    };
+    return retry_after_ms(retry_part(uses, 2), work_us(server, executor_choose(server)));
+}
+
+/* When one may come back whose needs are known. */
+static uint32_t advise(const struct server *server, const struct slot *slot)
+{
+    const struct executor *executor = &server->executors[slot->executor];
+    const struct request *request = &slot->request;
+    double used = (double)executor->arena.used_bytes, bytes = (double)request->layout.bytes;
+    struct retry_use uses[2 + PRINCIPAL_USES] = {
+        {used, bytes, (double)executor->arena.bytes},
+        {(double)server->notes.used_bytes, (double)request_sequences_bytes(request),
+         (double)server->notes.bytes},
+    };
+    size_t count = 2;
+    if (!slot->admitted) { /* else its own cost is part of what is held */
+        principal_uses(&server->principals, slot->principal, &request->cost,
+                       &server->principal_limits, uses + count);
+        count += PRINCIPAL_USES;
+    }
+    double part = retry_part(uses, count);
+    if (part == 0 && used > 0) { /* enough is free, but not in one piece */
+        part = bytes < used ? bytes / used : 1;
+    }
+    return retry_after_ms(part, work_us(server, executor));
+}
+
 /* Answers a REQUEST that was not admitted; a half admitted slot goes without an answer of its own.
  */
 static void refuse(struct server *server, struct connection *connection,
@@ -310,7 +350,7 @@ static void refuse(struct server *server, struct connection *connection,
                    struct fas_error *error)
 {
     if (error->status == FAS_RESOURCE_EXHAUSTED) {
-        error->retry_after_ms = RETRY_AFTER_MS;
+        error->retry_after_ms = slot ? advise(server, slot) : advise_unslotted(server, connection);
     }
     log_debug("request_refused", log_u64("connection", connection->number),
               log_u64("request", record->frame.request),

@@ -75,41 +75,50 @@ void principal_give(struct principals *principals, uint32_t principal)
     assert((entry->references > 0 || entry->held.requests == 0) && "requests hold references");
 }
 
-/* One line of the rules below: what is held, what is asked for, how much there may be. */
-struct rule {
+/* Rules of admission, by what they compare; principal_uses has the numbers. */
+static const struct rule {
     const char *field, *whose;
-    double held, wanted, limit; /* counts under 2^53: exact */
+} rules[PRINCIPAL_USES] = {
+    {"requests", "of all clients"}, {"requests", "of one client"}, {"bytes", "of one client"},
+    {"tokens", "of all clients"},   {"flops", "of all clients"},
 };
+
+void principal_uses(const struct principals *principals, uint32_t principal,
+                    const struct cost *cost, const struct principal_limits *limits,
+                    struct retry_use uses[PRINCIPAL_USES])
+{
+    const struct cost *own = &principals->entries[principal].held;
+    const struct cost *all = &principals->held;
+    /* Counts under 2^53 are exact doubles. */
+    uses[0] = (struct retry_use){all->requests, cost->requests, limits->all.requests};
+    uses[1] = (struct retry_use){own->requests, cost->requests, limits->requests};
+    uses[2] = (struct retry_use){(double)own->bytes, (double)cost->bytes, (double)limits->bytes};
+    uses[3] =
+        (struct retry_use){(double)all->tokens, (double)cost->tokens, (double)limits->all.tokens};
+    uses[4] = (struct retry_use){all->flops, cost->flops, limits->all.flops};
+}
 
 enum fas_status principal_admit(struct principals *principals, uint32_t principal,
                                 const struct cost *cost, const struct principal_limits *limits,
                                 struct fas_error *error)
 {
-    struct cost *own = &principals->entries[principal].held;
-    struct cost *all = &principals->held;
-    const struct rule rules[] = {
-        {"requests", "of all clients", all->requests, cost->requests, limits->all.requests},
-        {"requests", "of one client", own->requests, cost->requests, limits->requests},
-        {"bytes", "of one client", (double)own->bytes, (double)cost->bytes, (double)limits->bytes},
-        {"tokens", "of all clients", (double)all->tokens, (double)cost->tokens,
-         (double)limits->all.tokens},
-        {"flops", "of all clients", all->flops, cost->flops, limits->all.flops},
-    };
-    for (size_t i = 0; i < sizeof(rules) / sizeof(rules[0]); i++) {
-        const struct rule *rule = &rules[i];
-        if (rule->wanted > rule->limit) {
-            return fas_fail(error, FAS_INVALID_ARGUMENT, rule->field,
-                            "%.0f asked for, the limit %s is %.0f", rule->wanted, rule->whose,
-                            rule->limit);
+    struct retry_use uses[PRINCIPAL_USES];
+    principal_uses(principals, principal, cost, limits, uses);
+    for (size_t i = 0; i < PRINCIPAL_USES; i++) {
+        const struct retry_use *use = &uses[i];
+        if (use->wanted > use->limit) {
+            return fas_fail(error, FAS_INVALID_ARGUMENT, rules[i].field,
+                            "%.0f asked for, the limit %s is %.0f", use->wanted, rules[i].whose,
+                            use->limit);
         }
-        if (rule->held + rule->wanted > rule->limit) {
-            return fas_fail(error, FAS_RESOURCE_EXHAUSTED, rule->field,
-                            "%.0f asked for and %.0f held, the limit %s is %.0f", rule->wanted,
-                            rule->held, rule->whose, rule->limit);
+        if (use->held + use->wanted > use->limit) {
+            return fas_fail(error, FAS_RESOURCE_EXHAUSTED, rules[i].field,
+                            "%.0f asked for and %.0f held, the limit %s is %.0f", use->wanted,
+                            use->held, rules[i].whose, use->limit);
         }
     }
-    cost_add(own, cost);
-    cost_add(all, cost);
+    cost_add(&principals->entries[principal].held, cost);
+    cost_add(&principals->held, cost);
     return FAS_OK;
 }
 

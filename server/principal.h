@@ -17,6 +17,7 @@
 #include "proto/limits.h"
 #include "proto/status.h"
 #include "server/cost.h"
+#include "server/retry.h"
 
 #define PRINCIPAL_NONE UINT32_MAX
 
@@ -62,12 +63,18 @@ void principal_give(struct principals *principals, uint32_t principal);
 
 /*
  * Whether the cost fits beside what is held; FAS_OK also books it. RESOURCE_EXHAUSTED if it does
- * not fit now, INVALID_ARGUMENT if it never will, with both numbers. The caller fills
- * error->retry_after_ms.
+ * not fit now, INVALID_ARGUMENT if it never will, with both numbers.
  */
 enum fas_status principal_admit(struct principals *principals, uint32_t principal,
                                 const struct cost *cost, const struct principal_limits *limits,
                                 struct fas_error *error);
+
+/* What the rules of admission compare, for retry.h. */
+#define PRINCIPAL_USES 5u
+void principal_uses(const struct principals *principals, uint32_t principal,
+                    const struct cost *cost, const struct principal_limits *limits,
+                    struct retry_use uses[PRINCIPAL_USES]);
+
 void principal_release(struct principals *principals, uint32_t principal, const struct cost *cost);
 
 /* A request was answered OK. */

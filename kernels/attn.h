@@ -177,6 +177,14 @@ double attn_flops(const struct attn_shape *shape, int32_t q_len, int32_t k_len);
 /* out[h] = sum over sequences, in order, in fp64: per_sequence is (sequences, hq). */
 void attn_sum_dsink(const float *per_sequence, int64_t sequences, int32_t hq, float *out);
 
+/* One request's sum, as work of a device. */
+struct attn_dsink_sum {
+    const float *per_sequence;
+    int64_t sequences;
+    int32_t hq;
+    float *out;
+};
+
 /*
  * A context on the host with its own threads (>= 1). Created and destroyed off the hot path; NULL
  * if threads or memory can not be had.

@@ -28,6 +28,11 @@ void attn_cuda_close(struct attn_context *context);
 /* How many CTAs launches use at most; 0: one for each SM. For tests and for sharing a GPU. */
 void attn_cuda_limit(struct attn_context *context, int32_t ctas);
 
+/* attn_sum_dsink for each of `count` requests, behind the launches before it; sums is read at once.
+ */
+enum attn_status attn_cuda_sum_dsink(struct attn_context *context,
+                                     const struct attn_dsink_sum *sums, int32_t count);
+
 /* The arch whose rows the current device runs; ATTN_CPU if none does. */
 enum attn_arch attn_cuda_arch(void);
 

@@ -47,7 +47,8 @@ static_assert(FAS_ROWS_MAX * FAS_HEADS_MAX * FAS_HEAD_DIM_MAX * 4 <= (INT64_C(1)
               "no overflow");
 
 /* RESULT carries whole rows: a payload of at most chunk_bytes, or one row where a row is longer. */
-static_assert(FAS_HEADS_MAX * FAS_HEAD_DIM_MAX * 4u <= FAS_CHUNK_BYTES_MAX, "a row fits a payload");
+#define FAS_ROW_BYTES_MAX (FAS_HEADS_MAX * FAS_HEAD_DIM_MAX * 4u)
+static_assert(FAS_ROW_BYTES_MAX <= FAS_CHUNK_BYTES_MAX, "a row fits a payload");
 
 /* One CREDIT, and the first credits of HELLO: more than any machine's memory, and small enough that
  * a sum of a million of them does not overflow. */

@@ -20,7 +20,8 @@ enum { EXIT_USAGE = 64, EXIT_DEVICE = 70 };
 #define FILE_BYTES_MAX (16u << 20)
 #define RUNS_MIN 3
 #define RUNS_MAX 10000
-#define LSE_TYPICAL 5.0f /* of some hundred keys: any finite value times the same */
+#define PIECE_BYTES FAS_ROW_BYTES_MAX /* a slab has that much */
+#define LSE_TYPICAL 5.0f              /* of some hundred keys: any finite value times the same */
 
 struct timing {
     struct request request;
@@ -105,32 +106,69 @@ static enum fas_status read_request(const cJSON *object, struct wire_request *wi
 
 /* ---- running it ---- */
 
+static void wake(void *context)
+{
+    sem_post(context);
+}
+
+/* The next completion. */
+static enum fas_status await(struct device *device, struct device_completion *completion,
+                             struct fas_error *error)
+{
+    while (sem_wait(device->wake_context) != 0) {
+    }
+    if (!device->ops->take(device, completion) || completion->failed) {
+        return fas_fail(error, FAS_DEVICE_FAULT, "", "%s failed: %s", device->name, device->fault);
+    }
+    return FAS_OK;
+}
+
 /* Random values around 0 whatever the type: the pattern's exponent is fixed. */
-static void fill(const struct request *request, uint8_t *base)
+static void fill_halves(enum fas_dtype dtype, uint64_t *state, uint16_t *halves, uint64_t count)
 {
     static const uint32_t patterns[FAS_DTYPE_COUNT] = {
         [FAS_BF16] = 0x3e00, [FAS_FP16] = 0x3000, [FAS_FP32] = 0x3e00};
-    uint64_t state = 88172645463325252u; /* xorshift64, Marsaglia 2003 */
-    uint32_t pattern = patterns[request->wire.dims.dtype];
-    uint16_t *halves = (uint16_t *)(void *)base;
-    for (uint64_t i = 0; i < request->layout.bytes / 2; i++) {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        halves[i] = (uint16_t)(pattern | (state & 0x80ff));
+    for (uint64_t i = 0; i < count; i++) { /* xorshift64, Marsaglia 2003 */
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        halves[i] = (uint16_t)(patterns[dtype] | (*state & 0x80ff));
     }
-    if (request->wire.pass == FAS_BACKWARD) {
-        float *lse = (float *)(void *)(base + request->layout.offsets[FAS_LSE]);
-        uint64_t count = fas_tensor_bytes(&request->wire.dims, FAS_LSE) / 4;
-        for (uint64_t i = 0; i < count; i++) {
-            lse[i] = LSE_TYPICAL;
+}
+
+/* A piece of the request's span, at `offset` of it. */
+static void fill_piece(const struct request *request, uint64_t *state, uint64_t offset,
+                       uint8_t *piece, uint64_t bytes)
+{
+    uint64_t first = request->layout.offsets[FAS_LSE];
+    uint64_t last = first + fas_tensor_bytes(&request->wire.dims, FAS_LSE);
+    float *floats = (float *)(void *)piece;
+    fill_halves(request->wire.dims.dtype, state, (uint16_t *)(void *)piece, bytes / 2);
+    for (uint64_t i = 0; request->wire.pass == FAS_BACKWARD && i < bytes / 4; i++) {
+        if (offset + 4 * i >= first && offset + 4 * i < last) {
+            floats[i] = LSE_TYPICAL;
         }
     }
 }
 
-static void wake(void *context)
+/* The request's span at the start of the arena, piece by piece. */
+static enum fas_status fill(struct device *device, const struct request *request,
+                            struct fas_error *error)
 {
-    sem_post(context);
+    uint64_t state = 88172645463325252u;
+    enum fas_status status = FAS_OK;
+    for (uint64_t at = 0; at < request->layout.bytes && status == FAS_OK; at += PIECE_BYTES) {
+        uint64_t left = request->layout.bytes - at;
+        struct device_copy copy = {
+            .arena_offset = at, .width = left < PIECE_BYTES ? left : PIECE_BYTES, .height = 1};
+        struct device_completion completion;
+        copy.host = device->host_reaches_arena ? device->arena + at : device->staging;
+        fill_piece(request, &state, at, copy.host, copy.width);
+        if (device->ops->upload(device, &copy, 0)) {
+            status = await(device, &completion, error);
+        }
+    }
+    return status;
 }
 
 static int by_value(const void *a, const void *b)
@@ -152,16 +190,16 @@ static enum fas_status time_launches(struct device *device, struct timing *timin
                                               .sequence_count = request->sequence_count,
                                               .scratch = device->scratch,
                                               .scratch_bytes = device->scratch_bytes}};
-    fill(request, device->arena);
+    if (fill(device, request, error) != FAS_OK) {
+        return error->status;
+    }
     uint64_t end_us = clock_us() + (uint64_t)(seconds * 1e6);
     timing->runs = -1; /* the first warms up */
     while (timing->runs < RUNS_MIN || (timing->runs < RUNS_MAX && clock_us() < end_us)) {
         struct device_completion completion;
         device->ops->launch(device, &launch, 0);
-        while (sem_wait(device->wake_context) != 0) {
-        }
-        if (!device->ops->take(device, &completion) || completion.failed) {
-            return fas_fail(error, FAS_DEVICE_FAULT, "", "%s failed", device->name);
+        if (await(device, &completion, error) != FAS_OK) {
+            return error->status;
         }
         if (timing->runs >= 0) {
             timing->us[timing->runs] = completion.ended_us - completion.started_us;
@@ -298,7 +336,8 @@ static int print(cJSON *answer)
 
 static void first_device(const struct config *config, char *name, size_t room)
 {
-    const char *list = strcmp(config->device, "all") == 0 ? "cpu:0" : config->device;
+    char list[CONFIG_TEXT_BYTES_MAX];
+    device_list(config->device, list, sizeof list);
     snprintf(name, room, "%.*s", (int)strcspn(list, ","), list);
 }
 

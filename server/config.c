@@ -67,6 +67,9 @@ const struct option_row config_rows[] = {
      "the host's memory but at most 4GiB for a CPU, 85 % of what is free for a GPU."},
     {"scratch-bytes", OPTION_BYTES, AT(scratch_bytes), "0", 0, 4 * TIB,
      "Part of the arena kept for the kernels' scratch; 0: an eighth of the arena."},
+    {"plan-bytes", OPTION_BYTES, AT(plan_bytes), "128MiB", MIB, 16 * GIB,
+     "Memory of a GPU, and as much pinned memory of the host, for the kernels' tile lists: 64 "
+     "bytes for each 64 rows of a head of a sequence. A request that needs more is refused."},
 
     {"slots", OPTION_U32, AT(slots), "1024", 1, 65536,
      "Requests the daemon holds at once, of all clients, from REQUEST to DONE; one more is "

@@ -146,6 +146,7 @@ static void on_closed(struct server *server, struct connection *connection)
     while (connection->first_slot != SLOT_NONE) {
         intake_orphan(server, &server->slots.entries[connection->first_slot]);
     }
+    staging_close(server, connection, stream_index(connection->stream));
     hold_release_all(server, connection);
     place_close_all(server, connection);
     if (connection->principal != PRINCIPAL_NONE) {

@@ -47,6 +47,7 @@ struct connection {
 
     struct outbox outbox;
     uint64_t sends, sends_done; /* handed to the stream; over */
+    struct fetch_queue fetches; /* being sent from slabs */
     bool backlog;               /* it stopped reading its inbox for want of room in its outbox */
     uint64_t result_credit;     /* bytes of RESULT the peer can take */
     uint64_t result_window;     /* its first credit */

@@ -1,13 +1,15 @@
 /*
- * device.h: one device as the executor uses it: memory for the arena and the scratch, and a queue
- * of work that is done in order and reported when done.
+ * device.h: one device as the executor uses it: memory for the arena and the scratch, and work that
+ * is done in order, each kind in its own lane: uploads, launches, downloads. Nothing orders one
+ * lane against another: who needs an upload before a launch waits for its completion.
  *
  * Everything is asynchronous: upload, launch and download return at once, and the completion comes
  * from device_take after the device has called `wake` (from a thread of its own). Work that needs
- * nothing done (memory the host can reach) says so at once instead.
+ * nothing done (memory the host can reach) says so at once instead. A device that failed completes
+ * everything handed to it, before and after, as failed.
  *
- * Kinds of devices are rows of ops: device_cpu.c; a CUDA device has the same face.
- * Caller: the loop thread.
+ * Kinds of devices are rows of ops, in order of preference: device_kinds.c. Caller: the loop
+ * thread.
  */
 #ifndef SERVER_DEVICE_H
 #define SERVER_DEVICE_H
@@ -20,26 +22,31 @@
 #include "proto/status.h"
 #include "server/config.h"
 
-/* Work handed over and not yet taken back: slices run one or two ahead, copies by the chunk. */
-#define DEVICE_WORK_MAX 64u
+/* Launches handed over at once, at most: one runs, one waits behind it. */
+#define DEVICE_DEPTH_MAX 2u
 
-enum device_kind { DEVICE_UPLOAD, DEVICE_LAUNCH, DEVICE_DOWNLOAD };
+enum device_lane { DEVICE_UPLOAD, DEVICE_LAUNCH, DEVICE_DOWNLOAD, DEVICE_LANES };
 
-/* Rows of memory between host and arena: `height` pieces of `width` bytes. */
+/* `height` rows of `width` bytes between host memory and the arena. */
 struct device_copy {
     uint64_t arena_offset, arena_pitch;
-    uint8_t *host; /* download: where to, or NULL: a place of the device's choice */
+    uint8_t *host; /* of device->staging, or registered with the device */
+    uint64_t host_pitch;
     uint64_t width;
     uint32_t height;
 };
 
+/* A kernel, then the sums over the sequences of each request that ends with it. Its arrays stay
+ * untouched until the completion. */
 struct device_launch {
     const struct attn_row *row;
-    struct attn_launch launch; /* its arrays stay untouched until the completion */
+    struct attn_launch launch; /* without sequences: nothing to compute */
+    const struct attn_dsink_sum *sums;
+    int32_t sum_count;
 };
 
 struct device_completion {
-    enum device_kind kind;
+    enum device_lane lane;
     uint64_t tag;
     bool failed;
     uint64_t started_us, ended_us; /* DEVICE_LAUNCH: on clock.h */
@@ -49,12 +56,13 @@ struct device;
 typedef void device_wake(void *context);
 
 struct device_ops {
-    const char *kind; /* "cpu" of "cpu:0" */
+    const char *kind;   /* "cpu" of "cpu:0" */
+    int (*count)(void); /* devices of this kind that this machine has for `all` */
     enum fas_status (*open)(struct device *device, const struct config *config,
                             struct fas_error *error);
     /* False: done already, no completion follows. */
     bool (*upload)(struct device *device, const struct device_copy *copy, uint64_t tag);
-    bool (*download)(struct device *device, struct device_copy *copy, uint64_t tag);
+    bool (*download)(struct device *device, const struct device_copy *copy, uint64_t tag);
     void (*launch)(struct device *device, const struct device_launch *launch, uint64_t tag);
     bool (*take)(struct device *device, struct device_completion *completion);
 };
@@ -65,20 +73,41 @@ struct device {
     char uuid[FAS_NAME_BYTES_MAX];
     int ordinal;
     enum attn_arch arch;
+    uint32_t depth; /* launches it takes at once: 1 to DEVICE_DEPTH_MAX */
     uint8_t *arena; /* its first byte, as kernels see it */
     uint64_t arena_bytes;
     void *scratch;
     uint64_t scratch_bytes;
+    uint64_t plan_bytes;     /* room for the tile lists of a launch */
     bool host_reaches_arena; /* payloads land in it, and are sent from it */
+    uint8_t *staging; /* else: device_staging_bytes of host memory that copies are fast with */
+    char fault[128];  /* why it failed; set before the first failed completion */
     device_wake *wake;
     void *wake_context;
     void *state; /* the kind's own */
 };
 
-extern const struct device_ops device_cpu;
+/* Ends with NULL. */
+extern const struct device_ops *const device_kinds[];
+extern const struct device_ops device_cpu, device_cuda;
+
+/* Slabs of one size, in two pools (slab.h) of equal length: first uploads', then downloads'. */
+uint64_t device_slab_bytes(const struct config *config);
+uint64_t device_staging_bytes(const struct config *config);
+
+/* Work that may be handed over and not yet taken back, in one lane. */
+uint32_t device_work_max(const struct config *config);
+
+/* "all" -> "cuda:0,cuda:1": the devices of the first kind that has any; else the list as it is. */
+void device_list(const char *option, char *list, size_t bytes);
 
 /* "cpu:0" -> an open device. Fields of errors: "device", "arena-bytes", ... */
 enum fas_status device_open(struct device *device, const char *name, const struct config *config,
                             device_wake *wake, void *wake_context, struct fas_error *error);
+
+/* Memory for arena and scratch of so many bytes in all -> how it is divided; `scratch-bytes` that
+ * leave nothing are refused. */
+enum fas_status device_divide(struct device *device, const struct config *config, uint64_t bytes,
+                              struct fas_error *error);
 
 #endif

@@ -21,7 +21,6 @@
 /* Without arena-bytes: as the option's help says. */
 #define CPU_ARENA_PART 8u
 #define CPU_ARENA_BYTES_MAX (UINT64_C(4) << 30)
-#define CPU_SCRATCH_PART 8u
 
 struct work {
     struct device_launch launch;
@@ -33,8 +32,8 @@ struct cpu {
     pthread_t thread;
     pthread_mutex_t lock; /* guards both rings */
     pthread_cond_t work_there;
-    struct work work[DEVICE_WORK_MAX];
-    struct device_completion done[DEVICE_WORK_MAX];
+    struct work work[DEVICE_DEPTH_MAX];
+    struct device_completion done[DEVICE_DEPTH_MAX];
     uint32_t work_first, work_count, done_first, done_count;
 };
 
@@ -46,7 +45,7 @@ static struct work next_work(struct cpu *cpu)
         pthread_cond_wait(&cpu->work_there, &cpu->lock);
     }
     struct work work = cpu->work[cpu->work_first];
-    cpu->work_first = (cpu->work_first + 1) % DEVICE_WORK_MAX;
+    cpu->work_first = (cpu->work_first + 1) % DEVICE_DEPTH_MAX;
     cpu->work_count--;
     pthread_mutex_unlock(&cpu->lock);
     return work;
@@ -55,8 +54,8 @@ static struct work next_work(struct cpu *cpu)
 static void report(struct cpu *cpu, const struct device_completion *completion)
 {
     pthread_mutex_lock(&cpu->lock);
-    assert(cpu->done_count < DEVICE_WORK_MAX);
-    cpu->done[(cpu->done_first + cpu->done_count++) % DEVICE_WORK_MAX] = *completion;
+    assert(cpu->done_count < DEVICE_DEPTH_MAX);
+    cpu->done[(cpu->done_first + cpu->done_count++) % DEVICE_DEPTH_MAX] = *completion;
     pthread_mutex_unlock(&cpu->lock);
 }
 
@@ -66,9 +65,13 @@ static enum attn_status compute(struct device *device, const struct device_launc
     if (fault_here(device->name)) {
         return ATTN_LAUNCH_FAILED;
     }
-    /* A slice is empty when all its requests have been dropped. */
-    return work->launch.sequence_count == 0 ? ATTN_OK
-                                            : work->row->launch(cpu->context, &work->launch);
+    enum attn_status status =
+        work->launch.sequence_count == 0 ? ATTN_OK : work->row->launch(cpu->context, &work->launch);
+    for (int32_t i = 0; i < work->sum_count; i++) {
+        const struct attn_dsink_sum *sum = &work->sums[i];
+        attn_sum_dsink(sum->per_sequence, sum->sequences, sum->hq, sum->out);
+    }
+    return status;
 }
 
 static void *run(void *argument)
@@ -77,7 +80,7 @@ static void *run(void *argument)
     struct cpu *cpu = device->state;
     for (;;) {
         struct work work = next_work(cpu);
-        struct device_completion completion = {.kind = DEVICE_LAUNCH, .tag = work.tag};
+        struct device_completion completion = {.lane = DEVICE_LAUNCH, .tag = work.tag};
         completion.started_us = clock_us();
         completion.failed = compute(device, &work.launch) != ATTN_OK;
         completion.ended_us = clock_us();
@@ -91,8 +94,8 @@ static void cpu_launch(struct device *device, const struct device_launch *launch
 {
     struct cpu *cpu = device->state;
     pthread_mutex_lock(&cpu->lock);
-    assert(cpu->work_count < DEVICE_WORK_MAX);
-    cpu->work[(cpu->work_first + cpu->work_count++) % DEVICE_WORK_MAX] =
+    assert(cpu->work_count < DEVICE_DEPTH_MAX);
+    cpu->work[(cpu->work_first + cpu->work_count++) % DEVICE_DEPTH_MAX] =
         (struct work){*launch, tag};
     pthread_cond_signal(&cpu->work_there);
     pthread_mutex_unlock(&cpu->lock);
@@ -105,10 +108,10 @@ static bool cpu_upload(struct device *device, const struct device_copy *copy, ui
     return false;
 }
 
-static bool cpu_download(struct device *device, struct device_copy *copy, uint64_t tag)
+static bool cpu_download(struct device *device, const struct device_copy *copy, uint64_t tag)
 {
     (void)tag;
-    copy->host = device->arena + copy->arena_offset;
+    assert(copy->host == device->arena + copy->arena_offset);
     return false;
 }
 
@@ -119,7 +122,7 @@ static bool cpu_take(struct device *device, struct device_completion *completion
     bool any = cpu->done_count > 0;
     if (any) {
         *completion = cpu->done[cpu->done_first];
-        cpu->done_first = (cpu->done_first + 1) % DEVICE_WORK_MAX;
+        cpu->done_first = (cpu->done_first + 1) % DEVICE_DEPTH_MAX;
         cpu->done_count--;
     }
     pthread_mutex_unlock(&cpu->lock);
@@ -137,13 +140,11 @@ static enum fas_status open_memory(struct device *device, const struct config *c
                                    struct fas_error *error)
 {
     uint64_t bytes = config->arena_bytes ? config->arena_bytes : default_arena_bytes();
-    bytes &= ~(ARENA_ALIGN - 1);
-    uint64_t scratch = config->scratch_bytes ? config->scratch_bytes : bytes / CPU_SCRATCH_PART;
-    scratch = (scratch + ARENA_ALIGN - 1) & ~(ARENA_ALIGN - 1);
-    if (scratch >= bytes) {
-        return fas_fail(error, FAS_INVALID_ARGUMENT, "scratch-bytes",
-                        "leaves nothing of the arena");
+    enum fas_status status = device_divide(device, config, bytes, error);
+    if (status != FAS_OK) {
+        return status;
     }
+    bytes = device->arena_bytes + device->scratch_bytes;
     uint8_t *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (memory == MAP_FAILED) {
@@ -152,9 +153,7 @@ static enum fas_status open_memory(struct device *device, const struct config *c
                         device->name);
     }
     device->arena = memory;
-    device->arena_bytes = bytes - scratch;
     device->scratch = memory + device->arena_bytes;
-    device->scratch_bytes = scratch;
     device->host_reaches_arena = true;
     return FAS_OK;
 }
@@ -194,8 +193,14 @@ static enum fas_status cpu_open(struct device *device, const struct config *conf
     return FAS_OK;
 }
 
+static int cpu_count(void)
+{
+    return 1;
+}
+
 const struct device_ops device_cpu = {
     .kind = "cpu",
+    .count = cpu_count,
     .open = cpu_open,
     .upload = cpu_upload,
     .download = cpu_download,

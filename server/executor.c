@@ -33,9 +33,11 @@ enum fas_status executor_open(struct executor *executor, uint32_t index, const c
     executor->picked = calloc(requests, sizeof *executor->picked);
     executor->parts = calloc(requests, sizeof *executor->parts);
     executor->sets = calloc(requests, sizeof *executor->sets);
+    executor->sums = calloc(requests, sizeof *executor->sums);
     bool opened =
-        executor->picked && executor->parts && executor->sets &&
+        executor->picked && executor->parts && executor->sets && executor->sums &&
         arena_open(&executor->arena, executor->device.arena_bytes, config->slots + HOLDS_MAX) &&
+        staging_open(&executor->staging, &executor->device, config) &&
         queue_open(&executor->queue, config->slots, principals) &&
         batch_open(&executor->batch, (int32_t)requests, (int32_t)config->batch_sequences_max);
     if (!opened) {
@@ -44,7 +46,9 @@ enum fas_status executor_open(struct executor *executor, uint32_t index, const c
     }
     log_info("device_open", log_str("device", executor->device.name),
              log_u64("arena_bytes", executor->device.arena_bytes),
-             log_u64("scratch_bytes", executor->device.scratch_bytes));
+             log_u64("scratch_bytes", executor->device.scratch_bytes),
+             log_u64("staging_bytes",
+                     executor->device.host_reaches_arena ? 0 : device_staging_bytes(config)));
     return FAS_OK;
 }
 
@@ -114,12 +118,12 @@ static struct attn_set bind_slot(struct server *server, struct executor *executo
                         hold ? arena + hold->span.offset : NULL);
 }
 
-/* The next picked requests, as many as the scratch serves at once: a batch's scratch is at most the
- * sum of its requests' own, and each alone fits (admission checked). */
+/* The next picked requests, as many as scratch and tile lists serve at once: a batch needs at most
+ * the sum of what its requests do, and each alone fits (admission checked). */
 static int32_t gather_parts(struct server *server, struct executor *executor)
 {
     int32_t count = 0;
-    uint64_t scratch_bytes = 0;
+    uint64_t scratch_bytes = 0, plan_bytes = 0;
     executor->batch_cost = (struct cost){0};
     for (; executor->laid < executor->picked_count; executor->laid++) {
         struct slot *slot = &server->slots.entries[executor->picked[executor->laid]];
@@ -129,7 +133,9 @@ static int32_t gather_parts(struct server *server, struct executor *executor)
             continue;
         }
         scratch_bytes += slot->request.scratch_bytes + ARENA_ALIGN;
-        if (count > 0 && scratch_bytes > executor->device.scratch_bytes) {
+        plan_bytes += slot->request.plan_bytes;
+        if (count > 0 && (scratch_bytes > executor->device.scratch_bytes ||
+                          plan_bytes > executor->device.plan_bytes)) {
             break;
         }
         executor->sets[count] = bind_slot(server, executor, slot);
@@ -144,6 +150,33 @@ static int32_t gather_parts(struct server *server, struct executor *executor)
     return count;
 }
 
+static struct attn_dsink_sum dsink_sum(const struct executor *executor, const struct slot *slot)
+{
+    const struct request *request = &slot->request;
+    uint8_t *base = executor->device.arena + slot->span.offset;
+    return (struct attn_dsink_sum){
+        .per_sequence = (const float *)(const void *)(base + request->layout.dsink_rows_offset),
+        .sequences = request->sequence_count,
+        .hq = request->shape.hq,
+        .out = request_tensor(request, base, FAS_DSINK).data};
+}
+
+/* The sums over sequences of the requests that end with the slice. */
+static int32_t gather_sums(struct server *server, struct executor *executor, int32_t slice,
+                           struct attn_dsink_sum *sums)
+{
+    const struct batch *batch = &executor->batch;
+    int32_t count = 0;
+    for (int32_t i = 0; i < batch->request_count; i++) {
+        const struct slot *slot = &server->slots.entries[batch->requests[i].slot];
+        if (!batch->requests[i].dropped && batch_ends(batch, slice, i) &&
+            slot->request.outputs >> FAS_DSINK & 1) {
+            sums[count++] = dsink_sum(executor, slot);
+        }
+    }
+    return count;
+}
+
 static void launch_slice(struct server *server, struct executor *executor)
 {
     struct batch *batch = &executor->batch;
@@ -151,7 +184,9 @@ static void launch_slice(struct server *server, struct executor *executor)
     struct device_launch launch = {.row = first->request.row,
                                    .launch = batch_launch(batch, executor->slice,
                                                           executor->device.scratch,
-                                                          executor->device.scratch_bytes)};
+                                                          executor->device.scratch_bytes),
+                                   .sums = executor->sums};
+    launch.sum_count = gather_sums(server, executor, executor->slice, executor->sums);
     executor->running = true;
     executor->device.ops->launch(&executor->device, &launch, batch->id);
 }
@@ -224,17 +259,8 @@ static void measure(struct executor *executor, const struct device_completion *c
     }
 }
 
-/* All of a request is computed: the sum over its sequences is still the host's to do. */
-static void finish(struct executor *executor, struct slot *slot,
-                   const struct device_completion *completion)
+static void finish(struct slot *slot, const struct device_completion *completion)
 {
-    const struct request *request = &slot->request;
-    if (request->outputs >> FAS_DSINK & 1 && executor->device.host_reaches_arena) {
-        uint8_t *base = executor->device.arena + slot->span.offset;
-        attn_sum_dsink((const float *)(const void *)(base + request->layout.dsink_rows_offset),
-                       request->sequence_count, request->shape.hq,
-                       request_tensor(request, base, FAS_DSINK).data);
-    }
     slot->times.computed = completion->ended_us;
     slot->progress.all_computed = true;
     slot_move(slot, SLOT_REPLYING);
@@ -265,7 +291,7 @@ static void account(struct server *server, struct executor *executor, int32_t in
         slot->progress.computed = first + done;
     }
     if (batch_ends(batch, executor->slice, index)) {
-        finish(executor, slot, completion);
+        finish(slot, completion);
     }
 }
 
@@ -289,7 +315,8 @@ static void slice_done(struct server *server, struct executor *executor,
 /* The device is of no use any more: everything that waits for it is answered now. */
 static void lose(struct server *server, struct executor *executor)
 {
-    log_error("device_lost", log_str("device", executor->device.name));
+    log_error("device_lost", log_str("device", executor->device.name),
+              log_str("reason", executor->device.fault));
     executor->lost = true;
     for (uint32_t i = 0; i < server->slots.count; i++) {
         struct slot *slot = &server->slots.entries[i];
@@ -307,14 +334,20 @@ static void lose(struct server *server, struct executor *executor)
 
 void executor_collect(struct server *server, struct executor *executor, uint64_t now_us)
 {
-    (void)now_us;
     struct device_completion completion;
     while (executor->device.ops->take(&executor->device, &completion)) {
-        assert(completion.kind == DEVICE_LAUNCH && executor->running);
-        slice_done(server, executor, &completion);
-        if (completion.failed) {
+        if (completion.lane == DEVICE_LAUNCH) {
+            assert(executor->running);
+            slice_done(server, executor, &completion);
+        } else {
+            staging_collect(server, &executor->staging, &completion, now_us);
+        }
+        if (completion.failed && !executor->lost) {
             lose(server, executor);
         }
+    }
+    if (!executor->device.host_reaches_arena) {
+        staging_resume(server, &executor->staging);
     }
 }
 

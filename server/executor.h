@@ -15,6 +15,7 @@
 #include "server/queue.h"
 #include "server/sched.h"
 #include "server/slot.h"
+#include "server/staging.h"
 
 struct server;
 
@@ -22,6 +23,7 @@ struct executor {
     uint32_t index;
     struct device device;
     struct arena arena;
+    struct staging staging;
     struct queue queue;
     uint32_t *picked; /* slots taken from the queue, in order; [laid, picked_count) still to run */
     uint32_t picked_count, laid;
@@ -29,7 +31,8 @@ struct executor {
     struct batch batch;
     struct cost batch_cost;
     struct batch_part *parts;
-    struct attn_set *sets; /* of the parts */
+    struct attn_set *sets;       /* of the parts */
+    struct attn_dsink_sum *sums; /* of the batch's requests, as far as they were launched */
     bool running;
     int32_t slice;            /* the one on the device */
     double flops_per_us;      /* measured, smoothed */

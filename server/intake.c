@@ -108,6 +108,11 @@ static enum fas_status reserve_arena(struct server *server, struct executor *exe
                         "%zu needed, the scratch of %s has %" PRIu64, slot->request.scratch_bytes,
                         device->name, device->scratch_bytes);
     }
+    if (slot->request.plan_bytes > device->plan_bytes) {
+        return fas_fail(error, FAS_INVALID_ARGUMENT, "plan_bytes",
+                        "%" PRIu64 " needed for tile lists, %s has %" PRIu64,
+                        slot->request.plan_bytes, device->name, device->plan_bytes);
+    }
     switch (take_span(server, executor, slot)) {
     case ARENA_OK:
         return FAS_OK;
@@ -164,9 +169,12 @@ static void open_route(struct server *server, struct connection *connection, str
                        struct route_tensor tensors[FAS_TENSOR_COUNT])
 {
     uint8_t *base = server->executors[slot->executor].device.arena + slot->span.offset;
+    struct slab_pool *slabs = staging_landing(server, slot);
     for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
         if (arrives(&slot->request, tensor)) {
-            tensors[tensor].base = base + slot->request.layout.offsets[tensor];
+            tensors[tensor].base = slabs ? NULL : base + slot->request.layout.offsets[tensor];
+            tensors[tensor].slabs = slabs;
+            tensors[tensor].slab_owner = stream_index(connection->stream);
             slot->bytes_missing += tensors[tensor].bytes;
         }
     }
@@ -383,26 +391,32 @@ void intake_request(struct server *server, struct connection *connection,
 
 /* ---- inputs arrive ---- */
 
-static void landed(struct server *server, struct slot *slot, const struct inbox_record *record,
-                   uint64_t now_us)
+void intake_uploaded(struct server *server, struct slot *slot, uint64_t bytes, uint64_t now_us)
 {
-    slot->landing = false;
-    if (slot->state != SLOT_RECEIVING) {
-        intake_settle(server, slot); /* it ended while this was on its way */
-        return;
-    }
-    struct device *device = &server->executors[slot->executor].device;
-    struct device_copy copy = {.arena_offset = (uint64_t)(record->landed - device->arena),
-                               .host = record->landed,
-                               .width = record->frame.payload_bytes,
-                               .height = 1};
-    bool pending = device->ops->upload(device, &copy, slot->index);
-    assert(!pending);
-    (void)pending;
-    slot->times.progress = now_us;
-    slot->bytes_missing -= record->frame.payload_bytes;
+    slot->bytes_missing -= bytes;
     if (slot->bytes_missing == 0) {
         executor_enqueue(server, slot, now_us);
+    }
+}
+
+/* slot: NULL or over if it ended while this was on its way. */
+static void landed(struct server *server, struct connection *connection, struct slot *slot,
+                   const struct inbox_record *record, uint64_t now_us)
+{
+    const struct frame *frame = &record->frame;
+    if (!slot || slot->state != SLOT_RECEIVING) {
+        staging_discard(server, record->landed);
+        if (slot) {
+            slot->landing = false;
+            intake_settle(server, slot);
+        }
+        return;
+    }
+    uint64_t arena_offset = slot->span.offset + slot->request.layout.offsets[frame->flags] +
+                            (uint64_t)frame->chunk * connection->limits.chunk_bytes;
+    slot->times.progress = now_us;
+    if (!staging_upload(server, slot, record->landed, arena_offset, frame->payload_bytes)) {
+        intake_uploaded(server, slot, frame->payload_bytes, now_us);
     }
 }
 
@@ -412,8 +426,8 @@ void intake_data(struct server *server, struct connection *connection,
     struct slot *slot = connection_find(server, connection, record->frame.request);
     connection->credit_due += record->frame.payload_bytes;
     stats_payload(&server->stats, STATS_IN, FAS_PLACE_INLINE, (double)record->frame.payload_bytes);
-    if (slot && record->kind == INBOX_LANDED) {
-        landed(server, slot, record, now_us);
+    if (record->kind == INBOX_LANDED) {
+        landed(server, connection, slot, record, now_us);
     } else if (slot && record->kind == INBOX_REFUSED) {
         struct fas_error error;
         fas_fail(&error, FAS_INVALID_ARGUMENT, "data.chunk",
@@ -431,6 +445,7 @@ void intake_end(struct server *server, struct slot *slot, const struct fas_error
         return;
     }
     slot->error = *error;
+    staging_drop(slot);
     if (slot->connection) {
         slot->landing =
             reader_finish(stream_reader(slot->connection->stream), slot->id) || slot->landing;
@@ -452,6 +467,7 @@ void intake_orphan(struct server *server, struct slot *slot)
     }
     connection_remove_slot(server, slot);
     slot->landing = false; /* the stream is closed: nothing is outstanding */
+    staging_drop(slot);
     slot->send = 0;
     if (slot->state == SLOT_REPLYING || slot->answered || slot->error.status != FAS_OK) {
         intake_settle(server, slot);

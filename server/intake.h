@@ -22,6 +22,9 @@ void intake_request(struct server *server, struct connection *connection,
 void intake_data(struct server *server, struct connection *connection,
                  const struct inbox_record *record, uint64_t now_us);
 
+/* So many bytes of its inputs have come to the arena. */
+void intake_uploaded(struct server *server, struct slot *slot, uint64_t bytes, uint64_t now_us);
+
 /* Ends a request early with *error; its answer goes out as soon as the device has let go of it. A
  * request that is over already is left alone. */
 void intake_end(struct server *server, struct slot *slot, const struct fas_error *error);

@@ -83,6 +83,9 @@ static enum progress route_payload(struct reader *reader)
         record->landed = reader->place;
         reader->landing = reader->frame.request;
         break;
+    case ROUTE_STARVED:
+        reader->starved = true;
+        return STAND_STILL;
     case ROUTE_WAIT:
         return STAND_STILL;
     case ROUTE_DROP:
@@ -256,10 +259,17 @@ const struct inbox_record *reader_next(struct reader *reader)
 bool reader_resume(struct reader *reader)
 {
     pthread_mutex_lock(&reader->lock);
-    bool paused = reader->paused;
-    reader->paused = false;
+    bool paused = reader->paused && !reader->starved;
+    reader->paused = reader->paused && !paused;
     pthread_mutex_unlock(&reader->lock);
     return paused;
+}
+
+void reader_feed(struct reader *reader)
+{
+    pthread_mutex_lock(&reader->lock);
+    reader->starved = false;
+    pthread_mutex_unlock(&reader->lock);
 }
 
 void reader_greet(struct reader *reader, uint32_t chunk_bytes, uint64_t credit)
@@ -342,7 +352,8 @@ void reader_reset(struct reader *reader, bool ipc)
     reader->begin = reader->end = 0;
     reader->place = NULL;
     reader->payload_left = 0;
-    reader->greeted = reader->hello_seen = reader->paused = reader->lengths_busy = false;
+    reader->greeted = reader->hello_seen = reader->lengths_busy = false;
+    reader->paused = reader->starved = false;
     reader->landing = 0;
     reader->credit = 0;
     reader->inbox.filled_bytes = reader->inbox.reading_bytes = reader->inbox.read_bytes = 0;

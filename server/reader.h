@@ -51,6 +51,7 @@ struct reader {
     bool greeted;         /* HELLO was accepted */
     bool hello_seen;
     bool paused;
+    bool starved;      /* paused for want of a slab: nothing but reader_feed helps */
     bool lengths_busy; /* `lengths` belongs to the loop, with an undecided REQUEST */
     uint8_t *lengths;  /* FAS_LENGTHS_BYTES_MAX */
     uint64_t landing;  /* the request whose memory is being received into; 0: none */
@@ -78,6 +79,7 @@ uint64_t reader_payload_left(const struct reader *reader); /* of a payload that 
 /* From the loop, at any time. */
 const struct inbox_record *reader_next(struct reader *reader);
 bool reader_resume(struct reader *reader); /* true: the turn is the caller's: reader_advance */
+void reader_feed(struct reader *reader);   /* a slab is to be had: resume it */
 void reader_greet(struct reader *reader, uint32_t chunk_bytes, uint64_t credit);
 void reader_credit(struct reader *reader, uint64_t bytes);
 /* The answer to the undecided REQUEST; its length arrays are no longer needed. */

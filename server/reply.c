@@ -13,13 +13,6 @@
 /* Credit returns in pieces; waiting for this much keeps chunks from shrinking with them. */
 #define REPLY_CHUNK_BYTES_MIN (64u << 10)
 
-/* Rows of one tensor: what one RESULT carries. */
-struct chunk {
-    enum fas_tensor tensor;
-    int64_t first_row, rows;
-    bool completes; /* the last of its range of sequences */
-};
-
 /* ---- which rows go next ---- */
 
 static bool wanted(const struct slot *slot, uint32_t tensor)
@@ -86,8 +79,9 @@ static bool next_chunk(const struct connection *connection, const struct slot *s
                        struct chunk *chunk)
 {
     const struct slot_progress *progress = &slot->progress;
+    *chunk = (struct chunk){.first_sequence = progress->sent,
+                            .sequence_count = progress->range_end - progress->sent};
     if (progress->tensor == FAS_TENSOR_COUNT) { /* sequences without rows */
-        *chunk = (struct chunk){.completes = true};
         return true;
     }
     enum fas_tensor tensor = (enum fas_tensor)progress->tensor;
@@ -106,9 +100,12 @@ static bool next_chunk(const struct connection *connection, const struct slot *s
         }
         bytes = connection->result_credit / row_bytes * row_bytes;
     }
-    *chunk = (struct chunk){tensor, progress->row, (int64_t)(bytes / row_bytes), false};
-    chunk->completes =
-        chunk->rows == rows_left && next_tensor(slot, tensor + 1) == FAS_TENSOR_COUNT;
+    chunk->tensor = tensor;
+    chunk->first_row = progress->row;
+    chunk->rows = (int64_t)(bytes / row_bytes);
+    if (chunk->rows < rows_left || next_tensor(slot, tensor + 1) != FAS_TENSOR_COUNT) {
+        chunk->first_sequence = chunk->sequence_count = 0; /* there is more of its range */
+    }
     return true;
 }
 
@@ -116,7 +113,7 @@ static bool next_chunk(const struct connection *connection, const struct slot *s
 static void advance(struct slot *slot, const struct chunk *chunk)
 {
     struct slot_progress *progress = &slot->progress;
-    if (chunk->completes) {
+    if (chunk->sequence_count > 0) {
         progress->sent = progress->range_end;
         return;
     }
@@ -129,49 +126,101 @@ static void advance(struct slot *slot, const struct chunk *chunk)
 /* ---- sending it ---- */
 
 /* Where a chunk lies: rows of a packed tensor, or of statistics one strip per head. */
-static struct outbox_payload locate(struct server *server, const struct slot *slot,
-                                    const struct chunk *chunk)
+static struct device_copy locate(const struct slot *slot, const struct chunk *chunk)
 {
     const struct request *request = &slot->request;
-    struct device *device = &server->executors[slot->executor].device;
     const struct fas_dims *dims = &request->wire.dims;
     bool statistics = fas_tensor_row(chunk->tensor)->statistics;
     uint64_t row_bytes = statistics ? 4 : fas_tensor_row_bytes(dims, chunk->tensor);
-    struct device_copy copy = {
+    return (struct device_copy){
         .arena_offset = slot->span.offset + request->layout.offsets[chunk->tensor] +
                         (uint64_t)chunk->first_row * row_bytes,
         .arena_pitch = 4u * (uint64_t)fas_tensor_rows(dims, chunk->tensor),
         .width = (uint64_t)chunk->rows * row_bytes,
         .height = statistics ? (uint32_t)fas_tensor_heads(dims, chunk->tensor) : 1,
     };
-    bool pending = device->ops->download(device, &copy, slot->index);
-    assert(!pending);
-    (void)pending;
-    return (struct outbox_payload){copy.host, copy.width, copy.arena_pitch, copy.height};
 }
 
-static void send_chunk(struct server *server, struct connection *connection, struct slot *slot,
-                       const struct chunk *chunk)
+static void send_chunk(struct server *server, struct connection *connection,
+                       const struct slot *slot, const struct chunk *chunk,
+                       const struct outbox_payload *payload)
 {
-    const struct slot_progress *progress = &slot->progress;
-    struct wire_result result = {.first_row = chunk->first_row, .row_count = chunk->rows};
-    if (chunk->completes) {
-        result.first_sequence = progress->sent;
-        result.sequence_count = progress->range_end - progress->sent;
-    }
+    const struct wire_result result = {.first_row = chunk->first_row,
+                                       .row_count = chunk->rows,
+                                       .first_sequence = chunk->first_sequence,
+                                       .sequence_count = chunk->sequence_count};
     uint8_t header[FAS_HEADER_BYTES_MAX];
     size_t header_bytes = wire_encode_result(&result, header);
     struct frame frame = {.type = FRAME_RESULT, .flags = chunk->tensor, .request = slot->id};
+    uint64_t bytes = payload->bytes * payload->pieces;
+    stats_payload(&server->stats, STATS_OUT, FAS_PLACE_INLINE, (double)bytes);
+    outbox_add(&connection->outbox, frame, header, header_bytes, bytes ? payload : NULL);
+}
+
+/* The next chunk, from where it lies in the arena, as the host reaches it; or one without rows. */
+static bool send_in_place(struct server *server, struct connection *connection, struct slot *slot)
+{
+    const struct device *device = &server->executors[slot->executor].device;
     struct outbox_payload payload = {0};
-    if (chunk->rows > 0) {
-        payload = locate(server, slot, chunk);
+    struct chunk chunk;
+    if (!enter_range(slot) || !next_chunk(connection, slot, &chunk) ||
+        (chunk.rows > 0 && !device->host_reaches_arena)) {
+        return false;
+    }
+    if (chunk.rows > 0) {
+        struct device_copy copy = locate(slot, &chunk);
+        payload = (struct outbox_payload){device->arena + copy.arena_offset, copy.width,
+                                          copy.arena_pitch, copy.height};
+        connection->result_credit -= copy.width * copy.height;
         slot->send = connection->sends + 1; /* the one being composed */
     }
-    uint64_t bytes = payload.bytes * payload.pieces;
-    connection->result_credit -= bytes;
-    stats_payload(&server->stats, STATS_OUT, FAS_PLACE_INLINE, (double)bytes);
-    outbox_add(&connection->outbox, frame, header, header_bytes, bytes ? &payload : NULL);
-    advance(slot, chunk);
+    send_chunk(server, connection, slot, &chunk, &payload);
+    advance(slot, &chunk);
+    return true;
+}
+
+/* Begins the download of the next chunk. */
+static bool fetch_chunk(struct server *server, struct connection *connection, struct slot *slot)
+{
+    struct chunk chunk;
+    if (server->executors[slot->executor].device.host_reaches_arena || !enter_range(slot) ||
+        !next_chunk(connection, slot, &chunk) || chunk.rows == 0) {
+        return false;
+    }
+    struct device_copy copy = locate(slot, &chunk);
+    if (!staging_fetch(server, slot, &chunk, &copy)) {
+        return false;
+    }
+    connection->result_credit -= copy.width * copy.height;
+    advance(slot, &chunk);
+    return true;
+}
+
+/* The chunk that was fetched first, once it has arrived. */
+static bool send_fetched(struct server *server, struct connection *connection, struct slot *slot)
+{
+    const struct fetch *fetch = staging_front(slot);
+    if (!fetch) {
+        return false;
+    }
+    const struct outbox_payload payload = {fetch->slab, fetch->bytes, 0, 1};
+    bool copied = fetch->bytes <= OUTBOX_COPY_BYTES_MAX;
+    send_chunk(server, connection, slot, &fetch->chunk, &payload);
+    staging_send(connection, slot, copied ? 0 : connection->sends + 1);
+    return true;
+}
+
+/* Both, as far as they go: results of a device that the host does not reach arrive first. */
+static bool serve_results(struct server *server, struct connection *connection, struct slot *slot,
+                          uint64_t now_us)
+{
+    bool fetched = fetch_chunk(server, connection, slot);
+    bool sent = slot->fetches.first ? send_fetched(server, connection, slot)
+                                    : send_in_place(server, connection, slot);
+    if (sent) {
+        slot->times.progress = now_us;
+    }
+    return fetched || sent;
 }
 
 /* How its tensors travelled, for DONE; those in places are counted here. */
@@ -262,16 +311,11 @@ static bool serve_slot(struct server *server, struct connection *connection, str
         answered(connection, slot, now_us);
         return true;
     }
-    struct chunk chunk;
-    if (enter_range(slot)) {
-        if (!next_chunk(connection, slot, &chunk)) {
-            return false;
-        }
-        send_chunk(server, connection, slot, &chunk);
-        slot->times.progress = now_us;
+    if (serve_results(server, connection, slot, now_us)) {
         return true;
     }
-    if (slot->progress.all_computed) {
+    if (slot->progress.all_computed && slot->progress.sent == slot->progress.computed &&
+        !slot->fetches.first) {
         send_done(server, connection, slot, now_us);
         answered(connection, slot, now_us);
         return true;
@@ -335,6 +379,7 @@ static void reply_send(struct server *server, struct connection *connection, uin
 void reply_sent(struct server *server, struct connection *connection)
 {
     connection->sends_done = stream_sends_done(connection->stream);
+    staging_sent(connection, connection->sends_done);
     struct slot *slots = server->slots.entries;
     uint32_t index = connection->first_slot;
     for (uint32_t count = connection->slot_count; count > 0; count--) {

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernels/plan.h"
 #include "server/arena.h"
 
 /* Numbers of the wire are the kernels' numbers. */
@@ -76,6 +77,15 @@ uint64_t request_sequences_bytes(const struct request *request)
     return (uint64_t)request->sequence_count * sizeof(struct attn_sequence);
 }
 
+/* Of one sequence, at most: no kernel's tiles have fewer than 64 rows. */
+static uint64_t plan_bytes(const struct attn_shape *shape, const struct attn_sequence *sequence)
+{
+    uint64_t q_blocks = ((uint64_t)sequence->q_span + 63) / 64;
+    uint64_t k_blocks = ((uint64_t)sequence->k_span + 63) / 64;
+    uint64_t tiles = q_blocks * (uint64_t)shape->hq + k_blocks * (uint64_t)shape->hkv;
+    return tiles * sizeof(struct plan_tile) + (q_blocks + k_blocks) * 2 * sizeof(struct plan_fill);
+}
+
 void request_sequences(struct request *request, const struct wire_lengths *lengths,
                        struct attn_sequence *sequences)
 {
@@ -93,6 +103,7 @@ void request_sequences(struct request *request, const struct wire_lengths *lengt
                                               .q_span = q.span,
                                               .k_span = k.span};
         request->cost.flops += attn_flops(&request->shape, q.len, k.len);
+        request->plan_bytes += plan_bytes(&request->shape, &sequences[i]);
     }
     struct attn_set none = {0};
     struct attn_launch alone = {.shape = request->shape,

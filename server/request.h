@@ -33,6 +33,7 @@ struct request {
     int32_t sequence_count;
     struct cost cost;
     size_t scratch_bytes; /* when launched alone */
+    uint64_t plan_bytes;  /* its tile lists, at most */
     struct request_layout layout;
 };
 
@@ -46,7 +47,7 @@ void request_place(struct request *request, enum fas_tensor tensor, uint8_t *dat
 /* Bytes of host memory its sequences take. */
 uint64_t request_sequences_bytes(const struct request *request);
 
-/* Fills sequences (into memory of that size), and all of cost but bytes, and scratch_bytes. */
+/* Fills sequences (into memory of that size), all of cost but bytes, scratch_bytes, plan_bytes. */
 void request_sequences(struct request *request, const struct wire_lengths *lengths,
                        struct attn_sequence *sequences);
 

@@ -69,6 +69,11 @@ uint32_t route_chunks(uint64_t bytes, uint32_t chunk_bytes)
     return (uint32_t)((bytes + chunk_bytes - 1) / chunk_bytes);
 }
 
+static bool travels(const struct route_tensor *tensor)
+{
+    return tensor->base || tensor->slabs;
+}
+
 /* Chunk n of a tensor is bytes [n * chunk_bytes, ...), full length but for the last. */
 static const char *chunk_check(const struct route_table *table, const struct route_tensor *tensor,
                                const struct frame *frame)
@@ -92,7 +97,7 @@ enum route_answer route_data(struct route_table *table, const struct frame *fram
     if (route->state != ROUTE_OPEN) {
         return route->state == ROUTE_UNDECIDED ? ROUTE_WAIT : ROUTE_DROP;
     }
-    if (frame->flags >= FAS_TENSOR_COUNT || !route->tensors[frame->flags].base) {
+    if (frame->flags >= FAS_TENSOR_COUNT || !travels(&route->tensors[frame->flags])) {
         *text = "a tensor that does not travel inline in this request";
         return ROUTE_REFUSE;
     }
@@ -106,7 +111,11 @@ enum route_answer route_data(struct route_table *table, const struct frame *fram
         *text = "a chunk sent twice";
         return ROUTE_REFUSE;
     }
+    *place = tensor->slabs ? slab_take(tensor->slabs, tensor->slab_owner)
+                           : tensor->base + (uint64_t)frame->chunk * table->chunk_bytes;
+    if (!*place) {
+        return ROUTE_STARVED;
+    }
     route->claimed[bit / 64] |= UINT64_C(1) << (bit % 64);
-    *place = tensor->base + (uint64_t)frame->chunk * table->chunk_bytes;
     return ROUTE_LAND;
 }

@@ -16,6 +16,7 @@
 
 #include "proto/frame.h"
 #include "proto/tensor.h"
+#include "server/slab.h"
 
 /* Chunks of one request: 64 Ki at the default 1 MiB are 64 GiB, half of the largest GPU's memory.
  * The bit map of a request is then 8 KiB. */
@@ -29,11 +30,14 @@ enum route_state {
     ROUTE_CLOSED,    /* refused or finished: DATA is thrown away */
 };
 
-/* One input tensor of an admitted request: packed bytes at `base`, in chunks. */
+/* One input tensor of an admitted request: packed bytes, in chunks. They land at `base`, or each in
+ * a slab of `slabs`; with neither the tensor does not travel inline. */
 struct route_tensor {
-    uint8_t *base; /* NULL: the tensor does not travel inline */
+    uint8_t *base;
     uint64_t bytes;
     uint32_t first_chunk; /* its first bit in the bit map */
+    uint32_t slab_owner;
+    struct slab_pool *slabs;
 };
 
 struct route {
@@ -54,6 +58,7 @@ struct route_table {
 enum route_answer {
     ROUTE_LAND,    /* into *place */
     ROUTE_WAIT,    /* the loop has not decided: stop reading */
+    ROUTE_STARVED, /* no slab is free: stop reading until the pool says that one is */
     ROUTE_DROP,    /* read and throw away */
     ROUTE_REFUSE,  /* read, throw away, and end the request: *text says why */
     ROUTE_UNKNOWN, /* an id that was never opened: the connection is at fault */

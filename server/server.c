@@ -52,14 +52,13 @@ static enum fas_status open_tables(struct server *server, struct fas_error *erro
                                          : tokens_open(&server->tokens, config->token_file, error);
 }
 
-/* "cpu:0,cpu:1": one executor each. */
+/* "cuda:0,cuda:1": one executor each. */
 static enum fas_status open_executors(struct server *server, void (*wake)(void *),
                                       void *wake_context, struct fas_error *error)
 {
     const struct config *config = &server->config;
     char list[CONFIG_TEXT_BYTES_MAX], *rest = list, *name;
-    snprintf(list, sizeof list, "%s",
-             strcmp(config->device, "all") == 0 ? "cpu:0" : config->device);
+    device_list(config->device, list, sizeof list);
     server->executors = calloc(FAS_DEVICES_MAX, sizeof *server->executors);
     if (!server->executors) {
         return no_memory("device", error);

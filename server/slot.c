@@ -44,13 +44,14 @@ void slot_move(struct slot *slot, enum slot_state to)
 
 bool slot_idle(const struct slot *slot)
 {
-    return slot->state == SLOT_REPLYING && !slot->landing && slot->send == 0 &&
+    return slot->state == SLOT_REPLYING && !slot->landing && slot->send == 0 && slot->copies == 0 &&
            (slot->answered || !slot->connection);
 }
 
 void slot_give(struct slots *slots, struct slot *slot)
 {
     assert(slot_idle(slot) && slot->span.bytes == 0 && slot->notes.bytes == 0);
+    assert(!slot->fetches.first);
     slot->state = SLOT_FREE;
     slot->next = slots->first_free;
     slots->first_free = slot->index;

@@ -9,7 +9,7 @@
  * threads see only memory behind them (payloads being received, the launch that runs).
  *
  * A slot is given back when nothing can touch its memory any more: it is answered (or its peer is
- * gone), no payload is landing in it, no launch and no send refers to it.
+ * gone), no payload is landing in it, no copy, no launch and no send refers to it.
  */
 #ifndef SERVER_SLOT_H
 #define SERVER_SLOT_H
@@ -19,6 +19,7 @@
 
 #include "server/arena.h"
 #include "server/request.h"
+#include "server/staging.h"
 
 #define SLOT_NONE UINT32_MAX
 
@@ -69,6 +70,8 @@ struct slot {
     bool landing;                      /* over, but a payload is still being received into it */
     uint64_t send; /* the last of its connection's sends that reads its memory; 0: none */
     bool answered; /* DONE or ERROR was handed to the transport */
+    uint32_t copies; /* between host and arena, under way */
+    struct fetch_queue fetches;
     struct slot_progress progress;
     struct slot_times times;
     struct slot_batch batch;

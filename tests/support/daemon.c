@@ -13,13 +13,43 @@
 #define ARGUMENTS_MAX 64
 #define START_MS_MAX 20000
 
+const char *daemon_device_kind(void)
+{
+    const char *chosen = getenv("FASERVED_KIND");
+    return chosen ? chosen : "cpu";
+}
+
+const char *daemon_arena_stat(void)
+{
+    static char name[64];
+    snprintf(name, sizeof name, "%s:0.arena_used_bytes", daemon_device_kind());
+    return name;
+}
+
+/* "cpu:0,cpu:1" -> "far:0,far:1". */
+static const char *translate(const char *devices)
+{
+    static char list[256];
+    size_t used = 0;
+    for (const char *at = devices; *at && used + 16 < sizeof list; at++) {
+        if (strncmp(at, "cpu:", 4) == 0) {
+            used += (size_t)snprintf(list + used, sizeof list - used, "%s", daemon_device_kind());
+            at += 3;
+        }
+        list[used++] = *at;
+    }
+    list[used] = '\0';
+    return list;
+}
+
 static void run(const struct daemon *daemon, const char *const *arguments)
 {
     const char *chosen = getenv("FASERVED"), *program = chosen ? chosen : FASERVED_PATH;
     const char *argv[ARGUMENTS_MAX] = {program, "--listen-ipc", daemon->socket};
     int count = 3;
-    for (int i = 0; arguments && arguments[i] && count + 1 < ARGUMENTS_MAX; i++) {
-        argv[count++] = arguments[i];
+    for (int i = 0; arguments && arguments[i] && count + 3 < ARGUMENTS_MAX; i++) {
+        bool devices = i > 0 && strcmp(arguments[i - 1], "--device") == 0;
+        argv[count++] = devices ? translate(arguments[i]) : arguments[i];
     }
     int log = open(daemon->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     dup2(log, STDERR_FILENO);

@@ -1,6 +1,7 @@
 /*
  * daemon.h: a faserved of the test's own, as a child process on a socket in a fresh folder.
- * FASERVED in the environment, or FASERVED_PATH at compile time, says which program.
+ * FASERVED in the environment, or FASERVED_PATH at compile time, says which program;
+ * FASERVED_KIND in the environment puts devices of that kind in the place of cpu ones: "far".
  */
 #ifndef TESTS_DAEMON_H
 #define TESTS_DAEMON_H
@@ -12,6 +13,10 @@ struct daemon {
     pid_t pid;
     char folder[64], socket[96], url[112], log[96];
 };
+
+/* "cpu"; and "cpu:0.arena_used_bytes", as statistics are named. */
+const char *daemon_device_kind(void);
+const char *daemon_arena_stat(void);
 
 /* Starts it with further arguments (NULL-terminated; may be NULL) and waits until it is ready. Ends
  * the test if it does not start. */

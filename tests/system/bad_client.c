@@ -98,7 +98,7 @@ static bool all_given_back(void)
     static struct wire_stats stats;
     ask_stats(&stats);
     return stat_of(&stats, "connections") == 1 && stat_of(&stats, "requests_in_flight") == 0 &&
-           stat_of(&stats, "cpu:0.arena_used_bytes") == 0 && stat_of(&stats, "places") <= 1;
+           stat_of(&stats, daemon_arena_stat()) == 0 && stat_of(&stats, "places") <= 1;
 }
 
 void served_as_before(void)

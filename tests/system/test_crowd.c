@@ -182,7 +182,7 @@ START_TEST(killed_clients_leave_nothing_behind)
         in_flight = stat_of(client, "requests_in_flight");
     }
     ck_assert_double_eq(in_flight, 0);
-    ck_assert_double_eq(stat_of(client, "cpu:0.arena_used_bytes"), 0);
+    ck_assert_double_eq(stat_of(client, daemon_arena_stat()), 0);
     struct fas_request large = large_result();
     ck_assert_int_eq(fas_run(client, &large, NULL), FAS_OK);
     fas_close(client);

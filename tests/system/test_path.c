@@ -176,7 +176,7 @@ START_TEST(two_devices_share_the_work)
         const struct fas_report *report = fas_call_report(calls[i]);
         ck_assert_msg(report->error.status == FAS_OK, "%s", report->error.text);
         ck_assert(job_right(&jobs[i]));
-        on_second += strcmp(report->device, "cpu:1") == 0;
+        on_second += report->device[strlen(report->device) - 1] == '1';
         fas_call_close(calls[i]);
         job_close(&jobs[i]);
     }

@@ -1,0 +1,208 @@
+/* staging.c: the way in, the way out, the ends. A copy's tag is the number of its slab. */
+#include "server/staging.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "server/intake.h"
+#include "server/server.h"
+
+bool staging_open(struct staging *staging, const struct device *device, const struct config *config)
+{
+    *staging = (struct staging){0};
+    if (device->host_reaches_arena) {
+        return true;
+    }
+    uint64_t slab_bytes = device_slab_bytes(config);
+    uint32_t count = slab_count(config->connections_max);
+    uint8_t *out = device->staging + count * slab_bytes;
+    staging->arrivals = calloc(count, sizeof *staging->arrivals);
+    staging->fetches = calloc(count, sizeof *staging->fetches);
+    return staging->arrivals && staging->fetches &&
+           slab_open(&staging->in, device->staging, slab_bytes, config->connections_max) &&
+           slab_open(&staging->out, out, slab_bytes, config->connections_max);
+}
+
+static struct staging *staging_of(struct server *server, const struct slot *slot)
+{
+    return &server->executors[slot->executor].staging;
+}
+
+/* ---- in ---- */
+
+struct slab_pool *staging_landing(struct server *server, const struct slot *slot)
+{
+    bool passes = !server->executors[slot->executor].device.host_reaches_arena;
+    return passes ? &staging_of(server, slot)->in : NULL;
+}
+
+bool staging_upload(struct server *server, struct slot *slot, uint8_t *landed,
+                    uint64_t arena_offset, uint64_t bytes)
+{
+    struct device *device = &server->executors[slot->executor].device;
+    struct staging *staging = staging_of(server, slot);
+    const struct device_copy copy = {
+        .arena_offset = arena_offset, .host = landed, .width = bytes, .height = 1};
+    if (device->host_reaches_arena) {
+        return device->ops->upload(device, &copy, 0);
+    }
+    uint32_t index = slab_index(&staging->in, landed);
+    staging->arrivals[index] = (struct arrival){slot->index, bytes};
+    slab_hold(&staging->in, landed);
+    slot->copies++;
+    return device->ops->upload(device, &copy, index);
+}
+
+void staging_discard(struct server *server, const uint8_t *landed)
+{
+    for (uint32_t i = 0; i < server->executor_count; i++) {
+        struct slab_pool *in = &server->executors[i].staging.in;
+        if (slab_index(in, landed) != SLAB_NONE) {
+            slab_give(in, landed);
+        }
+    }
+}
+
+static void uploaded(struct server *server, struct staging *staging,
+                     const struct device_completion *completion, uint64_t now_us)
+{
+    const struct arrival *arrival = &staging->arrivals[completion->tag];
+    struct slot *slot = &server->slots.entries[arrival->slot];
+    slab_give(&staging->in, staging->in.memory + completion->tag * staging->in.slab_bytes);
+    slot->copies--;
+    if (slot->state == SLOT_RECEIVING && !completion->failed) {
+        intake_uploaded(server, slot, arrival->bytes, now_us);
+    } else {
+        intake_settle(server, slot);
+    }
+}
+
+void staging_resume(struct server *server, struct staging *staging)
+{
+    uint32_t owner;
+    while ((owner = slab_next_waiting(&staging->in)) != SLAB_NONE) {
+        struct connection *connection = &server->connections.entries[owner];
+        if (connection->state == CONNECTION_OPEN) {
+            reader_feed(stream_reader(connection->stream));
+            stream_resume(connection->stream);
+        }
+    }
+}
+
+/* ---- out ---- */
+
+static void append(struct fetch_queue *queue, struct fetch *fetch)
+{
+    fetch->next = NULL;
+    if (queue->first) {
+        queue->last->next = fetch;
+    } else {
+        queue->first = fetch;
+    }
+    queue->last = fetch;
+}
+
+static struct fetch *pop(struct fetch_queue *queue)
+{
+    struct fetch *fetch = queue->first;
+    queue->first = fetch->next;
+    return fetch;
+}
+
+bool staging_fetch(struct server *server, struct slot *slot, const struct chunk *chunk,
+                   struct device_copy *copy)
+{
+    struct device *device = &server->executors[slot->executor].device;
+    struct staging *staging = staging_of(server, slot);
+    uint8_t *slab = slab_take(&staging->out, stream_index(slot->connection->stream));
+    if (!slab) {
+        return false;
+    }
+    slab_hold(&staging->out, slab);
+    uint32_t index = slab_index(&staging->out, slab);
+    struct fetch *fetch = &staging->fetches[index];
+    *fetch = (struct fetch){.pool = &staging->out,
+                            .slab = slab,
+                            .slot = slot->index,
+                            .chunk = *chunk,
+                            .bytes = copy->width * copy->height};
+    assert(fetch->bytes <= staging->out.slab_bytes);
+    copy->host = slab;
+    copy->host_pitch = copy->width;
+    append(&slot->fetches, fetch);
+    slot->copies++;
+    device->ops->download(device, copy, index);
+    return true;
+}
+
+struct fetch *staging_front(const struct slot *slot)
+{
+    struct fetch *front = slot->fetches.first;
+    return front && front->arrived ? front : NULL;
+}
+
+void staging_send(struct connection *connection, struct slot *slot, uint64_t send)
+{
+    struct fetch *fetch = pop(&slot->fetches);
+    if (send == 0) {
+        slab_give(fetch->pool, fetch->slab);
+        return;
+    }
+    fetch->send = send;
+    append(&connection->fetches, fetch);
+}
+
+void staging_sent(struct connection *connection, uint64_t sends_done)
+{
+    while (connection->fetches.first && connection->fetches.first->send <= sends_done) {
+        struct fetch *fetch = pop(&connection->fetches);
+        slab_give(fetch->pool, fetch->slab);
+    }
+}
+
+/* Downloads end in order: those that have arrived are the first ones. */
+void staging_drop(struct slot *slot)
+{
+    while (staging_front(slot)) {
+        struct fetch *fetch = pop(&slot->fetches);
+        if (slot->connection) { /* what the peer gave credit for is not coming */
+            slot->connection->result_credit += fetch->bytes;
+        }
+        slab_give(fetch->pool, fetch->slab);
+    }
+}
+
+static void downloaded(struct server *server, struct staging *staging,
+                       const struct device_completion *completion)
+{
+    struct fetch *fetch = &staging->fetches[completion->tag];
+    struct slot *slot = &server->slots.entries[fetch->slot];
+    fetch->arrived = true;
+    slot->copies--;
+    if (slot->error.status != FAS_OK || !slot->connection) {
+        staging_drop(slot);
+        intake_settle(server, slot);
+    }
+}
+
+/* ---- both ---- */
+
+void staging_close(struct server *server, struct connection *connection, uint32_t owner)
+{
+    staging_sent(connection, UINT64_MAX);
+    for (uint32_t i = 0; i < server->executor_count; i++) {
+        if (!server->executors[i].device.host_reaches_arena) {
+            slab_reclaim(&server->executors[i].staging.in, owner);
+        }
+    }
+}
+
+void staging_collect(struct server *server, struct staging *staging,
+                     const struct device_completion *completion, uint64_t now_us)
+{
+    if (completion->lane == DEVICE_UPLOAD) {
+        uploaded(server, staging, completion, now_us);
+    } else {
+        downloaded(server, staging, completion);
+    }
+}

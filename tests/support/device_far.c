@@ -1,0 +1,256 @@
+/*
+ * device_far.c: "far:N", a device for tests whose arena the host does not reach: what a GPU is to
+ * the daemon, without one. Each lane has a thread that takes its time, so that completions of
+ * different lanes come in any order; kernels are the CPU's. Copies go through memcpy, so that
+ * sanitizers see every access to a slab.
+ *
+ * Fault sites: "far:0" for launches, "far:0/upload", "far:0/download". A failed device completes
+ * everything as failed.
+ */
+#include <assert.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "server/arena.h"
+#include "server/clock.h"
+#include "server/device.h"
+#include "server/fault.h"
+
+#define FAR_ARENA_BYTES (UINT64_C(64) << 20)
+#define FAR_PLAN_BYTES (UINT64_C(64) << 20)
+
+/* Launches take longest, so that requests gather behind them. */
+static const uint32_t pause_us_max[DEVICE_LANES] = {
+    [DEVICE_UPLOAD] = 50, [DEVICE_LAUNCH] = 2000, [DEVICE_DOWNLOAD] = 300};
+
+struct work {
+    uint64_t tag;
+    union {
+        struct device_copy copy;
+        struct device_launch launch;
+    };
+};
+
+struct far_lane {
+    struct device *device;
+    enum device_lane which;
+    pthread_t thread;
+    struct work *ring;
+    uint64_t first, count;
+    uint32_t random;
+};
+
+struct far {
+    struct attn_context *context;
+    pthread_mutex_t lock; /* guards rings and done */
+    pthread_cond_t work_there;
+    struct far_lane lanes[DEVICE_LANES];
+    uint32_t room;
+    struct device_completion *done;
+    uint64_t done_first, done_count;
+    atomic_bool failed;
+};
+
+static void pause_a_while(struct far_lane *lane)
+{
+    lane->random = lane->random * 1664525u + 1013904223u; /* Numerical Recipes */
+    uint32_t pause_us = (lane->random >> 16) % pause_us_max[lane->which];
+    struct timespec time = {.tv_nsec = (long)pause_us * 1000};
+    nanosleep(&time, NULL);
+}
+
+static void copy(const struct device *device, enum device_lane which,
+                 const struct device_copy *work)
+{
+    for (uint32_t i = 0; i < work->height; i++) {
+        uint8_t *arena = device->arena + work->arena_offset + i * work->arena_pitch;
+        uint8_t *host = work->host + i * work->host_pitch;
+        if (which == DEVICE_UPLOAD) {
+            memcpy(arena, host, work->width);
+        } else {
+            memcpy(host, arena, work->width);
+        }
+    }
+}
+
+static void launch(const struct far *far, const struct device_launch *work)
+{
+    if (work->launch.sequence_count > 0) {
+        enum attn_status status = work->row->launch(far->context, &work->launch);
+        assert(status == ATTN_OK);
+        (void)status;
+    }
+    for (int32_t i = 0; i < work->sum_count; i++) {
+        attn_sum_dsink(work->sums[i].per_sequence, work->sums[i].sequences, work->sums[i].hq,
+                       work->sums[i].out);
+    }
+}
+
+static bool fails(struct far_lane *lane)
+{
+    static const char *const sites[DEVICE_LANES] = {"/upload", "", "/download"};
+    struct far *far = lane->device->state;
+    char site[sizeof lane->device->name + 16];
+    snprintf(site, sizeof site, "%s%s", lane->device->name, sites[lane->which]);
+    if (fault_here(site)) {
+        atomic_store(&far->failed, true);
+    }
+    return atomic_load(&far->failed);
+}
+
+static struct work take_work(struct far_lane *lane)
+{
+    struct far *far = lane->device->state;
+    pthread_mutex_lock(&far->lock);
+    while (lane->count == 0) {
+        pthread_cond_wait(&far->work_there, &far->lock);
+    }
+    struct work work = lane->ring[lane->first % far->room];
+    pthread_mutex_unlock(&far->lock);
+    return work;
+}
+
+static void report(struct far_lane *lane, const struct device_completion *completion)
+{
+    struct far *far = lane->device->state;
+    pthread_mutex_lock(&far->lock);
+    lane->first++;
+    lane->count--;
+    far->done[(far->done_first + far->done_count++) % (DEVICE_LANES * far->room)] = *completion;
+    pthread_mutex_unlock(&far->lock);
+    lane->device->wake(lane->device->wake_context);
+}
+
+static void *run(void *argument)
+{
+    struct far_lane *lane = argument;
+    for (;;) {
+        struct work work = take_work(lane);
+        struct device_completion completion = {
+            .lane = lane->which, .tag = work.tag, .started_us = clock_us()};
+        completion.failed = fails(lane);
+        if (!completion.failed && lane->which == DEVICE_LAUNCH) {
+            launch(lane->device->state, &work.launch);
+        } else if (!completion.failed) {
+            copy(lane->device, lane->which, &work.copy);
+        }
+        pause_a_while(lane);
+        completion.ended_us = clock_us();
+        report(lane, &completion);
+    }
+    return NULL;
+}
+
+static void push(struct device *device, enum device_lane which, const struct work *work)
+{
+    struct far *far = device->state;
+    struct far_lane *lane = &far->lanes[which];
+    pthread_mutex_lock(&far->lock);
+    assert(lane->count < far->room);
+    assert(which != DEVICE_LAUNCH || lane->count < device->depth);
+    lane->ring[(lane->first + lane->count++) % far->room] = *work;
+    pthread_cond_broadcast(&far->work_there);
+    pthread_mutex_unlock(&far->lock);
+}
+
+static bool far_upload(struct device *device, const struct device_copy *work, uint64_t tag)
+{
+    push(device, DEVICE_UPLOAD, &(struct work){.tag = tag, .copy = *work});
+    return true;
+}
+
+static bool far_download(struct device *device, const struct device_copy *work, uint64_t tag)
+{
+    push(device, DEVICE_DOWNLOAD, &(struct work){.tag = tag, .copy = *work});
+    return true;
+}
+
+static void far_launch(struct device *device, const struct device_launch *work, uint64_t tag)
+{
+    push(device, DEVICE_LAUNCH, &(struct work){.tag = tag, .launch = *work});
+}
+
+static bool far_take(struct device *device, struct device_completion *completion)
+{
+    struct far *far = device->state;
+    pthread_mutex_lock(&far->lock);
+    bool any = far->done_count > 0;
+    if (any) {
+        *completion = far->done[far->done_first++ % (DEVICE_LANES * far->room)];
+        far->done_count--;
+    }
+    pthread_mutex_unlock(&far->lock);
+    return any;
+}
+
+static bool open_memory(struct device *device, const struct config *config)
+{
+    struct far *far = device->state;
+    far->room = device_work_max(config);
+    far->done = calloc((size_t)DEVICE_LANES * far->room, sizeof *far->done);
+    device->arena = aligned_alloc(ARENA_ALIGN, device->arena_bytes + device->scratch_bytes);
+    device->scratch = device->arena + device->arena_bytes;
+    device->staging = aligned_alloc(ARENA_ALIGN, device_staging_bytes(config));
+    return far->done && device->arena && device->staging;
+}
+
+static bool open_lanes(struct device *device)
+{
+    struct far *far = device->state;
+    bool opened = true;
+    for (int which = 0; which < DEVICE_LANES; which++) {
+        struct far_lane *lane = &far->lanes[which];
+        *lane = (struct far_lane){.device = device,
+                                  .which = (enum device_lane)which,
+                                  .ring = calloc(far->room, sizeof *lane->ring),
+                                  .random = (uint32_t)(which + 1) * 977u};
+        opened = opened && lane->ring && pthread_create(&lane->thread, NULL, run, lane) == 0;
+    }
+    return opened;
+}
+
+static enum fas_status far_open(struct device *device, const struct config *config,
+                                struct fas_error *error)
+{
+    struct far *far = calloc(1, sizeof *far);
+    uint64_t bytes = config->arena_bytes ? config->arena_bytes : FAR_ARENA_BYTES;
+    enum fas_status status = device_divide(device, config, bytes, error);
+    if (status != FAS_OK) {
+        return status;
+    }
+    device->state = far;
+    device->arch = ATTN_CPU;
+    device->depth = DEVICE_DEPTH_MAX;
+    device->plan_bytes = FAR_PLAN_BYTES;
+    snprintf(device->uuid, sizeof device->uuid, "FAR-%d", device->ordinal);
+    if (!far || !open_memory(device, config)) {
+        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "arena-bytes", "no memory for a far device");
+    }
+    pthread_mutex_init(&far->lock, NULL);
+    pthread_cond_init(&far->work_there, NULL);
+    far->context = attn_cpu_open(config->cpu_threads ? (int)config->cpu_threads : 1);
+    if (!far->context || !open_lanes(device)) {
+        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "device", "no threads for a far device");
+    }
+    return FAS_OK;
+}
+
+static int far_count(void)
+{
+    return 0; /* only by name */
+}
+
+extern const struct device_ops device_far;
+const struct device_ops device_far = {
+    .kind = "far",
+    .count = far_count,
+    .open = far_open,
+    .upload = far_upload,
+    .download = far_download,
+    .launch = far_launch,
+    .take = far_take,
+};

@@ -341,16 +341,21 @@ static enum fas_status configure_tls(nng_tls_config *tls, const struct config *c
 {
     char *cert = NULL, *key = NULL;
     int result = read_text(config->tls_cert, &cert);
-    if (result == 0) {
-        result = read_text(config->tls_key, &key);
+    if (result != 0) {
+        return nng_failed(result, "tls-cert", config->tls_cert, error);
     }
-    if (result == 0) {
+    result = read_text(config->tls_key, &key);
+    enum fas_status status =
+        result == 0 ? FAS_OK : nng_failed(result, "tls-key", config->tls_key, error);
+    if (status == FAS_OK) {
         result = nng_tls_config_own_cert(tls, cert, key, NULL);
+        status = result == 0 ? FAS_OK : nng_failed(result, "tls-cert", config->tls_cert, error);
+        explicit_bzero(key, strlen(key));
     }
     free(cert);
     free(key);
-    if (result != 0) {
-        return nng_failed(result, "tls-cert", config->tls_cert, error);
+    if (status != FAS_OK) {
+        return status;
     }
     if (config->tls_ca[0] == '\0') {
         return FAS_OK;

@@ -39,6 +39,7 @@ struct backward_params {
     int32_t *counter; /* 0 before and after a launch */
     int32_t tile_count;
     int32_t hq, group; /* q heads in all, and per kv head */
+    int32_t d, dv;     /* columns that the tensors have */
     mask_reach reach;
     turn_order order;
     backward_scratch scratch;

@@ -207,6 +207,8 @@ inline void backward_params_fill(backward_params *p, attn_context *context,
     p->tile_count = plan.tile_count;
     p->hq = shape.hq;
     p->group = shape.hq / shape.hkv;
+    p->d = shape.d;
+    p->dv = shape.dv;
     p->reach = {backward_clamp_reach(shape.mask.has_left, shape.mask.left),
                 backward_clamp_reach(shape.mask.has_right, shape.mask.right)};
     p->order = backward_order(shape);

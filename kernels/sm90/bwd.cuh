@@ -31,37 +31,10 @@
 #ifndef SM90_BWD_CUH
 #define SM90_BWD_CUH
 
-#include "common/backward.cuh"
-#include "common/mask.cuh"
-#include "common/ring.cuh"
-#include "common/softmax.cuh"
-#include "common/tile.cuh"
-#include "common/turn.cuh"
-#include "gpu/barrier.cuh"
-#include "gpu/bulk.cuh"
-#include "gpu/fence.cuh"
-#include "gpu/global.cuh"
-#include "gpu/index.cuh"
-#include "gpu/registers.cuh"
-#include "gpu/smem.cuh"
-#include "gpu/tma.cuh"
-#include "sm90/operand.cuh"
+#include "sm90/bwd_data.cuh"
 
 namespace sm90
 {
-
-using bwd_set = attn::backward_set;
-using bwd_params = attn::backward_params;
-using attn::tour_lasts;
-using attn::tour_next;
-using attn::tour_start;
-using attn::tour_unit;
-using bwd_tour = attn::backward_tour;
-
-constexpr int BWD_WARPGROUP = 128;
-constexpr int BWD_WARPS = 4;      /* of a warpgroup */
-constexpr int BWD_WG_ROWS = 64;   /* of an accumulator */
-constexpr int BWD_WARP_ROWS = 16; /* of an accumulator that one warp holds */
 
 template <typename TYPE, int DIM, int DIM_V, int QUERIES, bool CAPPED, bool ORDERED>
 struct bwd_config {
@@ -72,298 +45,26 @@ struct bwd_config {
     static constexpr bool SOFTCAP = CAPPED;
     static constexpr bool DETERMINISTIC = ORDERED;
     static constexpr int THREADS = 3 * BWD_WARPGROUP;
-    static constexpr int CONSUMERS = 2 * BWD_WARPGROUP;
     static constexpr uint32_t CONSUMER_WARPS = 2 * BWD_WARPS;
     static constexpr uint32_t TILE_READERS = 3; /* loaders and writer */
-    static constexpr int STAGES = 2;
+    static constexpr int Q_STAGES = 2, DOUT_STAGES = 2, DS_STAGES = 2;
     static constexpr int TILE_SLOTS = 2;
     static constexpr int DQ_SLOTS = 2;
     /* dQ of a step: consumers share it by columns, or by rows when each has 64 of them. */
     static constexpr bool DQ_BY_ROWS = M == 2 * BWD_WG_ROWS;
     static constexpr int DQ_COLUMNS = DQ_BY_ROWS ? D : D / 2; /* of one consumer */
+    static constexpr int DQ_PIECES = 2;
     static constexpr uint32_t K_BYTES = tile_bytes(N, D), V_BYTES = tile_bytes(N, DV);
     static constexpr uint32_t Q_BYTES = tile_bytes(M, D), DOUT_BYTES = tile_bytes(M, DV);
-    static constexpr uint32_t DS_BYTES = tile_bytes(M, N);
-    static constexpr uint32_t DQ_BYTES = BWD_WG_ROWS * DQ_COLUMNS * 4; /* of one consumer */
+    static constexpr uint32_t P_BYTES = 0, DS_BYTES = tile_bytes(M, N);
     static constexpr uint32_t ROW_BYTES = M * 4; /* one statistic of a step's rows */
     /* 32 + 2 * 240 = 512 = 65536 registers / 128 */
     static constexpr int LOADER_REGISTERS = 24, CONSUMER_REGISTERS = 240;
     static_assert(M == BWD_WG_ROWS || DQ_BY_ROWS, "a step has 64 or 128 queries");
+    static_assert(DQ_COLUMNS == PANEL, "a consumer's share of dQ is one piece");
     static_assert(tile_bytes(BWD_WG_ROWS, DV) <= DS_BYTES, "a consumer's dV is staged in dS");
-    static_assert(tile_bytes(BWD_WG_ROWS, D) <= DQ_BYTES, "a consumer's dK is staged in dQ");
+    static_assert(tile_bytes(BWD_WG_ROWS, D) <= BWD_PIECE_BYTES, "a consumer's dK is staged in dQ");
 };
-
-/* Where things lie in shared memory. */
-template <class C>
-struct bwd_smem {
-    static constexpr uint32_t K = 0;
-    static constexpr uint32_t V = K + C::K_BYTES;
-    static constexpr uint32_t Q = V + C::V_BYTES;
-    static constexpr uint32_t DOUT = Q + C::STAGES * C::Q_BYTES;
-    static constexpr uint32_t DS = DOUT + C::STAGES * C::DOUT_BYTES;
-    static constexpr uint32_t DQ = DS + C::STAGES * C::DS_BYTES;
-    static constexpr uint32_t LSE = DQ + 2 * C::DQ_SLOTS * C::DQ_BYTES;
-    static constexpr uint32_t DELTA = LSE + C::STAGES * C::ROW_BYTES;
-    static constexpr uint32_t TILES = DELTA + C::STAGES * C::ROW_BYTES;
-    static constexpr uint32_t TILE_RING = TILES + C::TILE_SLOTS * attn::TILE_BYTES;
-    static constexpr uint32_t K_RING = TILE_RING + attn::ring_barriers(C::TILE_SLOTS);
-    static constexpr uint32_t V_RING = K_RING + attn::ring_barriers(1);
-    static constexpr uint32_t Q_RING = V_RING + attn::ring_barriers(1);
-    static constexpr uint32_t DOUT_RING = Q_RING + attn::ring_barriers(C::STAGES);
-    static constexpr uint32_t DQ_RINGS = DOUT_RING + attn::ring_barriers(C::STAGES);
-    static constexpr uint32_t MAY_DRAW = DQ_RINGS + 2 * attn::ring_barriers(C::DQ_SLOTS);
-    static constexpr uint32_t BYTES = MAY_DRAW + gpu::MBARRIER_BYTES;
-    static_assert(BYTES <= gpu::SMEM_BYTES, "one CTA has all of an SM");
-};
-
-template <class C>
-GPU_INLINE uint32_t bwd_tile(uint32_t smem, uint32_t use)
-{
-    return smem + bwd_smem<C>::TILES + attn::ring_slot<C::TILE_SLOTS>(use) * attn::TILE_BYTES;
-}
-
-template <class C>
-GPU_INLINE uint32_t bwd_q(uint32_t smem, uint32_t step)
-{
-    return smem + bwd_smem<C>::Q + attn::ring_slot<C::STAGES>(step) * C::Q_BYTES;
-}
-
-template <class C>
-GPU_INLINE uint32_t bwd_dout(uint32_t smem, uint32_t step)
-{
-    return smem + bwd_smem<C>::DOUT + attn::ring_slot<C::STAGES>(step) * C::DOUT_BYTES;
-}
-
-template <class C>
-GPU_INLINE uint32_t bwd_ds(uint32_t smem, uint32_t step)
-{
-    return smem + bwd_smem<C>::DS + attn::ring_slot<C::STAGES>(step) * C::DS_BYTES;
-}
-
-template <class C>
-GPU_INLINE uint32_t bwd_lse(uint32_t smem, uint32_t step)
-{
-    return smem + bwd_smem<C>::LSE + attn::ring_slot<C::STAGES>(step) * C::ROW_BYTES;
-}
-
-template <class C>
-GPU_INLINE uint32_t bwd_delta(uint32_t smem, uint32_t step)
-{
-    return smem + bwd_smem<C>::DELTA + attn::ring_slot<C::STAGES>(step) * C::ROW_BYTES;
-}
-
-template <class C>
-GPU_INLINE uint32_t bwd_dq_ring(uint32_t smem, int wg)
-{
-    return smem + bwd_smem<C>::DQ_RINGS +
-           static_cast<uint32_t>(wg) * attn::ring_barriers(C::DQ_SLOTS);
-}
-
-/* A consumer's share of dQ in a step. */
-template <class C>
-GPU_INLINE uint32_t bwd_dq(uint32_t smem, int wg, uint32_t step)
-{
-    uint32_t slot = static_cast<uint32_t>(wg * C::DQ_SLOTS) + attn::ring_slot<C::DQ_SLOTS>(step);
-    return smem + bwd_smem<C>::DQ + slot * C::DQ_BYTES;
-}
-
-template <class C>
-GPU_INLINE void bwd_init(uint32_t smem)
-{
-    using S = bwd_smem<C>;
-    if (gpu::thread_index() == 0) {
-        attn::ring_init<C::TILE_SLOTS>(smem + S::TILE_RING, 1, C::CONSUMER_WARPS + C::TILE_READERS);
-        attn::ring_init<1>(smem + S::K_RING, 1, C::CONSUMER_WARPS);
-        attn::ring_init<1>(smem + S::V_RING, 1, C::CONSUMER_WARPS);
-        attn::ring_init<C::STAGES>(smem + S::Q_RING, 1, C::CONSUMER_WARPS);
-        attn::ring_init<C::STAGES>(smem + S::DOUT_RING, 1, C::CONSUMER_WARPS);
-        attn::ring_init<C::DQ_SLOTS>(bwd_dq_ring<C>(smem, 0), BWD_WARPS, 1);
-        attn::ring_init<C::DQ_SLOTS>(bwd_dq_ring<C>(smem, 1), BWD_WARPS, 1);
-        gpu::mbarrier_init(smem + S::MAY_DRAW, 1);
-        gpu::mbarrier_init_fence();
-    }
-    gpu::block_sync();
-}
-
-/* ---- loaders: one thread each ---- */
-
-/* The rest of the boxes' coordinates is the panel. */
-struct bwd_rows {
-    const gpu::tensor_map *map;
-    int32_t row, head, shift;
-};
-
-/* more_bytes: what other copies will add to the same barrier. */
-template <int ROWS, int COLUMNS>
-GPU_INLINE void bwd_load_rows(const bwd_rows &rows, uint32_t target, uint32_t full,
-                              uint32_t more_bytes, gpu::l2 hint)
-{
-    gpu::mbarrier_arrive_expect(full, tile_bytes(ROWS, COLUMNS) + more_bytes);
-#pragma unroll
-    for (int c = 0; c < COLUMNS; c += PANEL) {
-        gpu::tma_load(target + tile_bytes(ROWS, c), rows.map, full, hint, c, rows.row, rows.head,
-                      rows.shift);
-    }
-}
-
-template <class C>
-GPU_INLINE void load_keys(const bwd_params &p, uint32_t smem, uint32_t use)
-{
-    using S = bwd_smem<C>;
-    attn::tile_place place = attn::tile_read_place(bwd_tile<C>(smem, use));
-    attn::tile_side k = attn::tile_read_k(bwd_tile<C>(smem, use));
-    const bwd_set *set = attn::backward_set_of(p, place.set);
-    bwd_rows rows = {&set->k, gpu::ragged_row(k.len, place.row), place.head,
-                     gpu::ragged_shift(k.first, k.len)};
-    attn::ring_wait_empty<1>(smem + S::K_RING, use);
-    bwd_load_rows<C::N, C::D>(rows, smem + S::K, attn::ring_full<1>(smem + S::K_RING, use), 0,
-                              gpu::l2::evict_first);
-    rows.map = &set->v;
-    attn::ring_wait_empty<1>(smem + S::V_RING, use);
-    bwd_load_rows<C::N, C::DV>(rows, smem + S::V, attn::ring_full<1>(smem + S::V_RING, use), 0,
-                               gpu::l2::evict_first);
-}
-
-/* Q or dO of one step, with a statistic: ROWS x COLUMNS from a map and ROWS floats. */
-template <int ROWS, int COLUMNS>
-GPU_INLINE void load_step(const gpu::tensor_map *map, const attn::tile_side &q, int32_t row,
-                          int32_t head, uint32_t target, const float *statistic,
-                          uint32_t statistic_target, uint32_t full)
-{
-    bwd_rows rows = {map, gpu::ragged_row(q.len, row), head, gpu::ragged_shift(q.first, q.len)};
-    bwd_load_rows<ROWS, COLUMNS>(rows, target, full, ROWS * 4, gpu::l2::evict_last);
-    gpu::bulk_load(statistic_target, statistic, ROWS * 4, full);
-}
-
-template <class C>
-GPU_INLINE uint32_t load_queries(const bwd_params &p, uint32_t smem, uint32_t tile, uint32_t step)
-{
-    uint32_t ring = smem + bwd_smem<C>::Q_RING;
-#pragma unroll 1
-    for (bwd_tour tour = tour_start<C>(p, tile); tour_lasts(p, tile, tour); tour_next(tile, tour)) {
-        attn::ring_wait_empty<C::STAGES>(ring, step);
-        load_step<C::M, C::D>(&attn::backward_set_of(p, attn::tile_read_place(tile).set)->q,
-                              attn::tile_read_q(tile), tour.m * C::M, tour.head,
-                              bwd_q<C>(smem, step),
-                              p.scratch.statistics + int64_t{2 * C::M} * tour_unit(p, tile, tour),
-                              bwd_lse<C>(smem, step), attn::ring_full<C::STAGES>(ring, step));
-        step++;
-    }
-    return step;
-}
-
-template <class C>
-GPU_INLINE uint32_t load_douts(const bwd_params &p, uint32_t smem, uint32_t tile, uint32_t step)
-{
-    uint32_t ring = smem + bwd_smem<C>::DOUT_RING;
-#pragma unroll 1
-    for (bwd_tour tour = tour_start<C>(p, tile); tour_lasts(p, tile, tour); tour_next(tile, tour)) {
-        attn::ring_wait_empty<C::STAGES>(ring, step);
-        load_step<C::M, C::DV>(
-            &attn::backward_set_of(p, attn::tile_read_place(tile).set)->dout,
-            attn::tile_read_q(tile), tour.m * C::M, tour.head, bwd_dout<C>(smem, step),
-            p.scratch.statistics + int64_t{2 * C::M} * tour_unit(p, tile, tour) + C::M,
-            bwd_delta<C>(smem, step), attn::ring_full<C::STAGES>(ring, step));
-        step++;
-    }
-    return step;
-}
-
-template <class C>
-GPU_INLINE void bwd_load_all(const bwd_params &p, uint32_t smem)
-{
-    using S = bwd_smem<C>;
-    uint32_t step = 0;
-    for (uint32_t use = 0;; use++) {
-        attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-        uint32_t tile = bwd_tile<C>(smem, use);
-        if (attn::tile_read_place(tile).rows == 0) {
-            break;
-        }
-        load_keys<C>(p, smem, use);
-        step = load_queries<C>(p, smem, tile, step);
-        if (!attn::draws_late<C>(p)) {
-            gpu::mbarrier_arrive(smem + S::MAY_DRAW);
-        }
-        attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-    }
-}
-
-template <class C>
-GPU_INLINE void bwd_load_all_douts(const bwd_params &p, uint32_t smem)
-{
-    using S = bwd_smem<C>;
-    uint32_t step = 0;
-    for (uint32_t use = 0;; use++) {
-        attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-        uint32_t tile = bwd_tile<C>(smem, use);
-        if (attn::tile_read_place(tile).rows == 0) {
-            break;
-        }
-        step = load_douts<C>(p, smem, tile, step);
-        attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-    }
-}
-
-/* ---- writer of dQ: one thread ---- */
-
-/* Hand both consumers' shares of a step to memory. */
-template <class C>
-GPU_INLINE void write_shares(float *target, uint32_t smem, uint32_t step)
-{
-    for (int wg = 0; wg < 2; wg++) {
-        attn::ring_wait_full<C::DQ_SLOTS>(bwd_dq_ring<C>(smem, wg), step);
-        gpu::bulk_reduce_add(target + wg * (C::DQ_BYTES / 4), bwd_dq<C>(smem, wg, step),
-                             C::DQ_BYTES, gpu::l2::evict_last);
-        gpu::bulk_commit();
-    }
-    gpu::bulk_wait_read<1>();
-    attn::ring_release<C::DQ_SLOTS>(bwd_dq_ring<C>(smem, 0), step);
-    gpu::bulk_wait_read<0>();
-    attn::ring_release<C::DQ_SLOTS>(bwd_dq_ring<C>(smem, 1), step);
-}
-
-template <class C>
-GPU_INLINE uint32_t write_tile(const bwd_params &p, uint32_t smem, uint32_t tile, uint32_t step)
-{
-    bwd_tour tour = tour_start<C>(p, tile);
-    int32_t base = 0;
-    if constexpr (C::DETERMINISTIC) {
-        base = attn::turn_base<C::N>(p.order, tour.start, tile);
-    }
-#pragma unroll 1
-    for (; tour_lasts(p, tile, tour); tour_next(tile, tour)) {
-        if constexpr (C::DETERMINISTIC) {
-            attn::await_turn<C, 1>(p, tile, tour, base);
-        }
-        write_shares<C>(p.scratch.dq + int64_t{C::M * C::D} * tour_unit(p, tile, tour), smem, step);
-        if constexpr (C::DETERMINISTIC) {
-            attn::pass_turn(p, tile, tour);
-        }
-        step++;
-    }
-    return step;
-}
-
-template <class C>
-GPU_INLINE void write_all(const bwd_params &p, uint32_t smem)
-{
-    using S = bwd_smem<C>;
-    uint32_t step = 0;
-    for (uint32_t use = 0;; use++) {
-        attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-        uint32_t tile = bwd_tile<C>(smem, use);
-        if (attn::tile_read_place(tile).rows == 0) {
-            break;
-        }
-        step = write_tile<C>(p, smem, tile, step);
-        attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-        if (attn::draws_late<C>(p)) {
-            gpu::mbarrier_arrive(smem + S::MAY_DRAW);
-        }
-    }
-    gpu::bulk_wait<0>();
-}
 
 /* ---- consumers: one warpgroup of 64 keys ---- */
 
@@ -378,16 +79,6 @@ struct bwd_registers {
     uint32_t ds[C::M / K_STEP][4];
 };
 
-/* This thread's place. */
-struct bwd_lane {
-    int wg; /* 0 or 1 */
-    int lane, warp;
-    bool leader; /* of its warp */
-};
-
-/* Named barriers. */
-enum { DS_WRITTEN = 1, STAGING_FREE = 2 };
-
 /* One step as a consumer sees it. What only masked blocks need is read again from the record. */
 struct bwd_step {
     uint32_t use;  /* of the tile's rings */
@@ -396,20 +87,12 @@ struct bwd_step {
     bool first;    /* of the tile */
 };
 
-template <int SLOTS>
-GPU_INLINE void bwd_release(uint32_t ring, uint32_t use, const bwd_lane &me)
-{
-    if (me.leader) {
-        attn::ring_release<SLOTS>(ring, use);
-    }
-}
-
 /* S^T = K Q^T, as one group. */
 template <class C>
 GPU_INLINE void issue_s(bwd_registers<C> &r, uint32_t smem, uint32_t step, const bwd_lane &me)
 {
     using S = bwd_smem<C>;
-    attn::ring_wait_full<C::STAGES>(smem + S::Q_RING, step);
+    attn::ring_wait_full<C::Q_STAGES>(smem + S::Q_RING, step);
     gpu::wgmma_fence(r.s);
     multiply_kk<typename C::T, C::M, C::D, C::N, C::M>(
         r.s, operand_k(smem + S::K, me.wg * BWD_WG_ROWS), operand_k(bwd_q<C>(smem, step)));
@@ -421,7 +104,7 @@ template <class C>
 GPU_INLINE void issue_dp(bwd_registers<C> &r, uint32_t smem, uint32_t step, const bwd_lane &me)
 {
     using S = bwd_smem<C>;
-    attn::ring_wait_full<C::STAGES>(smem + S::DOUT_RING, step);
+    attn::ring_wait_full<C::DOUT_STAGES>(smem + S::DOUT_RING, step);
     gpu::wgmma_fence(r.dp);
     multiply_kk<typename C::T, C::M, C::DV, C::N, C::M>(
         r.dp, operand_k(smem + S::V, me.wg * BWD_WG_ROWS), operand_k(bwd_dout<C>(smem, step)));
@@ -437,25 +120,6 @@ GPU_INLINE void mask_step(bwd_registers<C> &r, const bwd_params &p, uint32_t sme
                   me.lane / 4;
     attn::mask_fragment<C::M>(r.s, me.lane, attn::queries_of<C::M>(p, tile, key, at.m),
                               attn::queries_of<C::M>(p, tile, key + 8, at.m));
-}
-
-/*
- * One score to its probability. On return x is what dP - delta is multiplied with: the probability,
- * with a softcap times the slope of the cap.
- */
-template <class C>
-GPU_INLINE float probability(float &x, const bwd_params &p, float lse)
-{
-    if constexpr (C::SOFTCAP) {
-        float capped = gpu::tanh_approx(x * p.cap_inner);
-        float y = gpu::exp2_approx(gpu::fma_f32(capped, p.scale_log2, -lse));
-        y = x == -gpu::infinity() ? 0.0f : y; /* masked: the cap would make it finite */
-        x = y * gpu::fma_f32(-capped, capped, 1.0f);
-        return y;
-    } else {
-        x = gpu::exp2_approx(gpu::fma_f32(x, p.scale_log2, -lse));
-        return x;
-    }
 }
 
 /* Scores in s become probabilities, packed in p. */
@@ -561,7 +225,7 @@ GPU_INLINE void wait_staging(const bwd_lane &me)
     if (me.leader) {
         gpu::bulk_wait_read<0>();
     }
-    gpu::barrier_sync<STAGING_FREE>(C::CONSUMERS);
+    gpu::barrier_sync<STAGING_FREE>(BWD_CONSUMERS);
 }
 
 /* dV += P^T dO, as one group. */
@@ -599,7 +263,7 @@ GPU_INLINE void do_step(bwd_registers<C> &r, const bwd_params &p, uint32_t smem,
     make_p<C>(r, p, smem, at, me);
     /* Known since dP was issued. It is a branch, over which the compiler does not lift the wait for
      * dP: else the exponentials would start when dP is there. */
-    attn::ring_wait_full<C::STAGES>(smem + S::DOUT_RING, at.step);
+    attn::ring_wait_full<C::DOUT_STAGES>(smem + S::DOUT_RING, at.step);
     gpu::wgmma_wait<0>(r.dp);
     if (!MORE) {
         bwd_release<1>(smem + S::V_RING, at.use, me);
@@ -611,11 +275,11 @@ GPU_INLINE void do_step(bwd_registers<C> &r, const bwd_params &p, uint32_t smem,
     store_ds<C>(r, smem, at, me);
     gpu::fence_async_smem();
     issue_dv<C>(r, smem, at);
-    gpu::barrier_sync<DS_WRITTEN>(C::CONSUMERS);
+    gpu::barrier_sync<DS_WRITTEN>(BWD_CONSUMERS);
     gpu::wgmma_fence(r.dq);
     issue_dq<C>(r, smem, at, me);
     gpu::wgmma_wait<1>(r.dv, r.p);
-    bwd_release<C::STAGES>(smem + S::DOUT_RING, at.step, me);
+    bwd_release<C::DOUT_STAGES>(smem + S::DOUT_RING, at.step, me);
     issue_dk<C>(r, smem, at);
     if constexpr (MORE) {
         issue_s<C>(r, smem, at.step + 1, me);
@@ -632,40 +296,7 @@ GPU_INLINE void do_step(bwd_registers<C> &r, const bwd_params &p, uint32_t smem,
     } else {
         gpu::wgmma_wait<0>(r.dk, r.ds);
     }
-    bwd_release<C::STAGES>(smem + S::Q_RING, at.step, me);
-}
-
-/* 64 rows of an accumulator, scaled, into a staging tile; each warp its 16 rows. */
-template <typename T, int COLUMNS>
-GPU_INLINE void stage_rows(const float (&d)[COLUMNS / 2], float scale, uint32_t stage,
-                           const bwd_lane &me)
-{
-    uint32_t row = static_cast<uint32_t>(me.warp * BWD_WARP_ROWS + me.lane % 16);
-#pragma unroll
-    for (int j = 0; j < COLUMNS / 16; j++) {
-        const float *f = &d[8 * j];
-        const uint32_t matrices[4] = {
-            gpu::pack<T>(f[0] * scale, f[1] * scale), gpu::pack<T>(f[2] * scale, f[3] * scale),
-            gpu::pack<T>(f[4] * scale, f[5] * scale), gpu::pack<T>(f[6] * scale, f[7] * scale)};
-        uint32_t column = static_cast<uint32_t>(32 * j + me.lane / 16 * 16);
-        gpu::stmatrix(gpu::tile_address(SWIZZLE, stage, BWD_WG_ROWS, row, column), matrices);
-    }
-}
-
-/* A warp's 16 staged rows to memory; the map clips them at the span. */
-template <int COLUMNS>
-GPU_INLINE void send_rows(const gpu::tensor_map *map, uint32_t stage, const attn::tile_place &place,
-                          const attn::tile_side &k, const bwd_lane &me)
-{
-    int32_t first = me.warp * BWD_WARP_ROWS;
-    int32_t row = place.row + me.wg * BWD_WG_ROWS + first;
-#pragma unroll
-    for (int c = 0; c < COLUMNS; c += PANEL) {
-        gpu::tma_store(
-            map, stage + tile_bytes(BWD_WG_ROWS, c) + static_cast<uint32_t>(first) * PANEL_ROW,
-            gpu::l2::evict_first, c, gpu::ragged_row(k.span, row), place.head,
-            gpu::ragged_shift(k.first, k.span));
-    }
+    bwd_release<C::Q_STAGES>(smem + S::Q_RING, at.step, me);
 }
 
 /* dV goes out through this consumer's stage of dS, dK through its slot of dQ. step: the next one.
@@ -679,18 +310,19 @@ GPU_INLINE void store_keys(const bwd_registers<C> &r, const bwd_params &p, uint3
     uint32_t wg = static_cast<uint32_t>(me.wg);
     uint32_t dv_stage = smem + S::DS + wg * C::DS_BYTES;
     uint32_t dk_stage = bwd_dq<C>(smem, me.wg, step);
-    gpu::barrier_sync<STAGING_FREE>(C::CONSUMERS); /* no consumer multiplies dS any more */
-    stage_rows<T, C::DV>(r.dv, 1.0f, dv_stage, me);
+    gpu::barrier_sync<STAGING_FREE>(BWD_CONSUMERS); /* no consumer multiplies dS any more */
+    stage_rows<T, C::DV>(r.dv, 1.0f, dv_stage, p.dv, me);
     attn::ring_wait_empty<C::DQ_SLOTS>(bwd_dq_ring<C>(smem, me.wg), step);
-    stage_rows<T, C::D>(r.dk, p.scale, dk_stage, me);
+    stage_rows<T, C::D>(r.dk, p.scale, dk_stage, p.d, me);
     gpu::fence_async_smem();
     gpu::warp_sync();
     if (me.leader) {
         attn::tile_place place = attn::tile_read_place(bwd_tile<C>(smem, use));
         attn::tile_side k = attn::tile_read_k(bwd_tile<C>(smem, use));
         const bwd_set *set = attn::backward_set_of(p, place.set);
-        send_rows<C::DV>(&set->dv, dv_stage, place, k, me);
-        send_rows<C::D>(&set->dk, dk_stage, place, k, me);
+        int32_t row = place.row + me.wg * BWD_WG_ROWS;
+        send_rows<C::DV>({&set->dv, p.dv}, dv_stage, row, 0, place, k, me);
+        send_rows<C::D>({&set->dk, p.d}, dk_stage, row, 0, place, k, me);
         gpu::bulk_commit();
         attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
     }
@@ -738,20 +370,10 @@ template <class C>
 __global__ void __launch_bounds__(C::THREADS, 1) bwd_kernel(const __grid_constant__ bwd_params p)
 {
     uint32_t smem = gpu::smem_base();
-    bwd_init<C>(smem);
+    bwd_init<C>(p, smem);
     int wg = gpu::warpgroup_index();
     if (wg == 0) {
-        gpu::registers_give<C::LOADER_REGISTERS>();
-        int warp = gpu::warp_index();
-        if (warp == 0 && gpu::elect_one()) {
-            bwd_load_all<C>(p, smem);
-        } else if (warp == 1 && gpu::elect_one()) {
-            bwd_load_all_douts<C>(p, smem);
-        } else if (warp == 2 && gpu::elect_one()) {
-            write_all<C>(p, smem);
-        } else if (warp == 3 && gpu::elect_one()) {
-            attn::draw_all<C, bwd_smem<C>>(p, smem);
-        }
+        bwd_serve<C>(p, smem);
     } else {
         gpu::registers_take<C::CONSUMER_REGISTERS>();
         bwd_lane me = {wg - 1, gpu::lane_index(), gpu::warp_index() % BWD_WARPS, gpu::elect_one()};

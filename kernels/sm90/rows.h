@@ -15,10 +15,13 @@ enum attn_status sm90_fwd_256(struct attn_context *context, const struct attn_la
 
 enum attn_status sm90_bwd_64(struct attn_context *context, const struct attn_launch *launch);
 enum attn_status sm90_bwd_128(struct attn_context *context, const struct attn_launch *launch);
+enum attn_status sm90_bwd_192(struct attn_context *context, const struct attn_launch *launch);
+enum attn_status sm90_bwd_256(struct attn_context *context, const struct attn_launch *launch);
 const char *sm90_bwd_64_refuse(const struct attn_shape *shape);
-const char *sm90_bwd_128_refuse(const struct attn_shape *shape);
 size_t sm90_bwd_64_scratch(const struct attn_launch *launch);
 size_t sm90_bwd_128_scratch(const struct attn_launch *launch);
+size_t sm90_bwd_192_scratch(const struct attn_launch *launch);
+size_t sm90_bwd_256_scratch(const struct attn_launch *launch);
 /* The forward keeps all it needs on chip; tile lists belong to the context. */
 size_t sm90_fwd_scratch(const struct attn_launch *launch);
 
@@ -34,9 +37,9 @@ size_t sm90_fwd_scratch(const struct attn_launch *launch);
         name, ATTN_SM90, ATTN_FORWARD, SM90_DTYPES, 8, d, 8, dv, NULL, sm90_fwd_scratch, launch    \
     }
 
-#define SM90_BACKWARD(name, d, refuse, scratch, launch)                                            \
+#define SM90_BACKWARD(name, d, dv, refuse, scratch, launch)                                        \
     {                                                                                              \
-        name, ATTN_SM90, ATTN_BACKWARD, SM90_DTYPES, 8, d, 8, d, refuse, scratch, launch           \
+        name, ATTN_SM90, ATTN_BACKWARD, SM90_DTYPES, 8, d, 8, dv, refuse, scratch, launch          \
     }
 
 #define ATTN_SM90_ROWS                                                                             \
@@ -44,8 +47,10 @@ size_t sm90_fwd_scratch(const struct attn_launch *launch);
         SM90_FORWARD("sm90_fwd_128", 128, 128, sm90_fwd_128),                                      \
         SM90_FORWARD("sm90_fwd_192", 192, 128, sm90_fwd_192),                                      \
         SM90_FORWARD("sm90_fwd_256", 256, 256, sm90_fwd_256),                                      \
-        SM90_BACKWARD("sm90_bwd_64", 64, sm90_bwd_64_refuse, sm90_bwd_64_scratch, sm90_bwd_64),    \
-        SM90_BACKWARD("sm90_bwd_128", 128, sm90_bwd_128_refuse, sm90_bwd_128_scratch,              \
-                      sm90_bwd_128),
+        SM90_BACKWARD("sm90_bwd_64", 64, 64, sm90_bwd_64_refuse, sm90_bwd_64_scratch,              \
+                      sm90_bwd_64),                                                                \
+        SM90_BACKWARD("sm90_bwd_128", 128, 128, NULL, sm90_bwd_128_scratch, sm90_bwd_128),         \
+        SM90_BACKWARD("sm90_bwd_192", 192, 128, NULL, sm90_bwd_192_scratch, sm90_bwd_192),         \
+        SM90_BACKWARD("sm90_bwd_256", 256, 256, NULL, sm90_bwd_256_scratch, sm90_bwd_256),
 
 #endif

@@ -195,11 +195,15 @@ START_TEST(odd_head_dims)
     if (!pick_row(_i)) {
         return;
     }
-    struct attn_shape shape = shape_for(ATTN_BF16, 2, 2);
-    shape.d = real_row->d_max - 16;
-    shape.dv = real_row->dv_max - 24;
-    if (!real_row->refuse || !real_row->refuse(&shape)) {
-        check(&shape, few, FEW);
+    const int dims[][2] = {
+        {real_row->d_max - 16, real_row->dv_max - 24}, {8, real_row->dv_max}, {real_row->d_max, 8}};
+    for (size_t i = 0; i < sizeof dims / sizeof dims[0]; i++) {
+        struct attn_shape shape = shape_for(ATTN_BF16, 2, 2);
+        shape.d = dims[i][0];
+        shape.dv = dims[i][1];
+        if (!real_row->refuse || !real_row->refuse(&shape)) {
+            check(&shape, few, FEW);
+        }
     }
 }
 END_TEST

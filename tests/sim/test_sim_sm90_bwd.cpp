@@ -22,7 +22,7 @@ namespace
 
 constexpr size_t PLAN_BYTES = 1 << 20;
 
-/* Key blocks of all sequences: at most three each, because a group of a deterministic backward
+/* At most three key blocks of 128, or of 64, each, because a group of a deterministic backward
  * without mask needs as many CTAs at a time as it has blocks, and three is what the simulator has.
  */
 const std::vector<item> ITEMS = {{0, 170, 333, 0, 0, 1},
@@ -30,6 +30,8 @@ const std::vector<item> ITEMS = {{0, 170, 333, 0, 0, 1},
                                  {0, 0, 5, 3, 0, 3},
                                  {1, 300, 40, 0, 50, 4},
                                  {0, 65, 0, 0, 7, 5}};
+const std::vector<item> SHORT_ITEMS = {
+    {0, 170, 133, 0, 0, 1}, {1, 77, 190, 90, 0, 2}, {0, 0, 5, 3, 0, 3}, {1, 150, 40, 0, 50, 4}};
 
 const attn_mask FULL = {false, false, 0, 0}, CAUSAL = {false, true, 0, 0};
 const attn_mask MASKS[] = {
@@ -85,7 +87,8 @@ uint64_t check(const attn_shape &shape, uint64_t seed, int resident)
 {
     sim::device device;
     attn_context *context = attn_cuda_open(&device, PLAN_BYTES);
-    problem *p = problem_open(&shape, ITEMS.data(), static_cast<int>(ITEMS.size()));
+    const std::vector<item> &items = shape.d > 128 || shape.dv > 128 ? SHORT_ITEMS : ITEMS;
+    problem *p = problem_open(&shape, items.data(), static_cast<int>(items.size()));
     device.seed = seed;
     device.resident = resident;
     problem_visit(p, add_tensor, &device);
@@ -109,10 +112,13 @@ attn_shape backward_of(attn_dtype dtype, int hq, int hkv, int d, int dv)
     return shape;
 }
 
+/* The head dims of the rows. */
+const int ROW_DIMS[][2] = {{64, 64}, {128, 128}, {192, 128}, {256, 256}};
+
 START_TEST(every_mask)
 {
-    for (int d : {64, 128}) {
-        attn_shape shape = backward_of(ATTN_BF16, 2, 1, d, d);
+    for (const int *dims : ROW_DIMS) {
+        attn_shape shape = backward_of(ATTN_BF16, 2, 1, dims[0], dims[1]);
         shape.mask = MASKS[_i];
         for (bool deterministic : {false, true}) {
             shape.deterministic = deterministic;
@@ -124,14 +130,14 @@ END_TEST
 
 START_TEST(softcap_sink_dlse_and_delta)
 {
-    for (int d : {64, 128}) {
-        attn_shape shape = backward_of(ATTN_FP16, 2, 2, d, d);
+    for (const int *dims : ROW_DIMS) {
+        attn_shape shape = backward_of(ATTN_FP16, 2, 2, dims[0], dims[1]);
         shape.mask = CAUSAL;
         shape.has_sink = true;
         shape.has_dlse = true;
         check(shape, 2, 2);
         shape.has_delta = true;
-        shape.softcap = d > 64 ? 5.0f : 0.0f;
+        shape.softcap = 5.0f;
         check(shape, 3, 2);
     }
 }
@@ -141,6 +147,19 @@ START_TEST(odd_head_dims)
 {
     check(backward_of(ATTN_BF16, 2, 2, 40, 56), 4, 2);
     check(backward_of(ATTN_BF16, 2, 2, 104, 72), 5, 2);
+    check(backward_of(ATTN_BF16, 2, 2, 168, 104), 6, 2);
+    check(backward_of(ATTN_BF16, 2, 2, 200, 232), 7, 2);
+}
+END_TEST
+
+/* d and dv have different numbers of panels: some of the kernel's lie outside the tensors. */
+START_TEST(head_dims_far_apart)
+{
+    check(backward_of(ATTN_BF16, 2, 1, 40, 128), 8, 2);
+    check(backward_of(ATTN_BF16, 2, 1, 128, 8), 9, 2);
+    check(backward_of(ATTN_BF16, 2, 1, 136, 64), 10, 2);
+    check(backward_of(ATTN_BF16, 2, 1, 64, 256), 11, 2);
+    check(backward_of(ATTN_BF16, 2, 1, 256, 16), 12, 2);
 }
 END_TEST
 
@@ -169,6 +188,7 @@ int main()
     tcase_add_loop_test(tests, every_mask, 0, MASK_COUNT);
     tcase_add_test(tests, softcap_sink_dlse_and_delta);
     tcase_add_test(tests, odd_head_dims);
+    tcase_add_test(tests, head_dims_far_apart);
     tcase_add_loop_test(tests, deterministic_bits_do_not_depend_on_the_schedule, 0, 2);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

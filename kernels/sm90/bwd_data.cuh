@@ -1,0 +1,484 @@
+/*
+ * sm90/bwd_data: what the two backward kernels of Hopper (bwd, bwd_wide) share: the plan of shared
+ * memory, the threads of warpgroup 0, which move data, and the way of results out of registers. C
+ * is the kernel's config. Tensors may be narrower than the kernel: panels that lie wholly outside
+ * them are neither loaded nor stored (on an H200 such a load is an illegal address) and hold zeros.
+ */
+#ifndef SM90_BWD_DATA_CUH
+#define SM90_BWD_DATA_CUH
+
+#include "common/backward.cuh"
+#include "common/mask.cuh"
+#include "common/ring.cuh"
+#include "common/softmax.cuh"
+#include "common/tile.cuh"
+#include "common/turn.cuh"
+#include "gpu/barrier.cuh"
+#include "gpu/bulk.cuh"
+#include "gpu/fence.cuh"
+#include "gpu/global.cuh"
+#include "gpu/index.cuh"
+#include "gpu/registers.cuh"
+#include "gpu/smem.cuh"
+#include "gpu/tma.cuh"
+#include "sm90/operand.cuh"
+
+namespace sm90
+{
+
+using bwd_set = attn::backward_set;
+using bwd_params = attn::backward_params;
+using attn::tour_lasts;
+using attn::tour_next;
+using attn::tour_start;
+using attn::tour_unit;
+using bwd_tour = attn::backward_tour;
+
+constexpr int BWD_WARPGROUP = 128;
+constexpr int BWD_CONSUMERS = 2 * BWD_WARPGROUP;
+constexpr int BWD_WARPS = 4;      /* of a warpgroup */
+constexpr int BWD_WG_ROWS = 64;   /* of an accumulator */
+constexpr int BWD_WARP_ROWS = 16; /* of an accumulator that one warp holds */
+
+/* A share of dQ travels, and lies in scratch, in pieces of 64 rows x 64 columns of fp32 sums, in
+ * the order in which the threads of a warpgroup hold them: 16 bytes of each in turn. The first
+ * consumer has the first half of a step's C::DQ_PIECES, rounded up. */
+constexpr int BWD_PIECE = BWD_WG_ROWS * PANEL;
+constexpr uint32_t BWD_PIECE_BYTES = BWD_PIECE * 4;
+
+template <class C>
+GPU_BOTH int bwd_pieces(int wg)
+{
+    return (C::DQ_PIECES + 1 - wg) / 2;
+}
+
+/* This thread's place. */
+struct bwd_lane {
+    int wg; /* 0 or 1 */
+    int lane, warp;
+    bool leader; /* of its warp */
+};
+
+/* Named barriers. */
+enum { DS_WRITTEN = 1, STAGING_FREE = 2 };
+
+template <int SLOTS>
+GPU_INLINE void bwd_release(uint32_t ring, uint32_t use, const bwd_lane &me)
+{
+    if (me.leader) {
+        attn::ring_release<SLOTS>(ring, use);
+    }
+}
+
+/* Where things lie in shared memory. */
+template <class C>
+struct bwd_smem {
+    static constexpr uint32_t K = 0;
+    static constexpr uint32_t V = K + C::K_BYTES;
+    static constexpr uint32_t Q = V + C::V_BYTES;
+    static constexpr uint32_t DOUT = Q + C::Q_STAGES * C::Q_BYTES;
+    static constexpr uint32_t P = DOUT + C::DOUT_STAGES * C::DOUT_BYTES;
+    static constexpr uint32_t DS = P + C::DS_STAGES * C::P_BYTES;
+    static constexpr uint32_t DQ = DS + C::DS_STAGES * C::DS_BYTES;
+    static constexpr uint32_t LSE = DQ + 2 * C::DQ_SLOTS * BWD_PIECE_BYTES;
+    static constexpr uint32_t DELTA = LSE + C::Q_STAGES * C::ROW_BYTES;
+    static constexpr uint32_t TILES = DELTA + C::DOUT_STAGES * C::ROW_BYTES;
+    static constexpr uint32_t TILE_RING = TILES + C::TILE_SLOTS * attn::TILE_BYTES;
+    static constexpr uint32_t K_RING = TILE_RING + attn::ring_barriers(C::TILE_SLOTS);
+    static constexpr uint32_t V_RING = K_RING + attn::ring_barriers(1);
+    static constexpr uint32_t Q_RING = V_RING + attn::ring_barriers(1);
+    static constexpr uint32_t DOUT_RING = Q_RING + attn::ring_barriers(C::Q_STAGES);
+    static constexpr uint32_t DQ_RINGS = DOUT_RING + attn::ring_barriers(C::DOUT_STAGES);
+    static constexpr uint32_t MAY_DRAW = DQ_RINGS + 2 * attn::ring_barriers(C::DQ_SLOTS);
+    static constexpr uint32_t BYTES = MAY_DRAW + gpu::MBARRIER_BYTES;
+    static_assert(BYTES <= gpu::SMEM_BYTES, "one CTA has all of an SM");
+};
+
+template <class C>
+GPU_INLINE uint32_t bwd_tile(uint32_t smem, uint32_t use)
+{
+    return smem + bwd_smem<C>::TILES + attn::ring_slot<C::TILE_SLOTS>(use) * attn::TILE_BYTES;
+}
+
+template <class C>
+GPU_INLINE uint32_t bwd_q(uint32_t smem, uint32_t step)
+{
+    return smem + bwd_smem<C>::Q + attn::ring_slot<C::Q_STAGES>(step) * C::Q_BYTES;
+}
+
+template <class C>
+GPU_INLINE uint32_t bwd_dout(uint32_t smem, uint32_t step)
+{
+    return smem + bwd_smem<C>::DOUT + attn::ring_slot<C::DOUT_STAGES>(step) * C::DOUT_BYTES;
+}
+
+template <class C>
+GPU_INLINE uint32_t bwd_ds(uint32_t smem, uint32_t step)
+{
+    return smem + bwd_smem<C>::DS + attn::ring_slot<C::DS_STAGES>(step) * C::DS_BYTES;
+}
+
+template <class C>
+GPU_INLINE uint32_t bwd_lse(uint32_t smem, uint32_t step)
+{
+    return smem + bwd_smem<C>::LSE + attn::ring_slot<C::Q_STAGES>(step) * C::ROW_BYTES;
+}
+
+template <class C>
+GPU_INLINE uint32_t bwd_delta(uint32_t smem, uint32_t step)
+{
+    return smem + bwd_smem<C>::DELTA + attn::ring_slot<C::DOUT_STAGES>(step) * C::ROW_BYTES;
+}
+
+template <class C>
+GPU_INLINE uint32_t bwd_dq_ring(uint32_t smem, int wg)
+{
+    return smem + bwd_smem<C>::DQ_RINGS +
+           static_cast<uint32_t>(wg) * attn::ring_barriers(C::DQ_SLOTS);
+}
+
+/* A piece of a consumer's dQ; use: of its ring. */
+template <class C>
+GPU_INLINE uint32_t bwd_dq(uint32_t smem, int wg, uint32_t use)
+{
+    uint32_t slot = static_cast<uint32_t>(wg * C::DQ_SLOTS) + attn::ring_slot<C::DQ_SLOTS>(use);
+    return smem + bwd_smem<C>::DQ + slot * BWD_PIECE_BYTES;
+}
+
+/* Zeros where panels of a tile will never be loaded. */
+template <class C, int ROWS, int COLUMNS>
+GPU_INLINE void bwd_clear(uint32_t tile, int32_t columns)
+{
+    uint32_t end = tile + tile_bytes(ROWS, COLUMNS);
+    uint32_t at =
+        tile + tile_bytes(ROWS, columns) + static_cast<uint32_t>(gpu::thread_index()) * 16;
+    for (; at < end; at += C::THREADS * 16) {
+        gpu::smem_store(at, gpu::u32x4{0, 0, 0, 0});
+    }
+}
+
+template <class C>
+GPU_INLINE void bwd_clear_all(const bwd_params &p, uint32_t smem)
+{
+    using S = bwd_smem<C>;
+    bwd_clear<C, C::N, C::D>(smem + S::K, p.d);
+    bwd_clear<C, C::N, C::DV>(smem + S::V, p.dv);
+    for (uint32_t stage = 0; stage < C::Q_STAGES; stage++) {
+        bwd_clear<C, C::M, C::D>(bwd_q<C>(smem, stage), p.d);
+    }
+    for (uint32_t stage = 0; stage < C::DOUT_STAGES; stage++) {
+        bwd_clear<C, C::M, C::DV>(bwd_dout<C>(smem, stage), p.dv);
+    }
+    gpu::fence_async_smem();
+}
+
+template <class C>
+GPU_INLINE void bwd_init(const bwd_params &p, uint32_t smem)
+{
+    using S = bwd_smem<C>;
+    bwd_clear_all<C>(p, smem);
+    if (gpu::thread_index() == 0) {
+        attn::ring_init<C::TILE_SLOTS>(smem + S::TILE_RING, 1, C::CONSUMER_WARPS + C::TILE_READERS);
+        attn::ring_init<1>(smem + S::K_RING, 1, C::CONSUMER_WARPS);
+        attn::ring_init<1>(smem + S::V_RING, 1, C::CONSUMER_WARPS);
+        attn::ring_init<C::Q_STAGES>(smem + S::Q_RING, 1, C::CONSUMER_WARPS);
+        attn::ring_init<C::DOUT_STAGES>(smem + S::DOUT_RING, 1, C::CONSUMER_WARPS);
+        attn::ring_init<C::DQ_SLOTS>(bwd_dq_ring<C>(smem, 0), BWD_WARPS, 1);
+        attn::ring_init<C::DQ_SLOTS>(bwd_dq_ring<C>(smem, 1), BWD_WARPS, 1);
+        gpu::mbarrier_init(smem + S::MAY_DRAW, 1);
+        gpu::mbarrier_init_fence();
+    }
+    gpu::block_sync();
+}
+
+/* ---- loaders: one thread each ---- */
+
+/* The rest of the boxes' coordinates is the panel. columns: of the tensor. */
+struct bwd_rows {
+    const gpu::tensor_map *map;
+    int32_t row, head, shift, columns;
+};
+
+/* more_bytes: what other copies will add to the same barrier. */
+template <int ROWS, int COLUMNS>
+GPU_INLINE void bwd_load_rows(const bwd_rows &rows, uint32_t target, uint32_t full,
+                              uint32_t more_bytes, gpu::l2 hint)
+{
+    gpu::mbarrier_arrive_expect(full, tile_bytes(ROWS, rows.columns) + more_bytes);
+#pragma unroll
+    for (int c = 0; c < COLUMNS; c += PANEL) {
+        if (c < rows.columns) {
+            gpu::tma_load(target + tile_bytes(ROWS, c), rows.map, full, hint, c, rows.row,
+                          rows.head, rows.shift);
+        }
+    }
+}
+
+template <class C>
+GPU_INLINE void load_keys(const bwd_params &p, uint32_t smem, uint32_t use)
+{
+    using S = bwd_smem<C>;
+    attn::tile_place place = attn::tile_read_place(bwd_tile<C>(smem, use));
+    attn::tile_side k = attn::tile_read_k(bwd_tile<C>(smem, use));
+    const bwd_set *set = attn::backward_set_of(p, place.set);
+    bwd_rows rows = {&set->k, gpu::ragged_row(k.len, place.row), place.head,
+                     gpu::ragged_shift(k.first, k.len), p.d};
+    attn::ring_wait_empty<1>(smem + S::K_RING, use);
+    bwd_load_rows<C::N, C::D>(rows, smem + S::K, attn::ring_full<1>(smem + S::K_RING, use), 0,
+                              gpu::l2::evict_first);
+    rows.map = &set->v;
+    rows.columns = p.dv;
+    attn::ring_wait_empty<1>(smem + S::V_RING, use);
+    bwd_load_rows<C::N, C::DV>(rows, smem + S::V, attn::ring_full<1>(smem + S::V_RING, use), 0,
+                               gpu::l2::evict_first);
+}
+
+/* Q or dO of one step, with a statistic: ROWS x COLUMNS from a map and ROWS floats. */
+template <int ROWS, int COLUMNS>
+GPU_INLINE void load_step(int32_t columns, const gpu::tensor_map *map, const attn::tile_side &q,
+                          int32_t row, int32_t head, uint32_t target, const float *statistic,
+                          uint32_t statistic_target, uint32_t full)
+{
+    bwd_rows rows = {map, gpu::ragged_row(q.len, row), head, gpu::ragged_shift(q.first, q.len),
+                     columns};
+    bwd_load_rows<ROWS, COLUMNS>(rows, target, full, ROWS * 4, gpu::l2::evict_last);
+    gpu::bulk_load(statistic_target, statistic, ROWS * 4, full);
+}
+
+template <class C>
+GPU_INLINE uint32_t load_queries(const bwd_params &p, uint32_t smem, uint32_t tile, uint32_t step)
+{
+    uint32_t ring = smem + bwd_smem<C>::Q_RING;
+#pragma unroll 1
+    for (bwd_tour tour = tour_start<C>(p, tile); tour_lasts(p, tile, tour); tour_next(tile, tour)) {
+        attn::ring_wait_empty<C::Q_STAGES>(ring, step);
+        load_step<C::M, C::D>(p.d, &attn::backward_set_of(p, attn::tile_read_place(tile).set)->q,
+                              attn::tile_read_q(tile), tour.m * C::M, tour.head,
+                              bwd_q<C>(smem, step),
+                              p.scratch.statistics + int64_t{2 * C::M} * tour_unit(p, tile, tour),
+                              bwd_lse<C>(smem, step), attn::ring_full<C::Q_STAGES>(ring, step));
+        step++;
+    }
+    return step;
+}
+
+template <class C>
+GPU_INLINE uint32_t load_douts(const bwd_params &p, uint32_t smem, uint32_t tile, uint32_t step)
+{
+    uint32_t ring = smem + bwd_smem<C>::DOUT_RING;
+#pragma unroll 1
+    for (bwd_tour tour = tour_start<C>(p, tile); tour_lasts(p, tile, tour); tour_next(tile, tour)) {
+        attn::ring_wait_empty<C::DOUT_STAGES>(ring, step);
+        load_step<C::M, C::DV>(
+            p.dv, &attn::backward_set_of(p, attn::tile_read_place(tile).set)->dout,
+            attn::tile_read_q(tile), tour.m * C::M, tour.head, bwd_dout<C>(smem, step),
+            p.scratch.statistics + int64_t{2 * C::M} * tour_unit(p, tile, tour) + C::M,
+            bwd_delta<C>(smem, step), attn::ring_full<C::DOUT_STAGES>(ring, step));
+        step++;
+    }
+    return step;
+}
+
+template <class C>
+GPU_INLINE void bwd_load_all(const bwd_params &p, uint32_t smem)
+{
+    using S = bwd_smem<C>;
+    uint32_t step = 0;
+    for (uint32_t use = 0;; use++) {
+        attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+        uint32_t tile = bwd_tile<C>(smem, use);
+        if (attn::tile_read_place(tile).rows == 0) {
+            break;
+        }
+        load_keys<C>(p, smem, use);
+        step = load_queries<C>(p, smem, tile, step);
+        if (!attn::draws_late<C>(p)) {
+            gpu::mbarrier_arrive(smem + S::MAY_DRAW);
+        }
+        attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+    }
+}
+
+template <class C>
+GPU_INLINE void bwd_load_all_douts(const bwd_params &p, uint32_t smem)
+{
+    using S = bwd_smem<C>;
+    uint32_t step = 0;
+    for (uint32_t use = 0;; use++) {
+        attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+        uint32_t tile = bwd_tile<C>(smem, use);
+        if (attn::tile_read_place(tile).rows == 0) {
+            break;
+        }
+        step = load_douts<C>(p, smem, tile, step);
+        attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+    }
+}
+
+/* ---- writer of dQ: one thread ---- */
+
+/* One consumer's piece of a step to memory. */
+template <class C>
+GPU_INLINE void write_piece(float *target, uint32_t smem, uint32_t step, int wg, int piece)
+{
+    uint32_t use = step * bwd_pieces<C>(wg) + piece;
+    attn::ring_wait_full<C::DQ_SLOTS>(bwd_dq_ring<C>(smem, wg), use);
+    gpu::bulk_reduce_add(target + (wg * bwd_pieces<C>(0) + piece) * BWD_PIECE,
+                         bwd_dq<C>(smem, wg, use), BWD_PIECE_BYTES, gpu::l2::evict_last);
+    gpu::bulk_commit();
+}
+
+/* Hand both consumers' shares of a step to memory, in turns. */
+template <class C>
+GPU_INLINE void write_shares(float *target, uint32_t smem, uint32_t step)
+{
+#pragma unroll
+    for (int piece = 0; piece < bwd_pieces<C>(0); piece++) {
+        write_piece<C>(target, smem, step, 0, piece);
+        if (piece < bwd_pieces<C>(1)) {
+            write_piece<C>(target, smem, step, 1, piece);
+            gpu::bulk_wait_read<1>();
+        } else {
+            gpu::bulk_wait_read<0>();
+        }
+        attn::ring_release<C::DQ_SLOTS>(bwd_dq_ring<C>(smem, 0), step * bwd_pieces<C>(0) + piece);
+        if (piece < bwd_pieces<C>(1)) {
+            gpu::bulk_wait_read<0>();
+            attn::ring_release<C::DQ_SLOTS>(bwd_dq_ring<C>(smem, 1),
+                                            step * bwd_pieces<C>(1) + piece);
+        }
+    }
+}
+
+template <class C>
+GPU_INLINE uint32_t write_tile(const bwd_params &p, uint32_t smem, uint32_t tile, uint32_t step)
+{
+    bwd_tour tour = tour_start<C>(p, tile);
+    int32_t base = 0;
+    if constexpr (C::DETERMINISTIC) {
+        base = attn::turn_base<C::N>(p.order, tour.start, tile);
+    }
+#pragma unroll 1
+    for (; tour_lasts(p, tile, tour); tour_next(tile, tour)) {
+        if constexpr (C::DETERMINISTIC) {
+            attn::await_turn<C, 1>(p, tile, tour, base);
+        }
+        write_shares<C>(p.scratch.dq + int64_t{C::M * C::D} * tour_unit(p, tile, tour), smem, step);
+        if constexpr (C::DETERMINISTIC) {
+            attn::pass_turn(p, tile, tour);
+        }
+        step++;
+    }
+    return step;
+}
+
+template <class C>
+GPU_INLINE void write_all(const bwd_params &p, uint32_t smem)
+{
+    using S = bwd_smem<C>;
+    uint32_t step = 0;
+    for (uint32_t use = 0;; use++) {
+        attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+        uint32_t tile = bwd_tile<C>(smem, use);
+        if (attn::tile_read_place(tile).rows == 0) {
+            break;
+        }
+        step = write_tile<C>(p, smem, tile, step);
+        attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+        if (attn::draws_late<C>(p)) {
+            gpu::mbarrier_arrive(smem + S::MAY_DRAW);
+        }
+    }
+    gpu::bulk_wait<0>();
+}
+
+/* 64 rows of an accumulator, scaled, into a staging tile; each warp its 16 rows. Columns from
+ * `columns` on, which the tensor does not have, are left alone. */
+template <typename T, int COLUMNS>
+GPU_INLINE void stage_rows(const float (&d)[COLUMNS / 2], float scale, uint32_t stage,
+                           int32_t columns, const bwd_lane &me)
+{
+    uint32_t row = static_cast<uint32_t>(me.warp * BWD_WARP_ROWS + me.lane % 16);
+#pragma unroll
+    for (int j = 0; j < COLUMNS / 16; j++) {
+        const float *f = &d[8 * j];
+        const uint32_t matrices[4] = {
+            gpu::pack<T>(f[0] * scale, f[1] * scale), gpu::pack<T>(f[2] * scale, f[3] * scale),
+            gpu::pack<T>(f[4] * scale, f[5] * scale), gpu::pack<T>(f[6] * scale, f[7] * scale)};
+        uint32_t column = static_cast<uint32_t>(32 * j + me.lane / 16 * 16);
+        if (16 * j < columns) {
+            gpu::stmatrix(gpu::tile_address(SWIZZLE, stage, BWD_WG_ROWS, row, column), matrices);
+        }
+    }
+}
+
+/* A tensor to store to, and how many columns it has. */
+struct bwd_out {
+    const gpu::tensor_map *map;
+    int32_t columns;
+};
+
+/*
+ * A warp's 16 staged rows to memory; the map clips them at the span. row: of the stage's first row
+ * in the sequence; column: of its first column.
+ */
+template <int COLUMNS>
+GPU_INLINE void send_rows(const bwd_out &out, uint32_t stage, int32_t row, int32_t column,
+                          const attn::tile_place &place, const attn::tile_side &k,
+                          const bwd_lane &me)
+{
+    int32_t first = me.warp * BWD_WARP_ROWS;
+#pragma unroll
+    for (int c = 0; c < COLUMNS; c += PANEL) {
+        if (column + c < out.columns) {
+            gpu::tma_store(out.map,
+                           stage + tile_bytes(BWD_WG_ROWS, c) +
+                               static_cast<uint32_t>(first) * PANEL_ROW,
+                           gpu::l2::evict_first, column + c, gpu::ragged_row(k.span, row + first),
+                           place.head, gpu::ragged_shift(k.first, k.span));
+        }
+    }
+}
+
+/* ---- consumers ---- */
+
+/*
+ * One score to its probability. On return x is what dP - delta is multiplied with: the probability,
+ * with a softcap times the slope of the cap.
+ */
+template <class C>
+GPU_INLINE float probability(float &x, const bwd_params &p, float lse)
+{
+    if constexpr (C::SOFTCAP) {
+        float capped = gpu::tanh_approx(x * p.cap_inner);
+        float y = gpu::exp2_approx(gpu::fma_f32(capped, p.scale_log2, -lse));
+        y = x == -gpu::infinity() ? 0.0f : y; /* masked: the cap would make it finite */
+        x = y * gpu::fma_f32(-capped, capped, 1.0f);
+        return y;
+    } else {
+        x = gpu::exp2_approx(gpu::fma_f32(x, p.scale_log2, -lse));
+        return x;
+    }
+}
+
+/* ---- the threads of warpgroup 0 ---- */
+
+template <class C>
+GPU_INLINE void bwd_serve(const bwd_params &p, uint32_t smem)
+{
+    gpu::registers_give<C::LOADER_REGISTERS>();
+    int warp = gpu::warp_index();
+    if (warp == 0 && gpu::elect_one()) {
+        bwd_load_all<C>(p, smem);
+    } else if (warp == 1 && gpu::elect_one()) {
+        bwd_load_all_douts<C>(p, smem);
+    } else if (warp == 2 && gpu::elect_one()) {
+        write_all<C>(p, smem);
+    } else if (warp == 3 && gpu::elect_one()) {
+        attn::draw_all<C, bwd_smem<C>>(p, smem);
+    }
+}
+
+} // namespace sm90
+
+#endif

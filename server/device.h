@@ -20,6 +20,7 @@
 #include "kernels/attn.h"
 #include "proto/limits.h"
 #include "proto/status.h"
+#include "proto/tensor.h"
 #include "server/config.h"
 
 /* Launches handed over at once, at most: one runs, one waits behind it. */
@@ -53,6 +54,21 @@ struct device_completion {
 };
 
 struct device;
+
+#define DEVICE_HANDLE_BYTES 64u /* cudaIpcMemHandle_t */
+
+/* Memory shared with a client: a region of host memory, or an allocation of another process. */
+struct device_mapping {
+    enum fas_place kind;
+    uint64_t bytes;        /* CUDA: filled by map, from the allocation itself */
+    struct device *device; /* CUDA: that opened it; region: that copies from it; NULL: none */
+    uint8_t handle[DEVICE_HANDLE_BYTES];
+    char uuid[FAS_NAME_BYTES_MAX]; /* CUDA: of the device it is said to be memory of */
+    int fd;                        /* region: to be handed over; else -1 */
+    uint8_t *memory;               /* region: as the host sees it; CUDA: as the device does */
+    bool own;                      /* CUDA: memory of this device, not of a neighbour */
+};
+
 typedef void device_wake(void *context);
 
 struct device_ops {
@@ -65,6 +81,11 @@ struct device_ops {
     bool (*download)(struct device *device, const struct device_copy *copy, uint64_t tag);
     void (*launch)(struct device *device, const struct device_launch *launch, uint64_t tag);
     bool (*take)(struct device *device, struct device_completion *completion);
+    /* Makes a client's memory known to the device, and takes that back. From the mapper's thread:
+     * they may take long. NULL: the kind needs neither, and opens no CUDA memory. */
+    enum fas_status (*map)(struct device *device, struct device_mapping *mapping,
+                           struct fas_error *error);
+    void (*unmap)(struct device *device, const struct device_mapping *mapping);
 };
 
 struct device {

@@ -1,14 +1,11 @@
 /*
- * place.c: a fixed table; an id is an entry's number, so that finding one costs nothing. The order
- * of functions is the life of a place.
+ * place.c: a fixed table; an id is an entry's number, so that finding one costs nothing.
  */
 #include "server/place.h"
 
 #include <assert.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "server/log.h"
@@ -16,14 +13,30 @@
 
 static_assert(PLACES_MAX <= FAS_PLACE_ID_MAX, "an id is an entry's number");
 
-bool places_open(struct places *places, uint64_t bytes_max, uint64_t bytes_per_principal)
+bool places_open(struct places *places, uint64_t bytes_max, uint64_t bytes_per_principal,
+                 device_wake *wake, void *wake_context)
 {
     uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     *places = (struct places){.entries = calloc(PLACES_MAX, sizeof *places->entries),
                               .bytes_max = bytes_max ? bytes_max : memory / 4};
     places->bytes_per_principal =
         bytes_per_principal ? bytes_per_principal : places->bytes_max / 4 * 3;
-    return places->entries != NULL;
+    return places->entries && mapper_open(&places->mapper, PLACES_MAX, wake, wake_context);
+}
+
+void places_close(struct places *places)
+{
+    mapper_close(&places->mapper);
+    free(places->entries);
+}
+
+/* The mapping goes to the mapper, and comes back by place_collect. */
+static void work(struct places *places, struct place *place, bool unmap)
+{
+    const struct mapper_job job = {
+        .tag = (uint32_t)(place - places->entries), .unmap = unmap, .mapping = place->mapping};
+    place->working = true;
+    mapper_push(&places->mapper, &job);
 }
 
 /* ---- opening ---- */
@@ -40,7 +53,7 @@ static struct held held_by(const struct places *places, uint32_t principal)
         const struct place *place = &places->entries[i];
         if (place->state != PLACE_FREE && place->principal == principal) {
             held.count++;
-            held.bytes += place->bytes;
+            held.bytes += place->reserved;
         }
     }
     return held;
@@ -71,22 +84,6 @@ static enum fas_status check_room(const struct places *places, uint32_t principa
     return FAS_OK;
 }
 
-/* A memfd of that size for ever, mapped here. */
-static bool make_region(struct place *place, uint64_t bytes)
-{
-    place->fd = memfd_create("faserve-region", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (place->fd >= 0 && ftruncate(place->fd, (off_t)bytes) == 0 &&
-        fcntl(place->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0) {
-        void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, place->fd, 0);
-        place->memory = memory == MAP_FAILED ? NULL : memory;
-    }
-    if (!place->memory && place->fd >= 0) {
-        close(place->fd);
-        place->fd = -1;
-    }
-    return place->memory != NULL;
-}
-
 static struct place *vacant(struct places *places)
 {
     for (uint32_t i = 0; i < PLACES_MAX; i++) {
@@ -97,34 +94,41 @@ static struct place *vacant(struct places *places)
     return NULL;
 }
 
-static enum fas_status open_region(struct server *server, struct connection *connection,
-                                   uint64_t bytes, uint64_t request, struct fas_error *error)
+/* An entry of that many bytes, being opened. */
+static enum fas_status begin(struct server *server, struct connection *connection,
+                             const struct device_mapping *mapping, uint64_t reserved,
+                             uint64_t request, struct fas_error *error)
 {
     struct places *places = &server->places;
-    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-    bytes = (bytes + page - 1) / page * page;
-    enum fas_status status = check_room(places, connection->principal, bytes, error);
+    enum fas_status status = check_room(places, connection->principal, reserved, error);
     if (status != FAS_OK) {
         return status;
     }
     struct place *place = vacant(places);
-    *place = (struct place){.kind = FAS_PLACE_REGION,
+    *place = (struct place){.state = PLACE_OPENING,
+                            .kind = mapping->kind,
                             .connection = connection,
                             .principal = connection->principal,
-                            .bytes = bytes,
-                            .fd = -1,
+                            .reserved = reserved,
+                            .mapping = *mapping,
                             .answer = request};
-    if (!make_region(place, bytes)) {
-        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "bytes",
-                        "no shared memory of %" PRIu64 " bytes can be had", bytes);
-    }
-    place->state = PLACE_OPEN;
-    place->id = (uint32_t)(place - places->entries) + 1;
     principal_keep(&server->principals, place->principal);
     places->count++;
-    places->bytes += bytes;
-    connection->place_answers++;
+    places->bytes += reserved;
+    work(places, place, false);
     return FAS_OK;
+}
+
+/* A device that copies from regions, if there is one: it has to know them. */
+static struct device *copying_device(struct server *server)
+{
+    for (uint32_t i = 0; i < server->executor_count; i++) {
+        struct device *device = &server->executors[i].device;
+        if (device->ops->map) {
+            return device;
+        }
+    }
+    return NULL;
 }
 
 enum fas_status place_open(struct server *server, struct connection *connection,
@@ -134,7 +138,11 @@ enum fas_status place_open(struct server *server, struct connection *connection,
         return fas_fail(error, FAS_UNSUPPORTED, "place", "%s: no device of this server has it",
                         fas_place_name(open->place));
     }
-    return open_region(server, connection, open->bytes, request, error);
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    const struct device_mapping mapping = {.kind = FAS_PLACE_REGION,
+                                           .bytes = (open->bytes + page - 1) / page * page,
+                                           .device = copying_device(server)};
+    return begin(server, connection, &mapping, mapping.bytes, request, error);
 }
 
 /* ---- requests that use it ---- */
@@ -156,13 +164,13 @@ static enum fas_status enter(struct server *server, struct slot *slot, enum fas_
         return fas_fail(error, FAS_NOT_FOUND, field, "%s %u is not open on this connection",
                         fas_place_name(at->place), at->place_id);
     }
-    uint64_t extent = wire_tensor_extent(&request->wire, tensor);
-    if (extent > place->bytes || at->offset > place->bytes - extent) {
+    uint64_t extent = wire_tensor_extent(&request->wire, tensor), bytes = place->mapping.bytes;
+    if (extent > bytes || at->offset > bytes - extent) {
         return fas_fail(error, FAS_INVALID_ARGUMENT, field,
                         "%" PRIu64 " bytes from %" PRIu64 " on, in a place of %" PRIu64, extent,
-                        at->offset, place->bytes);
+                        at->offset, bytes);
     }
-    request_place(request, tensor, place->memory + at->offset);
+    request_place(request, tensor, place->mapping.memory + at->offset);
     slot->places[tensor] = at->place_id;
     place->users++;
     return FAS_OK;
@@ -196,26 +204,58 @@ bool place_used(const struct server *server, const struct connection *connection
 
 static void vacate(struct server *server, struct place *place)
 {
-    assert(place->state == PLACE_CLOSING && !place->memory && place->users == 0);
+    assert(place->state == PLACE_CLOSING && !place->mapping.memory && place->users == 0);
     principal_give(&server->principals, place->principal);
     server->places.count--;
     place->state = PLACE_FREE;
 }
 
-/* Nothing uses it and nobody can name it: the memory goes, and the peer is told if there is one. */
+/* Nothing uses it and nobody can name it: the memory goes, then the peer is told if there is one.
+ */
 static void give_back(struct server *server, struct place *place)
 {
-    if (place->state != PLACE_CLOSING || place->users > 0 || !place->memory) {
+    if (place->state != PLACE_CLOSING || place->users > 0 || place->working) {
         return;
     }
-    munmap(place->memory, place->bytes);
-    place->memory = NULL;
-    server->places.bytes -= place->bytes;
-    place->bytes = 0;
+    if (place->mapping.memory) {
+        work(&server->places, place, true);
+        return;
+    }
+    server->places.bytes -= place->reserved;
+    place->reserved = 0;
     if (place->connection) {
         place->connection->place_answers++;
     } else {
         vacate(server, place);
+    }
+}
+
+/* The memory is there, or is not to be had. */
+static void opened(struct server *server, struct place *place, const struct fas_error *error)
+{
+    place->error = *error;
+    if (error->status != FAS_OK || !place->connection) {
+        place->state = PLACE_CLOSING;
+        give_back(server, place);
+        return;
+    }
+    place->state = PLACE_OPEN;
+    place->id = (uint32_t)(place - server->places.entries) + 1;
+    place->connection->place_answers++;
+}
+
+void place_collect(struct server *server)
+{
+    struct mapper_job job;
+    while (mapper_take(&server->places.mapper, &job)) {
+        struct place *place = &server->places.entries[job.tag];
+        place->working = false;
+        place->mapping = job.mapping;
+        if (job.unmap) {
+            give_back(server, place);
+        } else {
+            opened(server, place, &job.error);
+        }
     }
 }
 
@@ -256,17 +296,14 @@ void place_close_all(struct server *server, struct connection *connection)
         if (place->state == PLACE_FREE || place->connection != connection) {
             continue;
         }
-        if (place->fd >= 0) {
-            close(place->fd);
-            place->fd = -1;
-        }
+        bool gone = place->state == PLACE_CLOSING && !place->working && !place->mapping.memory;
         place->connection = NULL;
         place->id = 0;
-        place->state = PLACE_CLOSING;
-        if (place->memory) {
-            give_back(server, place);
-        } else {
+        if (gone) { /* all but its answer was done */
             vacate(server, place);
+        } else if (place->state != PLACE_OPENING) {
+            place->state = PLACE_CLOSING;
+            give_back(server, place);
         }
     }
 }
@@ -275,14 +312,28 @@ void place_close_all(struct server *server, struct connection *connection)
 
 static bool due(const struct place *place, const struct connection *connection)
 {
-    return place->state != PLACE_FREE && place->connection == connection && place->answer != 0 &&
-           (place->state == PLACE_OPEN || !place->memory);
+    bool open = place->state == PLACE_OPEN;
+    bool gone = place->state == PLACE_CLOSING && !place->working && !place->mapping.memory;
+    return (open || gone) && place->connection == connection && place->answer != 0;
+}
+
+static void answer_opened(struct connection *connection, struct place *place, uint64_t request)
+{
+    uint8_t header[FAS_HEADER_BYTES_MAX];
+    const struct wire_opened told = {.id = place->id, .bytes = place->mapping.bytes};
+    struct frame frame = {.type = FRAME_OPENED, .request = request};
+    size_t bytes = wire_encode_opened(&told, header);
+    if (place->mapping.fd >= 0) {
+        outbox_put_fd(&connection->outbox, frame, header, bytes, place->mapping.fd);
+        place->mapping.fd = -1;
+    } else {
+        outbox_put(&connection->outbox, frame, header, bytes);
+    }
 }
 
 bool place_answer(struct server *server, struct connection *connection)
 {
     struct place *place = server->places.entries;
-    uint8_t header[FAS_HEADER_BYTES_MAX];
     if (connection->place_answers == 0) {
         return false;
     }
@@ -290,18 +341,19 @@ bool place_answer(struct server *server, struct connection *connection)
         place++;
         assert(place < server->places.entries + PLACES_MAX && "as many are due as were counted");
     }
-    struct frame frame = {.type = FRAME_CLOSED, .request = place->answer};
+    uint64_t request = place->answer;
     connection->place_answers--;
     place->answer = 0;
     if (place->state == PLACE_OPEN) {
-        struct wire_opened opened = {.id = place->id, .bytes = place->bytes};
-        frame.type = FRAME_OPENED;
-        outbox_put_fd(&connection->outbox, frame, header, wire_encode_opened(&opened, header),
-                      place->fd);
-        place->fd = -1;
-    } else {
-        outbox_put(&connection->outbox, frame, NULL, 0);
-        vacate(server, place);
+        answer_opened(connection, place, request);
+        return true;
     }
+    if (place->error.status != FAS_OK) {
+        connection_refuse(connection, request, &place->error);
+    } else {
+        outbox_put(&connection->outbox, (struct frame){.type = FRAME_CLOSED, .request = request},
+                   NULL, 0);
+    }
+    vacate(server, place);
     return true;
 }

@@ -1,7 +1,7 @@
 /*
  * place.h: memory that a client and the daemon share, so that tensors need not travel.
  *
- *   FREE -> OPEN -> CLOSING -> FREE
+ *   FREE -> OPENING -> OPEN -> CLOSING -> FREE
  *
  * A region is a memfd made here, sealed so that it can neither shrink nor grow under the daemon,
  * mapped here and handed over to the client with OPENED. Its pages exist once somebody touches
@@ -25,6 +25,7 @@
 #include "proto/status.h"
 #include "proto/tensor.h"
 #include "proto/wire.h"
+#include "server/mapper.h"
 
 /* Of all clients; one principal may have a quarter. Each is one mapping; 65530 is the usual limit
  * of a process. */
@@ -35,7 +36,8 @@ struct connection;
 struct server;
 struct slot;
 
-enum place_state { PLACE_FREE, PLACE_OPEN, PLACE_CLOSING };
+/* OPENING ends with OPEN, or with CLOSING and an error: the memory was not to be had. */
+enum place_state { PLACE_FREE, PLACE_OPENING, PLACE_OPEN, PLACE_CLOSING };
 
 struct place {
     enum place_state state;
@@ -43,11 +45,12 @@ struct place {
     uint32_t id;                   /* its connection's; 0: nobody can name it (any more) */
     struct connection *connection; /* NULL: gone */
     uint32_t principal;
-    uint32_t users;  /* tensors of requests that lie in it */
-    uint8_t *memory; /* NULL: given back */
-    uint64_t bytes;
-    int fd;          /* to be handed over; else -1 */
-    uint64_t answer; /* the OPEN or CLOSE that is still to be answered; 0: none */
+    uint32_t users;    /* tensors of requests that lie in it */
+    uint64_t reserved; /* bytes of its principal's share */
+    bool working;      /* the mapping is the mapper's */
+    struct device_mapping mapping;
+    uint64_t answer;        /* the OPEN or CLOSE that is still to be answered; 0: none */
+    struct fas_error error; /* that answer is an ERROR */
 };
 
 struct places {
@@ -55,10 +58,16 @@ struct places {
     uint32_t count;        /* not FREE */
     uint64_t bytes;        /* of all regions */
     uint64_t bytes_max, bytes_per_principal;
+    struct mapper mapper;
 };
 
 /* Bounds of 0: a quarter of the host's memory; three quarters of that. */
-bool places_open(struct places *places, uint64_t bytes_max, uint64_t bytes_per_principal);
+bool places_open(struct places *places, uint64_t bytes_max, uint64_t bytes_per_principal,
+                 device_wake *wake, void *wake_context);
+void places_close(struct places *places);
+
+/* Takes what the mapper has done. */
+void place_collect(struct server *server);
 
 /* OPEN: answered by place_answer, or refused with *error. */
 enum fas_status place_open(struct server *server, struct connection *connection,

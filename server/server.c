@@ -41,9 +41,6 @@ static enum fas_status open_tables(struct server *server, struct fas_error *erro
         !holds_open(&server->holds)) {
         return no_memory("slots", error);
     }
-    if (!places_open(&server->places, config->region_bytes, config->region_bytes_per_principal)) {
-        return no_memory("region-bytes", error);
-    }
     enum fas_status status = share_open(&server->share, config->share_with, error);
     if (status != FAS_OK) {
         return status;
@@ -108,6 +105,10 @@ enum fas_status server_open(struct server *server, void (*wake)(void *), void *w
     }
     if (status == FAS_OK) {
         set_limits(server);
+        if (!places_open(&server->places, server->config.region_bytes,
+                         server->config.region_bytes_per_principal, wake, wake_context)) {
+            return no_memory("region-bytes", error);
+        }
         /* Unfinished requests, and as many finished ones whose late DATA is no fault. */
         status = transport_open(&server->transport, &server->config,
                                 2u * server->config.requests_per_connection + 1u, wake,
@@ -121,6 +122,7 @@ uint64_t server_turn(struct server *server, uint64_t now_us)
     bool watch = now_us >= server->watch_us;
     transport_poll(server->transport, now_us, watch);
     connection_serve_all(server, now_us);
+    place_collect(server);
     uint64_t next_us = UINT64_MAX;
     for (uint32_t i = 0; i < server->executor_count; i++) {
         executor_collect(server, &server->executors[i], now_us);

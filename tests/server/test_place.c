@@ -19,16 +19,33 @@ static struct slot slots[2];
 static uint8_t outboxes[2][OUTBOX_BUFFERS * OUTBOX_BYTES];
 static struct fas_error error;
 
+static void no_wake(void *context)
+{
+    (void)context;
+}
+
+/* Until the mapper has done what it was asked for. */
+static void settle(void)
+{
+    for (uint32_t i = 0; i < PLACES_MAX; i++) {
+        while (server.places.entries[i].state != PLACE_FREE && server.places.entries[i].working) {
+            usleep(100);
+            place_collect(&server);
+        }
+    }
+}
+
 static void open_server(void)
 {
     memset(&server, 0, sizeof server);
-    ck_assert(places_open(&server.places, ALL, OWN));
+    ck_assert(places_open(&server.places, ALL, OWN, no_wake, NULL));
     ck_assert(principals_open(&server.principals, PLACES_MAX + 2));
     server.slots = (struct slots){.entries = slots, .count = 2};
     for (uint32_t i = 0; i < 2; i++) {
         connections[i] = (struct connection){.first_slot = SLOT_NONE};
+        bool fresh;
         connections[i].principal =
-            principal_take(&server.principals, i ? "uid:2" : "uid:1", 1, false);
+            principal_take(&server.principals, i ? "uid:2" : "uid:1", 1, &fresh);
         outbox_place(&connections[i].outbox, outboxes[i]);
         outbox_reset(&connections[i].outbox, true);
         slots[i] = (struct slot){.index = i};
@@ -40,10 +57,12 @@ static void close_server(void)
     for (uint32_t i = 0; i < 2; i++) {
         place_close_all(&server, &connections[i]);
     }
+    settle();
+    settle(); /* what was still being opened is now closed */
     ck_assert_uint_eq(server.places.count, 0);
     ck_assert_uint_eq(server.places.bytes, 0);
     ck_assert_uint_eq(server.principals.entries[0].references, 1);
-    free(server.places.entries);
+    places_close(&server.places);
     principals_close(&server.principals);
 }
 
@@ -58,6 +77,7 @@ static struct frame answer(uint32_t connection, int *fd, struct wire_opened *ope
 {
     struct outbox *outbox = &connections[connection].outbox;
     struct frame frame = {0};
+    settle();
     ck_assert(place_answer(&server, &connections[connection]));
     outbox_begin(outbox);
     outbox_end(outbox);
@@ -146,7 +166,9 @@ START_TEST(bounds_of_one_client_and_of_all)
     ck_assert_int_eq(ask(1, 2 * REGION + 1), FAS_RESOURCE_EXHAUSTED);
     ck_assert_str_eq(error.field, "bytes");
     ck_assert_int_eq(ask(1, 2 * REGION), FAS_OK);
+    settle();
     place_close_all(&server, &connections[0]);
+    settle();
     ck_assert_int_eq(ask(1, REGION), FAS_OK);
     close_server();
 }
@@ -250,8 +272,25 @@ START_TEST(memory_outlives_its_connection_while_it_is_used)
     memset(slots[0].request.placed[FAS_K].data, 1, 512);
     slots[0].connection = NULL;
     place_leave(&server, &slots[0]);
+    settle();
     ck_assert_uint_eq(server.places.count, 0);
     munmap(memory, 4096);
+    close_server();
+}
+END_TEST
+
+/* More than this machine can map: told as the answer to OPEN, and nothing is held. */
+START_TEST(a_region_that_can_not_be_had)
+{
+    struct wire_opened opened;
+    int fd;
+    open_server();
+    server.places.bytes_max = server.places.bytes_per_principal = UINT64_MAX / 2;
+    ck_assert_int_eq(ask(0, UINT64_C(1) << 56), FAS_OK);
+    struct frame frame = answer(0, &fd, &opened);
+    ck_assert_str_eq(frame_type_name(frame.type), "ERROR");
+    ck_assert_uint_eq(server.places.count, 0);
+    ck_assert_uint_eq(server.places.bytes, 0);
     close_server();
 }
 END_TEST
@@ -279,6 +318,7 @@ int main(void)
         {"foreign", &nobody_uses_a_place_of_another},
         {"closed", &closed_is_said_when_the_last_request_has_left},
         {"gone", &memory_outlives_its_connection_while_it_is_used},
+        {"not_had", &a_region_that_can_not_be_had},
         {"unanswered", &a_connection_that_goes_before_its_answers_leaves_nothing},
     };
     return check_main("place", rows, sizeof rows / sizeof rows[0]);

@@ -8,28 +8,28 @@
 struct io_pool {
     pthread_mutex_t lock;
     pthread_cond_t work_there;
-    struct io_job *first, **last;
+    struct io_task *first, **last;
 };
 
-static void append(struct io_pool *pool, struct io_job *job)
+static void append(struct io_pool *pool, struct io_task *task)
 {
-    job->next = NULL;
-    *pool->last = job;
-    pool->last = &job->next;
+    task->next = NULL;
+    *pool->last = task;
+    pool->last = &task->next;
     pthread_cond_signal(&pool->work_there);
 }
 
-static struct io_job *next_job(struct io_pool *pool)
+static struct io_task *next_task(struct io_pool *pool)
 {
     while (!pool->first) {
         pthread_cond_wait(&pool->work_there, &pool->lock);
     }
-    struct io_job *job = pool->first;
-    pool->first = job->next;
+    struct io_task *task = pool->first;
+    pool->first = task->next;
     if (!pool->first) {
         pool->last = &pool->first;
     }
-    return job;
+    return task;
 }
 
 static void *run(void *argument)
@@ -37,21 +37,21 @@ static void *run(void *argument)
     struct io_pool *pool = argument;
     pthread_mutex_lock(&pool->lock);
     for (;;) {
-        struct io_job *job = next_job(pool);
+        struct io_task *task = next_task(pool);
         pthread_mutex_unlock(&pool->lock);
-        bool again = job->run(job);
+        bool again = task->run(task);
         pthread_mutex_lock(&pool->lock);
         if (again) {
-            append(pool, job);
+            append(pool, task);
         }
     }
     return NULL;
 }
 
-void io_push(struct io_pool *pool, struct io_job *job)
+void io_push(struct io_pool *pool, struct io_task *task)
 {
     pthread_mutex_lock(&pool->lock);
-    append(pool, job);
+    append(pool, task);
     pthread_mutex_unlock(&pool->lock);
 }
 

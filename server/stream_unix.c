@@ -52,7 +52,7 @@ struct own {
     struct side *side;
     int fd;
     bool at_end; /* the peer has hung up: the loop reads until nothing is left */
-    struct io_job reading, writing;
+    struct io_task reading, writing;
 
     /* Under post_lock. */
     bool rx_awaits, tx_awaits;
@@ -201,9 +201,9 @@ static bool wait_for(int fd, short events)
     return poll(&pollfd, 1, STALL_MS) != 0;
 }
 
-static bool read_in_pool(struct io_job *job)
+static bool read_in_pool(struct io_task *task)
 {
-    struct own *own = job->context;
+    struct own *own = task->context;
     struct stream *stream = own->stream;
     struct fas_error why;
     uint64_t until_us = clock_us() + TURN_US;
@@ -296,9 +296,9 @@ static bool written(struct stream *stream, size_t bytes)
     return all;
 }
 
-static bool write_in_pool(struct io_job *job)
+static bool write_in_pool(struct io_task *task)
 {
-    struct own *own = job->context;
+    struct own *own = task->context;
     struct stream *stream = own->stream;
     struct fas_error why;
     uint64_t until_us = clock_us() + TURN_US;

@@ -250,16 +250,33 @@ void call_lose_all(struct fas_client *client, const struct fas_error *error)
     }
 }
 
+/* Nobody may be waiting for what comes of it in fas_wait. */
+static bool is_eager(const struct fas_request *request)
+{
+    return request->on_end || request->on_progress || request->queue;
+}
+
+/* Of calls in flight. Under the lock, which may be given up meanwhile. */
+static void count_eager(struct fas_client *client, const struct fas_request *request, int change)
+{
+    if (is_eager(request)) {
+        client->calls_eager += change;
+        connection_set_eager(client->connection, client->calls_eager > 0);
+    }
+}
+
 /* on_end has returned: the call is the caller's. Under the lock. */
 static void call_ended(struct fas_call *call)
 {
     struct fas_client *client = call->client;
+    count_eager(client, &call->request, -1);
     if (call->closed_in_callback) {
         call_give_slot(call);
         return;
     }
     call->state = CALL_ENDED;
     pthread_cond_broadcast(&call->ended);
+    connection_nudge(client->connection); /* its waiter may be receiving, not asleep */
     if (call->request.queue) {
         bool was_empty = TAILQ_EMPTY(&client->finished);
         TAILQ_INSERT_TAIL(&client->finished, call, end_link);
@@ -297,6 +314,7 @@ enum fas_status fas_submit(struct fas_client *client, const struct fas_request *
     }
     connection_lock(client->connection);
     struct fas_error failure = {0};
+    count_eager(client, request, 1);
     struct fas_call *call = call_take_slot(client, &failure);
     if (call && call_fill(call, request, &failure) != FAS_OK) {
         call_give_slot(call);
@@ -312,6 +330,8 @@ enum fas_status fas_submit(struct fas_client *client, const struct fas_request *
             *call_out = call;
         }
         sender_add(call);
+    } else {
+        count_eager(client, request, -1);
     }
     connection_unlock(client->connection);
     if (!call) {
@@ -325,19 +345,20 @@ enum fas_status fas_submit(struct fas_client *client, const struct fas_request *
     return FAS_OK;
 }
 
+static bool call_has_ended(const void *context)
+{
+    const struct fas_call *call = context;
+    return call->state == CALL_ENDED;
+}
+
 bool fas_wait(struct fas_call *call, int64_t timeout_ms)
 {
-    struct fas_client *client = call->client;
-    struct timespec until = client_in_ms(timeout_ms > 0 ? (uint64_t)timeout_ms : 0);
-    int failed = 0;
-    connection_lock(client->connection);
-    while (call->state != CALL_ENDED && failed == 0 && timeout_ms != 0) {
-        pthread_mutex_t *mutex = connection_mutex(client->connection);
-        failed = timeout_ms < 0 ? pthread_cond_wait(&call->ended, mutex)
-                                : pthread_cond_timedwait(&call->ended, mutex, &until);
-    }
-    bool ended = call->state == CALL_ENDED;
-    connection_unlock(client->connection);
+    struct connection *connection = call->client->connection;
+    struct waiter waiter = {.woken = &call->ended, .done = call_has_ended, .context = call};
+    uint64_t until_ns = timeout_ms < 0 ? 0 : client_now_ns() + (uint64_t)timeout_ms * 1000000u;
+    connection_lock(connection);
+    bool ended = connection_wait(connection, &waiter, until_ns);
+    connection_unlock(connection);
     return ended;
 }
 

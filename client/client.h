@@ -55,6 +55,7 @@ TAILQ_HEAD(call_queue, fas_call);
 
 /* Ping, stats, drain: a thread asks and waits. On its stack. */
 struct question {
+    const struct fas_client *client;
     enum frame_type asks, answered_by;
     uint64_t id;
     bool sent, answered;
@@ -87,7 +88,8 @@ struct fas_client {
     pthread_cond_t changed;   /* greeted or lost */
 
     struct fas_call *calls;
-    uint32_t call_count, calls_open;
+    uint32_t call_count;
+    int32_t calls_eager; /* open, with callbacks or for the queue */
     struct call_queue free, ending, finished;
     int event; /* readable while finished has calls */
 
@@ -104,7 +106,7 @@ struct fas_client {
     struct fas_call *held[HELD_MAX];
     uint32_t held_count;
 
-    /* receiver.c; touched by the receive thread alone */
+    /* receiver.c; of who receives */
     struct fas_call *receiving;
     struct wire_result result;
     void *scatter; /* a payload on its way to a strided tensor */

@@ -1,30 +1,37 @@
 /*
- * connection.c: the send thread and the receive thread over one nng stream; see connection.h.
+ * connection.c: who sends, who receives, and how frames are found in what was received; see
+ * connection.h. The bytes themselves are moved by a stream (stream.h).
  *
  * Receiving. `buffer` holds what has been received and not been parsed. A frame's head and header
  * are parsed in it; a payload's first part is copied out of it, the rest is received by one readv
  * into its final place and, behind that, into the buffer again: in bulk a megabyte costs one copy,
  * the kernel's, and a small answer of several frames costs one wake.
  *
+ * It is a role. Over a unix socket the receive thread gives it up to threads that wait for an
+ * answer, because an answer that its own caller reads saves a change of threads, 15 to 20 us. It
+ * takes it back when nobody has waited for LINGER_NS, or at once when the owner needs it (callbacks
+ * run on the library's threads). A thread in `poll` is called away by an eventfd.
+ *
  * Sending. tx_active says that somebody has the role; whoever takes it asks the owner for a batch
  * and either sends that in passing or hands it to the send thread, which goes on asking until there
  * is nothing to send.
  *
- * The end. Whoever sees a failure first closes the stream; then both operations complete with an
- * error, and the last direction to come to rest tells the owner. So on_lost means that nobody reads
- * or writes the caller's buffers any more. nng 1.5.2 never completes an operation begun on a closed
- * stream, so beginning one and closing exclude each other by a gate per direction.
+ * The end. Whoever sees a failure first closes the stream; then both directions come to rest, and
+ * the last one to do so tells the owner. So on_lost means that nobody reads or writes the caller's
+ * buffers any more.
  */
 #include "client/connection.h"
 
 #include <assert.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
 
-#include <nng/nng.h>
-
-#include "client/dial.h"
+#include "client/stream.h"
 
 /* A whole head and header always fit; the rest is for small payloads: 64 KiB are 6 us of memcpy. */
 #define BUFFER_BYTES (FRAME_HEAD_BYTES_MAX + FAS_HEADER_BYTES_MAX + (64u << 10))
@@ -32,28 +39,46 @@
 /* Behind a payload only the next frame's head and header are read into the buffer. */
 #define BEHIND_PAYLOAD_BYTES 512u
 
+/* Longer than a caller takes between two calls in a row. What comes meanwhile (a PING, results
+ * nobody waits for) lies so long at most. */
+#define LINGER_NS 5000000u
+
+#define NS_PER_MS 1000000u
+
+static_assert(BATCH_RANGES_MAX <= STREAM_IOV_MAX, "a batch is one send");
+
+static const struct stream_kind *const kinds[] = {&stream_unix, &stream_tcp, &stream_tls};
+
+#define KINDS (sizeof(kinds) / sizeof(kinds[0]))
+
 struct connection {
     struct connection_owner owner;
-    nng_stream *stream;
-    nng_aio *tx, *rx, *ticker;
-    bool ipc;
-    uint32_t period_ms;
+    const struct stream_kind *kind;
+    struct stream *stream;
+    uint64_t period_ns, tick_ns; /* tick_ns: when the next one is due; the receive thread's */
+    int kick;                    /* eventfd; readable: who receives should look around */
     pthread_t tx_thread, rx_thread;
 
-    pthread_mutex_t tx_gate, rx_gate; /* closing takes both, in this order */
-    bool closed;
-
     pthread_mutex_t lock;
-    pthread_cond_t tx_work;
+    pthread_cond_t tx_work, rx_work, rx_left;
     bool started, stopping, failed, told;
     bool tx_active, rx_active;
     bool tx_handed;           /* the send thread has the role */
     bool tx_pending;          /* and its batch is begun */
+    bool tx_mute;             /* the peer takes no more; what it said last is still to be read */
     bool heard;               /* bytes came or went since the last tick */
     struct fas_error failure; /* the first */
     struct batch batch;       /* whose who has the role */
 
-    /* The receive thread's own. */
+    TAILQ_HEAD(, waiter) waiters; /* asleep */
+    bool eager;                   /* the owner wants the receive thread to receive */
+    bool rx_by_thread;            /* it does */
+    pthread_t rx_waiter;          /* otherwise this one, while rx_active */
+    bool rx_asleep;               /* it sleeps until the next tick, as others receive */
+    bool kicked;
+    uint64_t rx_left_ns; /* when a waiter last gave up the role */
+
+    /* Of who has the receiving role. */
     uint8_t *buffer;
     size_t start, end; /* of what has not been parsed */
     bool greeted;      /* the peer's SP hello has been read */
@@ -63,7 +88,49 @@ struct connection {
     uint64_t payload_left;
 };
 
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static struct timespec at_ns(uint64_t ns)
+{
+    return (struct timespec){.tv_sec = (time_t)(ns / 1000000000u),
+                             .tv_nsec = (long)(ns % 1000000000u)};
+}
+
+/* Rounded up; what lies in the past is 0. */
+static uint32_t ms_until(uint64_t ns)
+{
+    uint64_t now = now_ns();
+    return ns > now ? (uint32_t)((ns - now + NS_PER_MS - 1) / NS_PER_MS) : 0;
+}
+
+/* The thread that receives can be called away, and others can take its place. */
+static bool is_direct(const struct connection *c)
+{
+    return c->kind->fd != NULL;
+}
+
 /* ---- coming to rest ---- */
+
+/* One direction rests (NULL: none that was active); the last one to do so after a failure tells
+ * the owner. */
+static void connection_rest(struct connection *c, bool *active)
+{
+    pthread_mutex_lock(&c->lock);
+    if (active) {
+        *active = false;
+    }
+    bool last = c->started && c->failed && !c->tx_active && !c->rx_active && !c->told;
+    c->told |= last;
+    pthread_mutex_unlock(&c->lock);
+    if (last) {
+        c->owner.on_lost(c->owner.context, &c->failure);
+    }
+}
 
 void connection_fail(struct connection *c, const struct fas_error *error)
 {
@@ -72,35 +139,12 @@ void connection_fail(struct connection *c, const struct fas_error *error)
     if (first) {
         c->failed = true;
         c->failure = *error;
+        pthread_cond_signal(&c->rx_work);
     }
     pthread_mutex_unlock(&c->lock);
     if (first) {
-        pthread_mutex_lock(&c->tx_gate);
-        pthread_mutex_lock(&c->rx_gate);
-        c->closed = true;
-        pthread_mutex_unlock(&c->rx_gate);
-        pthread_mutex_unlock(&c->tx_gate);
-        nng_stream_close(c->stream);
-    }
-}
-
-static void connection_fail_nng(struct connection *c, int nng_error)
-{
-    struct fas_error error;
-    fas_fail(&error, FAS_UNAVAILABLE, "", "the connection is lost: %s", nng_strerror(nng_error));
-    connection_fail(c, &error);
-}
-
-/* One direction rests; the last one to do so after a failure tells the owner. */
-static void connection_rest(struct connection *c, bool *active)
-{
-    pthread_mutex_lock(&c->lock);
-    *active = false;
-    bool last = c->failed && !c->tx_active && !c->rx_active && !c->told;
-    c->told |= last;
-    pthread_mutex_unlock(&c->lock);
-    if (last) {
-        c->owner.on_lost(c->owner.context, &c->failure);
+        c->kind->close(c->stream);
+        connection_rest(c, NULL);
     }
 }
 
@@ -112,24 +156,6 @@ static void connection_heard(struct connection *c)
 }
 
 /* ---- sending ---- */
-
-/* Begins to send the batch; false: the stream is closed. */
-static bool tx_begin(struct connection *c)
-{
-    nng_iov iov[BATCH_RANGES_MAX];
-    for (int i = 0; i < c->batch.count; i++) {
-        iov[i].iov_buf = (void *)(uintptr_t)c->batch.ranges[i].data; /* nng only reads it */
-        iov[i].iov_len = c->batch.ranges[i].bytes;
-    }
-    pthread_mutex_lock(&c->tx_gate);
-    bool open = !c->closed;
-    if (open) {
-        nng_aio_set_iov(c->tx, (unsigned)c->batch.count, iov);
-        nng_stream_send(c->stream, c->tx);
-    }
-    pthread_mutex_unlock(&c->tx_gate);
-    return open;
-}
 
 /* Takes what was sent off the front of the batch; true when nothing is left. */
 static bool tx_advance(struct batch *batch, size_t sent)
@@ -147,24 +173,50 @@ static bool tx_advance(struct batch *batch, size_t sent)
     return batch->count == 0;
 }
 
-/* Waits for what is begun; false: the stream failed. */
-static bool tx_finish(struct connection *c)
+/* A peer that takes no more may have said why: over a unix socket that is read before the end. */
+static void tx_failed(struct connection *c, const struct fas_error *error)
 {
-    nng_aio_wait(c->tx);
-    int failed = nng_aio_result(c->tx);
-    if (failed != 0) {
-        connection_fail_nng(c, failed);
+    if (!is_direct(c)) {
+        connection_fail(c, error);
+        return;
+    }
+    pthread_mutex_lock(&c->lock);
+    c->tx_mute = true;
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* Sends some of the batch, or finishes what is pending; false: the stream failed. */
+static bool tx_step(struct connection *c, bool *pending)
+{
+    struct iovec iov[BATCH_RANGES_MAX];
+    struct fas_error error;
+    size_t bytes = 0;
+    enum stream_moved moved;
+    if (*pending) {
+        moved = c->kind->send_finish(c->stream, &bytes, &error);
+    } else {
+        for (int i = 0; i < c->batch.count; i++) {
+            iov[i].iov_base = (void *)(uintptr_t)c->batch.ranges[i].data; /* only read */
+            iov[i].iov_len = c->batch.ranges[i].bytes;
+        }
+        moved = c->kind->send_begin(c->stream, iov, c->batch.count, &bytes, &error);
+    }
+    *pending = moved == STREAM_PENDING;
+    if (moved == STREAM_FAILED) {
+        tx_failed(c, &error);
         return false;
     }
-    connection_heard(c);
-    tx_advance(&c->batch, nng_aio_count(c->tx));
+    if (moved == STREAM_MOVED) {
+        connection_heard(c);
+        tx_advance(&c->batch, bytes);
+    }
     return true;
 }
 
 /* Under the lock: the role, with the owner's next batch, if it is free and there is one. */
 static bool tx_take(struct connection *c)
 {
-    if (c->failed) {
+    if (c->failed || c->tx_mute) {
         return false;
     }
     c->batch.count = 0;
@@ -182,18 +234,17 @@ static void tx_hand_over(struct connection *c, bool pending)
 }
 
 /*
- * Sends a small batch in passing. True when it is gone; otherwise the send thread has it. Bytes the
- * kernel takes at once have been counted when nng_stream_send returns, so a count, or an error,
- * says that waiting for the completion will not take long; without one the send thread waits.
+ * Sends the batch in passing. True when it is gone; otherwise the send thread has what the kernel
+ * did not take at once. Of the caller's memory a unix socket takes at most what it can hold, some
+ * 30 us of copying; nng's streams may take much more.
  */
 static bool tx_in_passing(struct connection *c)
 {
-    if (c->batch.borrowed || !tx_begin(c)) {
-        tx_hand_over(c, false);
-        return false;
+    bool pending = false, good = is_direct(c) || !c->batch.borrowed;
+    while (good && !pending && c->batch.count > 0) {
+        good = tx_step(c, &pending) && is_direct(c);
     }
-    bool pending = nng_aio_count(c->tx) == 0 && nng_aio_result(c->tx) == 0;
-    if (pending || !tx_finish(c) || c->batch.count > 0) {
+    if (c->batch.count > 0) {
         tx_hand_over(c, pending);
         return false;
     }
@@ -225,9 +276,7 @@ static void tx_drain(struct connection *c, bool pending)
 {
     bool more = true, rest = false;
     while (more) {
-        bool good = pending ? tx_finish(c) : true;
-        while (good && c->batch.count > 0) {
-            good = tx_begin(c) && tx_finish(c);
+        while (c->batch.count > 0 && tx_step(c, &pending)) {
         }
         pending = false;
         c->owner.batch_sent(c->owner.context);
@@ -293,13 +342,13 @@ static enum fas_status rx_greeting(struct connection *c, bool *more, struct fas_
 static enum fas_status rx_head(struct connection *c, bool *more, struct fas_error *error)
 {
     size_t have = c->end - c->start;
-    size_t head = frame_prefix_bytes(c->ipc) + FAS_PREAMBLE_BYTES;
+    size_t head = frame_prefix_bytes(c->kind->ipc) + FAS_PREAMBLE_BYTES;
     *more = have >= head;
     if (!*more) {
         return FAS_OK;
     }
     const uint8_t *at = c->buffer + c->start;
-    enum fas_status status = frame_decode(at, c->ipc, FRAME_SERVER, &c->frame, error);
+    enum fas_status status = frame_decode(at, c->kind->ipc, FRAME_SERVER, &c->frame, error);
     if (status != FAS_OK) {
         return status;
     }
@@ -355,111 +404,304 @@ static enum fas_status rx_parse(struct connection *c, struct fas_error *error)
     return status;
 }
 
-/* Receives once; false: the stream is closed or failed. */
-static bool rx_receive(struct connection *c)
+/* Receives once, within the time; false: the stream failed. */
+static bool rx_receive(struct connection *c, uint32_t timeout_ms)
 {
-    nng_iov iov[2];
-    unsigned count = 0;
-    size_t room = BUFFER_BYTES - c->end;
+    struct iovec iov[2];
+    struct fas_error error;
+    int count = 0;
+    size_t bytes = 0, room = BUFFER_BYTES - c->end;
     if (c->in_payload) {
-        iov[count].iov_buf = c->payload;
-        iov[count++].iov_len = c->payload_left;
+        iov[count++] = (struct iovec){c->payload, (size_t)c->payload_left};
         room = BEHIND_PAYLOAD_BYTES;
     }
-    iov[count].iov_buf = c->buffer + c->end;
-    iov[count++].iov_len = room;
-    pthread_mutex_lock(&c->rx_gate);
-    bool open = !c->closed;
-    if (open) {
-        nng_aio_set_iov(c->rx, count, iov);
-        nng_stream_recv(c->stream, c->rx);
-    }
-    pthread_mutex_unlock(&c->rx_gate);
-    if (!open) {
+    iov[count++] = (struct iovec){c->buffer + c->end, room};
+    enum stream_moved moved = c->kind->receive(c->stream, iov, count, timeout_ms, &bytes, &error);
+    if (moved == STREAM_FAILED) {
+        connection_fail(c, &error);
         return false;
     }
-    nng_aio_wait(c->rx);
-    int failed = nng_aio_result(c->rx);
-    if (failed != 0) {
-        connection_fail_nng(c, failed);
-        return false;
+    if (moved == STREAM_MOVED) {
+        rx_fill(c, bytes);
+        connection_heard(c);
     }
-    rx_fill(c, nng_aio_count(c->rx));
-    connection_heard(c);
     return true;
+}
+
+/* One turn of who has the role; false: the connection has failed. */
+static bool rx_read(struct connection *c, uint32_t timeout_ms)
+{
+    struct fas_error error;
+    if (!rx_receive(c, timeout_ms)) {
+        return false;
+    }
+    if (rx_parse(c, &error) != FAS_OK) {
+        connection_fail(c, &error);
+        return false;
+    }
+    c->owner.on_read(c->owner.context);
+    return true;
+}
+
+/* ---- who receives ---- */
+
+/* Under the lock. */
+static void rx_kick(struct connection *c)
+{
+    const uint64_t one = 1;
+    if (!c->kicked && write(c->kick, &one, sizeof(one)) == sizeof(one)) {
+        c->kicked = true;
+    }
+}
+
+/* Waits until there is something to receive (true), or until kicked, or so long (-1: for ever). */
+static bool rx_await(struct connection *c, int timeout_ms)
+{
+    struct pollfd fds[2] = {{.fd = c->kind->fd(c->stream), .events = POLLIN},
+                            {.fd = c->kick, .events = POLLIN}};
+    if (poll(fds, 2, timeout_ms) > 0 && fds[1].revents) {
+        uint64_t count;
+        pthread_mutex_lock(&c->lock);
+        c->kicked = read(c->kick, &count, sizeof(count)) < 0;
+        pthread_mutex_unlock(&c->lock);
+    }
+    return fds[0].revents != 0;
+}
+
+/* Under the lock: nobody receives, and somebody should. A waiter is woken first; the receive thread
+ * looks for itself after a while, unless it sleeps. */
+static void rx_pass_on(struct connection *c)
+{
+    struct waiter *next = TAILQ_FIRST(&c->waiters);
+    if (c->rx_active) {
+        return;
+    }
+    if (next && !c->eager) {
+        pthread_cond_signal(next->woken);
+    } else if (c->eager || c->rx_asleep) {
+        pthread_cond_signal(&c->rx_work);
+    }
+}
+
+/* Under the lock, which is given up meanwhile. */
+static void rx_as_waiter(struct connection *c, const struct waiter *waiter, uint64_t until_ns)
+{
+    bool good = true;
+    c->rx_active = true;
+    c->rx_waiter = pthread_self();
+    do {
+        pthread_mutex_unlock(&c->lock);
+        good = !rx_await(c, until_ns ? (int)ms_until(until_ns) : -1) || rx_read(c, 0);
+        pthread_mutex_lock(&c->lock);
+    } while (good && !c->failed && !c->eager && !waiter->done(waiter->context) &&
+             (until_ns == 0 || now_ns() < until_ns));
+    c->rx_active = false;
+    c->rx_left_ns = now_ns();
+    pthread_cond_broadcast(&c->rx_left);
+    rx_pass_on(c);
+    if (c->failed) {
+        pthread_mutex_unlock(&c->lock);
+        connection_rest(c, NULL);
+        pthread_mutex_lock(&c->lock);
+    }
+}
+
+/* Under the lock. False: it is late. */
+static bool sleep_as_waiter(struct connection *c, struct waiter *waiter, uint64_t until_ns)
+{
+    const struct timespec until = at_ns(until_ns);
+    if (c->rx_by_thread && !c->eager) {
+        rx_kick(c);
+    }
+    TAILQ_INSERT_TAIL(&c->waiters, waiter, link);
+    int failed = until_ns == 0 ? pthread_cond_wait(waiter->woken, &c->lock)
+                               : pthread_cond_timedwait(waiter->woken, &c->lock, &until);
+    TAILQ_REMOVE(&c->waiters, waiter, link);
+    return failed == 0;
+}
+
+bool connection_wait(struct connection *c, struct waiter *waiter, uint64_t until_ns)
+{
+    bool timely = true;
+    while (!waiter->done(waiter->context) && timely) {
+        if (is_direct(c) && !c->rx_active && !c->eager && !c->failed) {
+            rx_as_waiter(c, waiter, until_ns);
+            timely = until_ns == 0 || now_ns() < until_ns;
+        } else {
+            timely = sleep_as_waiter(c, waiter, until_ns);
+        }
+    }
+    rx_pass_on(c); /* it may have been woken to receive */
+    return waiter->done(waiter->context);
+}
+
+void connection_nudge(struct connection *c)
+{
+    if (c->rx_active && !c->rx_by_thread && is_direct(c) &&
+        !pthread_equal(c->rx_waiter, pthread_self())) {
+        rx_kick(c);
+    }
+}
+
+void connection_set_eager(struct connection *c, bool eager)
+{
+    c->eager = eager;
+    while (c->eager && c->rx_active && !c->rx_by_thread && is_direct(c)) {
+        rx_kick(c);
+        pthread_cond_wait(&c->rx_left, &c->lock);
+    }
+    if (c->eager) {
+        pthread_cond_signal(&c->rx_work);
+    }
+}
+
+static void tick_if_due(struct connection *c)
+{
+    uint64_t now = now_ns();
+    if (now < c->tick_ns) {
+        return;
+    }
+    c->tick_ns = now + c->period_ns;
+    pthread_mutex_lock(&c->lock);
+    bool heard = c->heard;
+    c->heard = false;
+    pthread_mutex_unlock(&c->lock);
+    c->owner.on_tick(c->owner.context, heard);
+}
+
+/* The receive thread leaves receiving to others as long as they do, or may do so soon. Under the
+ * lock; true: it has slept. */
+static bool rx_leave_to_others(struct connection *c)
+{
+    uint64_t until_ns = c->tick_ns, lingered_ns = c->rx_left_ns + LINGER_NS;
+    bool others = !c->eager && (!TAILQ_EMPTY(&c->waiters) || now_ns() < lingered_ns);
+    if (!c->rx_active && !others) {
+        return false;
+    }
+    c->rx_asleep = c->rx_active;
+    if (!c->rx_active) {
+        uint64_t look_ns = now_ns() + LINGER_NS;
+        until_ns = look_ns < until_ns ? look_ns : until_ns;
+    }
+    const struct timespec until = at_ns(until_ns);
+    pthread_cond_timedwait(&c->rx_work, &c->lock, &until);
+    c->rx_asleep = false;
+    return true;
+}
+
+static void rx_share(struct connection *c)
+{
+    pthread_mutex_lock(&c->lock);
+    while (!c->failed) {
+        if (!rx_leave_to_others(c)) {
+            c->rx_active = c->rx_by_thread = true;
+            pthread_mutex_unlock(&c->lock);
+            if (rx_await(c, (int)ms_until(c->tick_ns))) {
+                rx_read(c, 0);
+            }
+            pthread_mutex_lock(&c->lock);
+            c->rx_active = c->rx_by_thread = false;
+            rx_pass_on(c);
+        }
+        pthread_mutex_unlock(&c->lock);
+        tick_if_due(c);
+        pthread_mutex_lock(&c->lock);
+    }
+    pthread_mutex_unlock(&c->lock);
+    connection_rest(c, NULL);
+}
+
+static void rx_alone(struct connection *c)
+{
+    while (rx_read(c, ms_until(c->tick_ns))) {
+        tick_if_due(c);
+    }
+    connection_rest(c, &c->rx_active);
 }
 
 static void *rx_run(void *context)
 {
     struct connection *c = context;
-    struct fas_error error;
-    while (rx_receive(c)) {
-        if (rx_parse(c, &error) != FAS_OK) {
-            connection_fail(c, &error);
-            break;
-        }
-        c->owner.on_read(c->owner.context);
+    if (is_direct(c)) {
+        rx_share(c);
+    } else {
+        rx_alone(c);
     }
-    connection_rest(c, &c->rx_active);
     return NULL;
 }
 
-/* ---- time ---- */
-
-static void on_ticker(void *context)
+int connection_take_fd(struct connection *c)
 {
-    struct connection *c = context;
-    bool stopped = nng_aio_result(c->ticker) != 0;
-    pthread_mutex_lock(&c->lock);
-    bool heard = c->heard;
-    c->heard = false;
-    stopped |= c->failed;
-    pthread_mutex_unlock(&c->lock);
-    if (!stopped) {
-        c->owner.on_tick(c->owner.context, heard);
-        pthread_mutex_lock(&c->lock); /* last to touch c before connection_close may free it */
-        nng_sleep_aio((nng_duration)c->period_ms, c->ticker);
-        pthread_mutex_unlock(&c->lock);
-    }
+    return c->kind->take_fd ? c->kind->take_fd(c->stream) : -1;
 }
 
 /* ---- life ---- */
 
 static void connection_free(struct connection *c)
 {
-    nng_aio_free(c->ticker);
-    nng_aio_free(c->tx);
-    nng_aio_free(c->rx);
-    nng_stream_free(c->stream);
+    if (c->stream) {
+        c->kind->free(c->stream);
+    }
+    if (c->kick >= 0) {
+        close(c->kick);
+    }
     pthread_cond_destroy(&c->tx_work);
+    pthread_cond_destroy(&c->rx_work);
+    pthread_cond_destroy(&c->rx_left);
     pthread_mutex_destroy(&c->lock);
-    pthread_mutex_destroy(&c->tx_gate);
-    pthread_mutex_destroy(&c->rx_gate);
     free(c->buffer);
     free(c);
+}
+
+static const struct stream_kind *kind_of(const char *url)
+{
+    for (size_t i = 0; i < KINDS; i++) {
+        if (strncmp(url, kinds[i]->scheme, strlen(kinds[i]->scheme)) == 0) {
+            return kinds[i];
+        }
+    }
+    return NULL;
+}
+
+/* Times are those of CLOCK_MONOTONIC. */
+static void cond_init(pthread_cond_t *cond)
+{
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(cond, &attributes);
+    pthread_condattr_destroy(&attributes);
 }
 
 enum fas_status connection_open(const struct fas_connect_options *options,
                                 const struct connection_owner *owner,
                                 struct connection **connection, struct fas_error *error)
 {
+    const struct stream_kind *kind = kind_of(options->url);
+    if (!kind) {
+        return fas_fail(error, FAS_INVALID_ARGUMENT, "url",
+                        "\"%s\" starts with none of ipc://, tcp://, tls+tcp://", options->url);
+    }
     struct connection *c = calloc(1, sizeof(*c));
     if (!c) {
         return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "", "out of memory");
     }
     c->owner = *owner;
-    c->ipc = strncmp(options->url, "ipc://", 6) == 0;
+    c->kind = kind;
+    TAILQ_INIT(&c->waiters);
     pthread_mutex_init(&c->lock, NULL);
-    pthread_mutex_init(&c->tx_gate, NULL);
-    pthread_mutex_init(&c->rx_gate, NULL);
-    pthread_cond_init(&c->tx_work, NULL);
+    cond_init(&c->tx_work);
+    cond_init(&c->rx_work);
+    cond_init(&c->rx_left);
+    c->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     c->buffer = malloc(BUFFER_BYTES);
-    if (!c->buffer || nng_aio_alloc(&c->tx, NULL, NULL) != 0 ||
-        nng_aio_alloc(&c->rx, NULL, NULL) != 0 || nng_aio_alloc(&c->ticker, on_ticker, c) != 0) {
-        connection_free(c);
-        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "", "out of memory");
+    enum fas_status status = FAS_OK;
+    if (!c->buffer || c->kick < 0) {
+        status = fas_fail(error, FAS_RESOURCE_EXHAUSTED, "", "out of memory or descriptors");
     }
-    enum fas_status status = dial(options, &c->stream, error);
+    if (status == FAS_OK) {
+        status = kind->open(options, &c->stream, error);
+    }
     if (status != FAS_OK) {
         connection_free(c);
         return status;
@@ -488,14 +730,14 @@ static bool threads_start(struct connection *c)
 
 enum fas_status connection_start(struct connection *c, uint32_t period_ms, struct fas_error *error)
 {
-    c->period_ms = period_ms;
-    c->rx_active = true;
+    c->period_ns = (uint64_t)period_ms * NS_PER_MS;
+    c->tick_ns = now_ns() + c->period_ns;
+    c->rx_active = !is_direct(c);
     if (!threads_start(c)) {
         return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "", "no thread can be had");
     }
     pthread_mutex_lock(&c->lock);
     c->started = true;
-    nng_sleep_aio((nng_duration)period_ms, c->ticker);
     pthread_mutex_unlock(&c->lock);
     connection_push(c);
     return FAS_OK;
@@ -506,7 +748,6 @@ void connection_close(struct connection *c)
     struct fas_error error;
     fas_fail(&error, FAS_CANCELLED, "", "the connection was closed here");
     connection_fail(c, &error);
-    nng_aio_stop(c->ticker); /* it may push, so it goes first */
     if (c->started) {
         pthread_join(c->rx_thread, NULL);
         pthread_mutex_lock(&c->lock);
@@ -520,7 +761,7 @@ void connection_close(struct connection *c)
 
 bool connection_is_ipc(const struct connection *c)
 {
-    return c->ipc;
+    return c->kind->ipc;
 }
 
 void connection_lock(struct connection *c)

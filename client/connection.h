@@ -1,13 +1,11 @@
 /*
- * connection.h: one byte stream to a daemon, as messages. The client's only file that knows nng.
+ * connection.h: one connection to a daemon, as messages.
  *
- * Who does what: the receive thread reads into a buffer of its own, finds frames in it and asks the
- * owner where a payload goes; what is not in the buffer yet is received straight there. Sending is
- * a role: a thread that pushes a small batch sends it itself; everything else is the send thread's.
- *
- * Why threads and not nng's callbacks: a completion that is waited for costs no change of threads
- * when the kernel took or had the bytes at once, and one instead of two when not. Measured with
- * callbacks: bulk at half the rate of plain sockets.
+ * Sending and receiving are roles. A thread that pushes a small batch sends it itself; everything
+ * else is the send thread's. A thread that waits for an answer over a unix socket receives it, and
+ * what comes before it, itself; otherwise the receive thread does, and with tcp and tls always.
+ * Whoever receives reads into the connection's buffer, finds frames in it and asks the owner where
+ * a payload goes; what is not in the buffer yet is received straight there.
  *
  * Locks: connection_lock guards the owner's state, too: one lock per client. next_batch is called
  * with it held, the other calls of the owner without.
@@ -19,14 +17,14 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 #include "client/faserve.h"
 #include "proto/frame.h"
 
 struct connection;
 
-/* nng takes at most 8 ranges per send. */
-#define BATCH_RANGES_MAX 8
+#define BATCH_RANGES_MAX 8 /* of one send */
 
 /* Bytes to send, in order. They must stay until batch_sent. */
 struct batch {
@@ -52,7 +50,7 @@ struct connection_owner {
     bool (*next_batch)(void *context, struct batch *batch);
     /* The last batch is no longer read. */
     void (*batch_sent)(void *context);
-    /* Every period_ms, on a thread of nng; heard: bytes came or went since the last time. */
+    /* Every period_ms, on the receive thread; heard: bytes came or went since the last time. */
     void (*on_tick)(void *context, bool heard);
     /* The stream is closed and both directions rest: nothing touches anyone's memory any more.
      * Last. */
@@ -66,6 +64,31 @@ enum fas_status connection_open(const struct fas_connect_options *options,
 
 enum fas_status connection_start(struct connection *connection, uint32_t period_ms,
                                  struct fas_error *error);
+
+/* A thread that waits for what a frame brings about: on its stack. */
+struct waiter {
+    pthread_cond_t *woken;             /* signalled by the owner when done; of CLOCK_MONOTONIC */
+    bool (*done)(const void *context); /* under the lock; true when the connection is lost, too */
+    const void *context;
+    TAILQ_ENTRY(waiter) link; /* the connection's */
+};
+
+/* Waits until done, or until until_ns (of CLOCK_MONOTONIC; 0: for ever); the last word of `done`.
+ * Under the lock, which is given up meanwhile. */
+bool connection_wait(struct connection *connection, struct waiter *waiter, uint64_t until_ns);
+
+/* Something that a waiter waits for was done by another thread than the one that receives. Under
+ * the lock. */
+void connection_nudge(struct connection *connection);
+
+/* Whether frames may be owed to somebody who is not in connection_wait (callbacks, a descriptor
+ * that is polled): then the receive thread receives, and once this has returned nobody else does.
+ * Under the lock, which may be given up meanwhile. */
+void connection_set_eager(struct connection *connection, bool eager);
+
+/* The oldest descriptor that came with the frames so far and was not taken, or -1; the taker closes
+ * it. From on_head and on_frame. */
+int connection_take_fd(struct connection *connection);
 
 bool connection_is_ipc(const struct connection *connection);
 void connection_lock(struct connection *connection);

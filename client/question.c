@@ -32,15 +32,17 @@ void question_answer(struct question *question, const struct fas_error *error)
     pthread_cond_signal(&question->done);
 }
 
+static bool question_over(const void *context)
+{
+    const struct question *question = context;
+    return question->answered || question->client->lost;
+}
+
 /* Under the lock. */
 static void question_wait(struct fas_client *client, struct question *question, uint32_t timeout_ms)
 {
-    struct timespec until = client_in_ms(timeout_ms);
-    int failed = 0;
-    while (!question->answered && !client->lost && failed == 0) {
-        failed =
-            pthread_cond_timedwait(&question->done, connection_mutex(client->connection), &until);
-    }
+    struct waiter waiter = {.woken = &question->done, .done = question_over, .context = question};
+    connection_wait(client->connection, &waiter, client_now_ns() + (uint64_t)timeout_ms * 1000000u);
     if (!question->answered) {
         if (client->lost) {
             question->error = client->failure;
@@ -55,7 +57,8 @@ static enum fas_status ask(struct fas_client *client, enum frame_type asks,
                            enum frame_type answered_by, struct wire_stats *stats,
                            uint32_t timeout_ms, struct fas_error *error)
 {
-    struct question question = {.asks = asks, .answered_by = answered_by, .stats = stats};
+    struct question question = {
+        .client = client, .asks = asks, .answered_by = answered_by, .stats = stats};
     client_cond_init(&question.done);
     connection_lock(client->connection);
     question.id = QUESTION_BIT | ++client->next_id;

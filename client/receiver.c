@@ -1,5 +1,6 @@
 /*
- * receiver.c: what arrives, and where it goes. Runs on the receive thread, one frame at a time.
+ * receiver.c: what arrives, and where it goes. Runs on the thread that receives, one frame at a
+ * time.
  *
  * A RESULT is checked against its call before a byte of its payload is received, and its payload
  * goes straight into the caller's buffer, or, for a tensor with gaps and for the strips of
@@ -66,7 +67,7 @@ static enum fas_status head_result(struct fas_client *client, const struct frame
     if (status != FAS_OK) {
         return status;
     }
-    client->receiving = call; /* stays open: only this thread ends calls the daemon knows */
+    client->receiving = call; /* stays open: only who receives ends calls the daemon knows */
     const struct fas_dims *dims = &call->request.dims;
     enum fas_tensor tensor = (enum fas_tensor)frame->flags;
     struct strided s = strided_of(dims, tensor, &call->request.tensors[tensor]);

@@ -1,16 +1,32 @@
 /*
- * dial.c: see dial.h. Waits in the caller's thread, at most connect_timeout_ms.
+ * stream_nng.c: tcp and tls streams, through nng; the client's only file with nng. Both directions
+ * wait for their operation in the thread that began it: a completion that is waited for costs no
+ * change of threads when the kernel took or had the bytes at once, and one instead of two when not.
+ * Measured with callbacks: bulk at half the rate of plain sockets.
+ *
+ * nng 1.5.2 never completes an operation begun on a closed stream, so beginning one and closing
+ * exclude each other by a gate per direction.
  */
-#include "client/dial.h"
-
+#include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include <nng/nng.h>
 #include <nng/supplemental/tls/tls.h>
+
+#include "client/stream.h"
 
 /* Dialling and greeting together; a daemon of the same site answers in milliseconds. */
 #define CONNECT_TIMEOUT_MS_DEFAULT 5000u
 
-static const char *const schemes[] = {"ipc://", "tcp://", "tls+tcp://"};
+struct stream {
+    nng_stream *nng;
+    nng_aio *tx, *rx;
+    pthread_mutex_t tx_gate, rx_gate; /* closing takes both, in this order */
+    bool closed;
+};
+
+/* ---- dialling ---- */
 
 static enum fas_status dial_failed(int failed, const char *url, struct fas_error *error)
 {
@@ -89,37 +105,171 @@ static int dial_wait(nng_stream_dialer *dialer, uint32_t timeout_ms, nng_stream 
     return failed;
 }
 
-enum fas_status dial(const struct fas_connect_options *options, nng_stream **stream,
-                     struct fas_error *error)
+static enum fas_status dial(const struct fas_connect_options *options, bool tls,
+                            nng_stream **stream, struct fas_error *error)
 {
-    size_t scheme = 0, count = sizeof(schemes) / sizeof(schemes[0]);
-    const char *url = options->url;
-    while (scheme < count && strncmp(url, schemes[scheme], strlen(schemes[scheme])) != 0) {
-        scheme++;
-    }
-    if (scheme == count) {
-        return fas_fail(error, FAS_INVALID_ARGUMENT, "url",
-                        "\"%s\" starts with none of ipc://, tcp://, tls+tcp://", url);
-    }
-    bool tls = scheme == 2;
-    if (tls && !options->tls_ca_file) {
-        return fas_fail(error, FAS_INVALID_ARGUMENT, "tls_ca_file", "%s needs it", url);
-    }
     nng_stream_dialer *dialer = NULL;
-    int failed = nng_stream_dialer_alloc(&dialer, url);
+    int failed = nng_stream_dialer_alloc(&dialer, options->url);
     if (failed != 0) {
-        return dial_failed(failed, url, error);
+        return dial_failed(failed, options->url, error);
     }
-    if (scheme > 0) { /* nng's streams leave Nagle on: 88 ms a round trip over TLS */
-        nng_stream_dialer_set_bool(dialer, NNG_OPT_TCP_NODELAY, true);
-        nng_stream_dialer_set_bool(dialer, NNG_OPT_TCP_KEEPALIVE, true);
-    }
+    /* nng's streams leave Nagle on: 88 ms a round trip over TLS. */
+    nng_stream_dialer_set_bool(dialer, NNG_OPT_TCP_NODELAY, true);
+    nng_stream_dialer_set_bool(dialer, NNG_OPT_TCP_KEEPALIVE, true);
     enum fas_status status = tls ? dial_tls(options, dialer, error) : FAS_OK;
     if (status == FAS_OK) {
         uint32_t timeout_ms = options->connect_timeout_ms;
         failed = dial_wait(dialer, timeout_ms ? timeout_ms : CONNECT_TIMEOUT_MS_DEFAULT, stream);
-        status = failed == 0 ? FAS_OK : dial_failed(failed, url, error);
+        status = failed == 0 ? FAS_OK : dial_failed(failed, options->url, error);
     }
     nng_stream_dialer_free(dialer);
     return status;
 }
+
+/* ---- its end ---- */
+
+static void close_nng(struct stream *s)
+{
+    pthread_mutex_lock(&s->tx_gate);
+    pthread_mutex_lock(&s->rx_gate);
+    s->closed = true;
+    pthread_mutex_unlock(&s->rx_gate);
+    pthread_mutex_unlock(&s->tx_gate);
+    nng_stream_close(s->nng);
+}
+
+static void free_nng(struct stream *s)
+{
+    nng_aio_free(s->tx);
+    nng_aio_free(s->rx);
+    if (s->nng) {
+        nng_stream_free(s->nng);
+    }
+    pthread_mutex_destroy(&s->tx_gate);
+    pthread_mutex_destroy(&s->rx_gate);
+    free(s);
+}
+
+/* ---- its beginning ---- */
+
+static enum fas_status open_nng(const struct fas_connect_options *options, bool tls,
+                                struct stream **opened, struct fas_error *error)
+{
+    struct stream *s = calloc(1, sizeof(*s));
+    if (!s) {
+        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "", "out of memory");
+    }
+    pthread_mutex_init(&s->tx_gate, NULL);
+    pthread_mutex_init(&s->rx_gate, NULL);
+    enum fas_status status = FAS_OK;
+    if (nng_aio_alloc(&s->tx, NULL, NULL) != 0 || nng_aio_alloc(&s->rx, NULL, NULL) != 0) {
+        status = fas_fail(error, FAS_RESOURCE_EXHAUSTED, "", "out of memory");
+    }
+    if (status == FAS_OK) {
+        status = dial(options, tls, &s->nng, error);
+    }
+    if (status != FAS_OK) {
+        free_nng(s);
+        return status;
+    }
+    *opened = s;
+    return FAS_OK;
+}
+
+static enum fas_status open_tcp(const struct fas_connect_options *options, struct stream **stream,
+                                struct fas_error *error)
+{
+    return open_nng(options, false, stream, error);
+}
+
+static enum fas_status open_tls(const struct fas_connect_options *options, struct stream **stream,
+                                struct fas_error *error)
+{
+    if (!options->tls_ca_file) {
+        return fas_fail(error, FAS_INVALID_ARGUMENT, "tls_ca_file", "%s needs it", options->url);
+    }
+    return open_nng(options, true, stream, error);
+}
+
+/* ---- moving bytes ---- */
+
+static enum stream_moved lost(int failed, struct fas_error *error)
+{
+    fas_fail(error, FAS_UNAVAILABLE, "", "the connection is lost: %s", nng_strerror(failed));
+    return STREAM_FAILED;
+}
+
+typedef void operation(nng_stream *stream, nng_aio *aio);
+
+static bool begin(struct stream *s, pthread_mutex_t *gate, operation *post, nng_aio *aio,
+                  const struct iovec *iov, int count)
+{
+    nng_iov ranges[STREAM_IOV_MAX];
+    for (int i = 0; i < count; i++) {
+        ranges[i] = (nng_iov){iov[i].iov_base, iov[i].iov_len};
+    }
+    pthread_mutex_lock(gate);
+    bool open = !s->closed;
+    if (open) {
+        nng_aio_set_iov(aio, (unsigned)count, ranges);
+        post(s->nng, aio);
+    }
+    pthread_mutex_unlock(gate);
+    return open;
+}
+
+static enum stream_moved send_finish(struct stream *s, size_t *bytes, struct fas_error *error)
+{
+    nng_aio_wait(s->tx);
+    int failed = nng_aio_result(s->tx);
+    *bytes = failed == 0 ? nng_aio_count(s->tx) : 0;
+    return failed == 0 ? STREAM_MOVED : lost(failed, error);
+}
+
+/* Bytes the kernel takes at once have been counted when nng_stream_send returns, so a count, or an
+ * error, says that waiting for the completion will not take long. */
+static enum stream_moved send_begin(struct stream *s, const struct iovec *iov, int count,
+                                    size_t *bytes, struct fas_error *error)
+{
+    if (!begin(s, &s->tx_gate, nng_stream_send, s->tx, iov, count)) {
+        return lost(NNG_ECLOSED, error);
+    }
+    bool pending = nng_aio_count(s->tx) == 0 && nng_aio_result(s->tx) == 0;
+    return pending ? STREAM_PENDING : send_finish(s, bytes, error);
+}
+
+static enum stream_moved receive(struct stream *s, const struct iovec *iov, int count,
+                                 uint32_t timeout_ms, size_t *bytes, struct fas_error *error)
+{
+    nng_aio_set_timeout(s->rx, (nng_duration)timeout_ms);
+    if (!begin(s, &s->rx_gate, nng_stream_recv, s->rx, iov, count)) {
+        return lost(NNG_ECLOSED, error);
+    }
+    nng_aio_wait(s->rx);
+    int failed = nng_aio_result(s->rx);
+    if (failed == NNG_ETIMEDOUT) {
+        return STREAM_PENDING;
+    }
+    *bytes = failed == 0 ? nng_aio_count(s->rx) : 0;
+    return failed == 0 ? STREAM_MOVED : lost(failed, error);
+}
+
+const struct stream_kind stream_tcp = {
+    .scheme = "tcp://",
+    .open = open_tcp,
+    .send_begin = send_begin,
+    .send_finish = send_finish,
+    .receive = receive,
+    .close = close_nng,
+    .free = free_nng,
+};
+
+const struct stream_kind stream_tls = {
+    .scheme = "tls+tcp://",
+    .open = open_tls,
+    .send_begin = send_begin,
+    .send_finish = send_finish,
+    .receive = receive,
+    .close = close_nng,
+    .free = free_nng,
+};

@@ -29,7 +29,8 @@
  *
  * server -> client
  *   HELLO_ACK   header HelloAck.
- *   OPENED      header Opened.
+ *   OPENED      header Opened. Of a region: its descriptor (SCM_RIGHTS on the unix socket) arrives
+ *               with the message or before it; descriptors keep the order of their messages.
  *   CLOSED      request = id of the CLOSE.
  *   ENQUEUED    the request's done event is recorded, the caller's stream may wait on it.
  *   RESULT      header Result; flags = tensor; payload: whole rows; of statistics: for each head

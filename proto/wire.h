@@ -62,7 +62,6 @@ struct wire_hello_ack {
     struct wire_device devices[FAS_DEVICES_MAX];
     struct wire_kernel kernels[FAS_KERNELS_MAX];
     uint8_t nonce[FAS_NONCE_BYTES];
-    char companion[108]; /* sun_path */
 };
 
 #define WIRE_CUDA_HANDLE_BYTES 64u

@@ -146,7 +146,6 @@ size_t wire_encode_hello_ack(const struct wire_hello_ack *ack, uint8_t *out)
     message.n_kernels = ack->kernel_count;
     message.kernels = kernel_rows;
     message.nonce = codec_give_bytes(ack->nonce, FAS_NONCE_BYTES);
-    message.companion = codec_give_string(ack->companion);
     return codec_encode(&message.base, out);
 }
 
@@ -208,7 +207,6 @@ static enum fas_status read_hello_ack(const void *in, void *out, struct fas_erro
                                    .device_count = (uint32_t)message->n_devices,
                                    .kernel_count = (uint32_t)message->n_kernels};
     codec_take_string(ack->server, sizeof ack->server, message->server);
-    codec_take_string(ack->companion, sizeof ack->companion, message->companion);
     memcpy(ack->nonce, message->nonce.data, FAS_NONCE_BYTES);
     read_limits(message->limits, &ack->limits);
     for (size_t i = 0; i < message->n_devices; i++) {

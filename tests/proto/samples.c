@@ -40,7 +40,6 @@ struct wire_hello_ack sample_hello_ack(void)
                                  .device_count = FAS_DEVICES_MAX,
                                  .kernel_count = FAS_KERNELS_MAX};
     count_up(ack.nonce, sizeof ack.nonce, 7);
-    memset(ack.companion, 'c', sizeof ack.companion - 1);
     for (int i = 0; i < (int)FAS_DEVICES_MAX; i++) {
         struct wire_device *device = &ack.devices[i];
         snprintf(device->name, sizeof device->name, "cuda:%d %050d", i, i);

@@ -23,7 +23,8 @@ uint64_t device_staging_bytes(const struct config *config)
 
 uint32_t device_work_max(const struct config *config)
 {
-    return slab_count(config->connections_max) + DEVICE_DEPTH_MAX;
+    return slab_count(config->connections_max) + FAS_TENSOR_COUNT * config->slots +
+           DEVICE_DEPTH_MAX;
 }
 
 void device_list(const char *option, char *list, size_t bytes)

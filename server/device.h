@@ -28,13 +28,13 @@
 
 enum device_lane { DEVICE_UPLOAD, DEVICE_LAUNCH, DEVICE_DOWNLOAD, DEVICE_LANES };
 
-/* `height` rows of `width` bytes between host memory and the arena. */
+/* `depth` planes (0: one) of `height` rows of `width` bytes between the arena and other memory. */
 struct device_copy {
-    uint64_t arena_offset, arena_pitch;
-    uint8_t *host; /* of device->staging, or registered with the device */
-    uint64_t host_pitch;
+    uint64_t arena_offset, arena_pitch, arena_plane;
+    uint8_t *host; /* of device->staging, of a region, or CUDA memory that was mapped */
+    uint64_t host_pitch, host_plane;
     uint64_t width;
-    uint32_t height;
+    uint32_t height, depth;
 };
 
 /* A kernel, then the sums over the sequences of each request that ends with it. Its arrays stay

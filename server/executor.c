@@ -259,11 +259,13 @@ static void measure(struct executor *executor, const struct device_completion *c
     }
 }
 
-static void finish(struct slot *slot, const struct device_completion *completion)
+static void finish(struct server *server, struct slot *slot,
+                   const struct device_completion *completion)
 {
     slot->times.computed = completion->ended_us;
     slot->progress.all_computed = true;
     slot_move(slot, SLOT_REPLYING);
+    place_store(server, slot);
 }
 
 /* What the finished slice means for one request of the batch. */
@@ -291,7 +293,7 @@ static void account(struct server *server, struct executor *executor, int32_t in
         slot->progress.computed = first + done;
     }
     if (batch_ends(batch, executor->slice, index)) {
-        finish(slot, completion);
+        finish(server, slot, completion);
     }
 }
 
@@ -339,6 +341,8 @@ void executor_collect(struct server *server, struct executor *executor, uint64_t
         if (completion.lane == DEVICE_LAUNCH) {
             assert(executor->running);
             slice_done(server, executor, &completion);
+        } else if (place_copies(&completion)) {
+            place_copied(server, &completion, now_us);
         } else {
             staging_collect(server, &executor->staging, &completion, now_us);
         }

@@ -258,10 +258,6 @@ static enum fas_status equip(struct server *server, struct connection *connectio
     if (status == FAS_OK) {
         status = place_enter(server, slot, error);
     }
-    if (status == FAS_OK && slot->request.in_place && !device->host_reaches_arena) {
-        status = fas_fail(error, FAS_UNSUPPORTED, "place", "%s does not reach the host's memory",
-                          device->name);
-    }
     if (status == FAS_OK && wire->retain && slot->request.in_place) {
         status = fas_fail(error, FAS_UNSUPPORTED, "retain",
                           "tensors in places are not copied: name them again in the backward");
@@ -274,6 +270,7 @@ static enum fas_status equip(struct server *server, struct connection *connectio
     }
     if (status == FAS_OK) {
         open_route(server, connection, slot, tensors);
+        place_load(server, slot);
     }
     return status;
 }

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "server/intake.h"
 #include "server/log.h"
 #include "server/server.h"
 
@@ -147,6 +148,13 @@ enum fas_status place_open(struct server *server, struct connection *connection,
 
 /* ---- requests that use it ---- */
 
+/* Kernels of this device use the memory where it is. */
+static bool reaches(const struct device *device, const struct place *place)
+{
+    return place->kind == FAS_PLACE_REGION ? device->host_reaches_arena
+                                           : place->mapping.own && place->mapping.device == device;
+}
+
 static struct place *find(struct server *server, const struct connection *connection, uint32_t id)
 {
     struct place *place = id - 1 < PLACES_MAX ? &server->places.entries[id - 1] : NULL;
@@ -170,7 +178,8 @@ static enum fas_status enter(struct server *server, struct slot *slot, enum fas_
                         "%" PRIu64 " bytes from %" PRIu64 " on, in a place of %" PRIu64, extent,
                         at->offset, bytes);
     }
-    request_place(request, tensor, place->mapping.memory + at->offset);
+    request_place(request, tensor, place->mapping.memory + at->offset,
+                  !reaches(&server->executors[slot->executor].device, place));
     slot->places[tensor] = at->place_id;
     place->users++;
     return FAS_OK;
@@ -192,12 +201,69 @@ bool place_used(const struct server *server, const struct connection *connection
     uint32_t index = connection->first_slot;
     for (uint32_t count = connection->slot_count; count > 0; count--) {
         const struct slot *slot = &server->slots.entries[index];
-        if (slot->request.in_place && slot->state == SLOT_RUNNING) {
+        if ((slot->request.in_place && slot->state == SLOT_RUNNING) ||
+            (slot->request.copied && slot->copies > 0)) {
             return true;
         }
         index = slot->next;
     }
     return false;
+}
+
+/* ---- copies ---- */
+
+/* A tag says the tensor above the slot's number; slabs' numbers stay below. */
+static uint64_t tag_of(const struct slot *slot, enum fas_tensor tensor)
+{
+    return (uint64_t)(tensor + 1) << 32 | slot->index;
+}
+
+bool place_copies(const struct device_completion *completion)
+{
+    return completion->tag >> 32 != 0;
+}
+
+void place_load(struct server *server, struct slot *slot)
+{
+    struct device *device = &server->executors[slot->executor].device;
+    const struct request *request = &slot->request;
+    for (uint32_t left = request->copied & request->inputs; left; left &= left - 1) {
+        enum fas_tensor tensor = (enum fas_tensor)__builtin_ctz(left);
+        uint64_t bytes = fas_tensor_bytes(&request->wire.dims, tensor);
+        if (bytes > 0) {
+            struct device_copy copy = request_copy(request, tensor, slot->span.offset);
+            slot->copies++;
+            slot->bytes_missing += bytes;
+            device->ops->upload(device, &copy, tag_of(slot, tensor));
+        }
+    }
+}
+
+void place_store(struct server *server, struct slot *slot)
+{
+    struct device *device = &server->executors[slot->executor].device;
+    const struct request *request = &slot->request;
+    for (uint32_t left = request->copied & request->outputs; left; left &= left - 1) {
+        enum fas_tensor tensor = (enum fas_tensor)__builtin_ctz(left);
+        if (fas_tensor_bytes(&request->wire.dims, tensor) > 0) {
+            struct device_copy copy = request_copy(request, tensor, slot->span.offset);
+            slot->copies++;
+            device->ops->download(device, &copy, tag_of(slot, tensor));
+        }
+    }
+}
+
+void place_copied(struct server *server, const struct device_completion *completion,
+                  uint64_t now_us)
+{
+    struct slot *slot = &server->slots.entries[completion->tag & UINT32_MAX];
+    enum fas_tensor tensor = (enum fas_tensor)((completion->tag >> 32) - 1);
+    slot->copies--;
+    if (slot->state == SLOT_RECEIVING && !completion->failed) {
+        intake_uploaded(server, slot, fas_tensor_bytes(&slot->request.wire.dims, tensor), now_us);
+    } else {
+        intake_settle(server, slot);
+    }
 }
 
 /* ---- closing ---- */

@@ -84,12 +84,23 @@ void place_close_all(struct server *server, struct connection *connection);
  * False: none is. */
 bool place_answer(struct server *server, struct connection *connection);
 
-/* The tensors of the slot's request that lie in places are bound to them and use them, until
- * place_leave. NOT_FOUND, or INVALID_ARGUMENT beyond the end: "tensors.q". */
+/* The tensors of the slot's request that lie in places use them until place_leave: in place where
+ * its device reaches them, else they are copied. NOT_FOUND, or INVALID_ARGUMENT beyond the end:
+ * "tensors.q". */
 enum fas_status place_enter(struct server *server, struct slot *slot, struct fas_error *error);
 void place_leave(struct server *server, struct slot *slot);
 
-/* Whether a launch for this connection may be reading or writing one. */
+/* Begins to copy the inputs to be copied into the slot's span; then the outputs out of it. Each is
+ * one of slot->copies until place_copied. */
+void place_load(struct server *server, struct slot *slot);
+void place_store(struct server *server, struct slot *slot);
+
+/* Whether a completion is of one of these copies; and what follows from it. */
+bool place_copies(const struct device_completion *completion);
+void place_copied(struct server *server, const struct device_completion *completion,
+                  uint64_t now_us);
+
+/* Whether a launch or a copy for this connection may be reading or writing one. */
 bool place_used(const struct server *server, const struct connection *connection);
 
 #endif

@@ -304,7 +304,7 @@ static bool serve_slot(struct server *server, struct connection *connection, str
         return false;
     }
     if (slot->error.status != FAS_OK) {
-        if (slot->state != SLOT_REPLYING) {
+        if (slot->state != SLOT_REPLYING || slot->copies > 0) {
             return false; /* the device has not let go of it */
         }
         send_error(server, connection, slot);
@@ -315,7 +315,7 @@ static bool serve_slot(struct server *server, struct connection *connection, str
         return true;
     }
     if (slot->progress.all_computed && slot->progress.sent == slot->progress.computed &&
-        !slot->fetches.first) {
+        !slot->fetches.first && slot->copies == 0) {
         send_done(server, connection, slot, now_us);
         answered(connection, slot, now_us);
         return true;

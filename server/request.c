@@ -157,7 +157,7 @@ static struct attn_tensor packed(const struct request *request, uint8_t *data,
     return (struct attn_tensor){data, head_bytes * fas_tensor_heads(dims, tensor), head_bytes};
 }
 
-void request_place(struct request *request, enum fas_tensor tensor, uint8_t *data)
+void request_place(struct request *request, enum fas_tensor tensor, uint8_t *data, bool copied)
 {
     const struct fas_dims *dims = &request->wire.dims;
     const struct wire_tensor *at = &request->wire.tensors[tensor];
@@ -167,8 +167,44 @@ void request_place(struct request *request, enum fas_tensor tensor, uint8_t *dat
         placed.head_stride =
             fas_tensor_heads(dims, tensor) > 1 ? at->head_stride : placed.head_stride;
     }
-    request->in_place |= 1u << tensor;
+    *(copied ? &request->copied : &request->in_place) |= 1u << tensor;
     request->placed[tensor] = placed;
+}
+
+/* Three dimensions: elements, then the two with strides, the longer one as rows. Dimensions that
+ * lie together on both sides are one. */
+struct device_copy request_copy(const struct request *request, enum fas_tensor tensor,
+                                uint64_t arena_offset)
+{
+    const struct fas_dims *dims = &request->wire.dims;
+    const struct attn_tensor *there = &request->placed[tensor];
+    const struct attn_tensor here = packed(request, NULL, tensor);
+    uint64_t rows = (uint64_t)fas_tensor_rows(dims, tensor);
+    uint64_t heads = (uint64_t)fas_tensor_heads(dims, tensor);
+    bool by_heads = rows < heads;
+    struct device_copy copy = {
+        .arena_offset = arena_offset + request->layout.offsets[tensor],
+        .arena_pitch = (uint64_t)(by_heads ? here.head_stride : here.row_stride),
+        .arena_plane = (uint64_t)(by_heads ? here.row_stride : here.head_stride),
+        .host = there->data,
+        .host_pitch = (uint64_t)(by_heads ? there->head_stride : there->row_stride),
+        .host_plane = (uint64_t)(by_heads ? there->row_stride : there->head_stride),
+        .width = (uint64_t)fas_tensor_width(dims, tensor) * fas_tensor_element_bytes(dims, tensor),
+        .height = (uint32_t)(by_heads ? heads : rows),
+        .depth = (uint32_t)(by_heads ? rows : heads)};
+    if (copy.arena_plane == copy.width && copy.host_plane == copy.width) {
+        copy.width *= copy.depth;
+        copy.depth = 1;
+    }
+    if (copy.arena_pitch == copy.width && copy.host_pitch == copy.width) {
+        copy.width *= copy.height;
+        copy.height = 1;
+    }
+    if (copy.height == 1 && copy.arena_plane == copy.width && copy.host_plane == copy.width) {
+        copy.width *= copy.depth;
+        copy.depth = 1;
+    }
+    return copy;
 }
 
 struct attn_tensor request_tensor(const struct request *request, uint8_t *base,

@@ -13,6 +13,7 @@
 #include "kernels/attn.h"
 #include "proto/wire.h"
 #include "server/cost.h"
+#include "server/device.h"
 
 /* Where each tensor that is not in place lies inside the request's span of the arena, packed. */
 struct request_layout {
@@ -28,7 +29,8 @@ struct request {
     uint32_t inputs, outputs; /* bit sets of 1u << fas_tensor */
     uint32_t travelling;      /* of both: in messages; the others lie in places */
     uint32_t in_place; /* of those: where the kernels use them; the span has no room for them */
-    struct attn_tensor placed[FAS_TENSOR_COUNT]; /* those in place */
+    uint32_t copied;   /* of those: to or from the span, as the device does not reach them */
+    struct attn_tensor placed[FAS_TENSOR_COUNT]; /* where both are */
     struct attn_sequence *sequences;
     int32_t sequence_count;
     struct cost cost;
@@ -41,8 +43,13 @@ struct request {
 enum fas_status request_shape(struct request *request, const struct wire_request *wire,
                               enum attn_arch arch, struct fas_error *error);
 
-/* The tensor is at `data`, as the kernels see that memory, with the strides the request says. */
-void request_place(struct request *request, enum fas_tensor tensor, uint8_t *data);
+/* The tensor is at `data`, with the strides the request says: where the kernels use it, or else
+ * (copied) where it is copied from or to. */
+void request_place(struct request *request, enum fas_tensor tensor, uint8_t *data, bool copied);
+
+/* What that copy is, with the span at `arena_offset`. */
+struct device_copy request_copy(const struct request *request, enum fas_tensor tensor,
+                                uint64_t arena_offset);
 
 /* Bytes of host memory its sequences take. */
 uint64_t request_sequences_bytes(const struct request *request);

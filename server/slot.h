@@ -68,8 +68,8 @@ struct slot {
     struct fas_error error;            /* status FAS_OK while all is well */
     bool admitted;                     /* its cost is booked on the principal */
     bool landing;                      /* over, but a payload is still being received into it */
-    uint64_t send; /* the last of its connection's sends that reads its memory; 0: none */
-    bool answered; /* DONE or ERROR was handed to the transport */
+    uint64_t send;   /* the last of its connection's sends that reads its memory; 0: none */
+    bool answered;   /* DONE or ERROR was handed to the transport */
     uint32_t copies; /* between host and arena, under way */
     struct fetch_queue fetches;
     struct slot_progress progress;

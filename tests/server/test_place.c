@@ -16,6 +16,7 @@ enum { REGION = 1 << 20, ALL = 4 * REGION, OWN = 3 * REGION };
 static struct server server;
 static struct connection connections[2];
 static struct slot slots[2];
+static struct executor executors[2]; /* the second: of a device that host memory is copied to */
 static uint8_t outboxes[2][OUTBOX_BUFFERS * OUTBOX_BYTES];
 static struct fas_error error;
 
@@ -41,6 +42,8 @@ static void open_server(void)
     ck_assert(places_open(&server.places, ALL, OWN, no_wake, NULL));
     ck_assert(principals_open(&server.principals, PLACES_MAX + 2));
     server.slots = (struct slots){.entries = slots, .count = 2};
+    server.executors = executors;
+    executors[0].device.host_reaches_arena = true;
     for (uint32_t i = 0; i < 2; i++) {
         connections[i] = (struct connection){.first_slot = SLOT_NONE};
         bool fresh;
@@ -220,6 +223,25 @@ START_TEST(only_tensors_inside_are_used)
 }
 END_TEST
 
+START_TEST(a_device_that_does_not_reach_the_host_copies)
+{
+    uint8_t *memory;
+    open_server();
+    uint32_t id = region(0, 4096, &memory);
+    slots[0].executor = 1;
+    ck_assert_int_eq(use(0, 0, (struct wire_tensor){FAS_PLACE_REGION, id, 0, 0, 0}), FAS_OK);
+    ck_assert_uint_eq(slots[0].request.in_place, 0);
+    ck_assert_uint_eq(slots[0].request.copied, 1u << FAS_K);
+    place_leave(&server, &slots[0]);
+    ck_assert_int_eq(use(1, 0, (struct wire_tensor){FAS_PLACE_REGION, id, 0, 0, 0}), FAS_OK);
+    ck_assert_uint_eq(slots[1].request.in_place, 1u << FAS_K);
+    ck_assert_uint_eq(slots[1].request.copied, 0);
+    place_leave(&server, &slots[1]);
+    munmap(memory, 4096);
+    close_server();
+}
+END_TEST
+
 START_TEST(nobody_uses_a_place_of_another)
 {
     uint8_t *memory;
@@ -315,6 +337,7 @@ int main(void)
         {"bounds", &bounds_of_one_client_and_of_all},
         {"number", &a_number_of_places_each},
         {"inside", &only_tensors_inside_are_used},
+        {"copies", &a_device_that_does_not_reach_the_host_copies},
         {"foreign", &nobody_uses_a_place_of_another},
         {"closed", &closed_is_said_when_the_last_request_has_left},
         {"gone", &memory_outlives_its_connection_while_it_is_used},

@@ -112,8 +112,8 @@ START_TEST(tensors_in_place_are_bound_where_they_are)
     ck_assert_uint_eq(request.travelling,
                       (request.inputs | request.outputs) & ~(1u << FAS_K | 1u << FAS_LSE));
     request.sequence_count = 0;
-    request_place(&request, FAS_K, place + 64);
-    request_place(&request, FAS_LSE, place);
+    request_place(&request, FAS_K, place + 64, false);
+    request_place(&request, FAS_LSE, place, false);
     request_layout(&request);
     uint64_t room = fas_tensor_bytes(&wire.dims, FAS_K) + fas_tensor_bytes(&wire.dims, FAS_LSE);
     ck_assert_uint_le(request.layout.bytes + room, all.layout.bytes);
@@ -124,6 +124,78 @@ START_TEST(tensors_in_place_are_bound_where_they_are)
     ck_assert_ptr_eq(set.lse.data, place);
     ck_assert_int_eq(set.lse.head_stride, 4 * 12);
     ck_assert_ptr_eq(set.q.data, memory + request.layout.offsets[FAS_Q]);
+}
+END_TEST
+
+static void check_copy(const struct request *request, enum fas_tensor tensor,
+                       struct device_copy expected)
+{
+    struct device_copy copy = request_copy(request, tensor, 4096);
+    ck_assert_uint_eq(copy.arena_offset, 4096 + request->layout.offsets[tensor]);
+    ck_assert_uint_eq(copy.width, expected.width);
+    ck_assert_uint_eq(copy.height, expected.height);
+    ck_assert_uint_eq(copy.depth, expected.depth);
+    ck_assert(copy.height == 1 ||
+              (copy.arena_pitch == expected.arena_pitch && copy.host_pitch == expected.host_pitch));
+    ck_assert(copy.depth == 1 ||
+              (copy.arena_plane == expected.arena_plane && copy.host_plane == expected.host_plane));
+}
+
+/* 10 rows of 2 heads of 64 bf16; lse of 4 heads and 12 rows. */
+START_TEST(copies_are_as_few_as_the_strides_allow)
+{
+    static uint8_t place[1 << 16];
+    struct wire_request wire = backward();
+    struct fas_error error;
+    const struct {
+        enum fas_tensor tensor;
+        int64_t row_stride, head_stride;
+        struct device_copy copy;
+    } rows[] = {
+        {FAS_K, 0, 0, {.width = 2560, .height = 1, .depth = 1}},
+        {FAS_K, 256, 128, {.width = 2560, .height = 1, .depth = 1}},
+        {FAS_K,
+         768,
+         128,
+         {.width = 256, .height = 10, .depth = 1, .arena_pitch = 256, .host_pitch = 768}},
+        {FAS_K,
+         128,
+         1280,
+         {.width = 128,
+          .height = 10,
+          .depth = 2,
+          .arena_pitch = 256,
+          .arena_plane = 128,
+          .host_pitch = 128,
+          .host_plane = 1280}},
+        {FAS_LSE, 0, 0, {.width = 192, .height = 1, .depth = 1}},
+        {FAS_LSE,
+         4,
+         64,
+         {.width = 48, .height = 1, .depth = 4, .arena_plane = 48, .host_plane = 64}},
+        {FAS_LSE,
+         16,
+         4,
+         {.width = 4,
+          .height = 12,
+          .depth = 4,
+          .arena_pitch = 4,
+          .arena_plane = 48,
+          .host_pitch = 16,
+          .host_plane = 4}},
+        {FAS_SINK, 0, 0, {.width = 16, .height = 1, .depth = 1}},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct request request;
+        struct wire_tensor *at = &wire.tensors[rows[i].tensor];
+        *at = (struct wire_tensor){FAS_PLACE_REGION, 1, 0, rows[i].row_stride, rows[i].head_stride};
+        ck_assert_int_eq(request_shape(&request, &wire, ATTN_CPU, &error), FAS_OK);
+        request_place(&request, rows[i].tensor, place, true);
+        ck_assert_uint_eq(request.in_place, 0);
+        request_layout(&request);
+        check_copy(&request, rows[i].tensor, rows[i].copy);
+        *at = (struct wire_tensor){0};
+    }
 }
 END_TEST
 
@@ -197,6 +269,7 @@ int main(void)
         {"layout", &tensors_lie_apart_and_aligned},
         {"bind", &the_kernels_see_the_layout},
         {"in_place", &tensors_in_place_are_bound_where_they_are},
+        {"copies", &copies_are_as_few_as_the_strides_allow},
         {"no_lse", &a_forward_without_lse_still_has_room_for_it},
         {"ranges", &ranges_of_results_end_at_sequences},
         {"handle", &a_backward_names_what_its_handle_does_not_have},

@@ -63,17 +63,25 @@ static void pause_a_while(struct far_lane *lane)
     nanosleep(&time, NULL);
 }
 
+static void copy_plane(enum device_lane which, const struct device_copy *work, uint8_t *arena,
+                       uint8_t *host)
+{
+    for (uint32_t i = 0; i < work->height; i++) {
+        if (which == DEVICE_UPLOAD) {
+            memcpy(arena + i * work->arena_pitch, host + i * work->host_pitch, work->width);
+        } else {
+            memcpy(host + i * work->host_pitch, arena + i * work->arena_pitch, work->width);
+        }
+    }
+}
+
 static void copy(const struct device *device, enum device_lane which,
                  const struct device_copy *work)
 {
-    for (uint32_t i = 0; i < work->height; i++) {
-        uint8_t *arena = device->arena + work->arena_offset + i * work->arena_pitch;
-        uint8_t *host = work->host + i * work->host_pitch;
-        if (which == DEVICE_UPLOAD) {
-            memcpy(arena, host, work->width);
-        } else {
-            memcpy(host, arena, work->width);
-        }
+    uint32_t planes = work->depth ? work->depth : 1;
+    for (uint32_t i = 0; i < planes; i++) {
+        copy_plane(which, work, device->arena + work->arena_offset + i * work->arena_plane,
+                   work->host + i * work->host_plane);
     }
 }
 

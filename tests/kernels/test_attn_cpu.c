@@ -4,10 +4,13 @@
  */
 #include <check.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
+#include "kernels/cpu/tile.h"
 #include "problem.h"
 
 #define COUNT_OF(array) ((int)(sizeof(array) / sizeof((array)[0])))
@@ -170,6 +173,50 @@ START_TEST(sums_of_racing_threads_have_a_fixed_order)
         problem_close(again);
     }
     attn_cpu_close(racing);
+    problem_close(first);
+}
+END_TEST
+
+/* The vector table of this machine, but each thread sleeps before its first row of ds: the sooner
+ * it came, and so the lower its tile of keys, the longer. */
+static const struct vector *prompt;
+static atomic_int arrivals;
+
+enum { DAWDLERS = 6 };
+
+static void dawdling_ds(float *dp, const float *p, float delta, int n)
+{
+    static _Thread_local bool slept;
+    if (!slept) {
+        int before = atomic_fetch_add(&arrivals, 1);
+        slept = true;
+        nanosleep(&(struct timespec){0, 15000000L * (DAWDLERS - before)}, NULL);
+    }
+    prompt->ds(dp, p, delta, n);
+}
+
+/* Tiles of keys are ready in the opposite of their order, whatever the machine's load: dq is summed
+ * in their order all the same. */
+START_TEST(who_is_ready_first_still_waits_its_turn)
+{
+    static const struct item one = {.q_len = 600, .k_len = DAWDLERS * BACKWARD_KEYS, .seed = 1};
+    struct attn_shape shape = shape_of(ATTN_FP32, 1, 1, 16, 16);
+    shape.pass = ATTN_BACKWARD;
+    struct attn_context *alone = attn_cpu_open(1);
+    struct problem *first = problem_open(&shape, &one, 1);
+    problem_run(first, alone);
+    attn_cpu_close(alone);
+    struct attn_context *dawdling = attn_cpu_open(DAWDLERS);
+    prompt = dawdling->vector;
+    struct vector slow = *prompt;
+    slow.ds = dawdling_ds;
+    dawdling->vector = &slow;
+    struct problem *again = problem_open(&shape, &one, 1);
+    problem_run(again, dawdling);
+    ck_assert_int_ge(atomic_load(&arrivals), 3); /* they did run side by side */
+    problem_check_same(first, 0, again, 0);
+    problem_close(again);
+    attn_cpu_close(dawdling);
     problem_close(first);
 }
 END_TEST
@@ -356,6 +403,7 @@ int main(void)
     tcase_add_checked_fixture(threads, open_context, close_context);
     tcase_add_loop_test(threads, bits_do_not_depend_on_the_batch, 0, 14);
     tcase_add_loop_test(threads, sums_of_racing_threads_have_a_fixed_order, 0, 3);
+    tcase_add_test(threads, who_is_ready_first_still_waits_its_turn);
     suite_add_tcase(suite, threads);
     TCase *tcase = tcase_create("attn_cpu");
     tcase_set_timeout(tcase, 60);

@@ -3,7 +3,8 @@
  * bytes (tensor_box_bytes, out-of-bounds part included) to an mbarrier, stores and reductions join
  * the thread's bulk group (gpu/bulk). Shared addresses are multiples of 128, of the swizzle atom
  * for swizzled boxes. Coordinates count elements, innermost first, and may lie outside the tensor:
- * there loads give zeros and stores write nothing.
+ * there loads give zeros and stores write nothing. Not so a load that begins beyond the last
+ * column: through a ragged map an H200 answered it with an illegal address.
  */
 #ifndef GPU_TMA_CUH
 #define GPU_TMA_CUH

@@ -221,6 +221,11 @@ void tensor_load(uint32_t target, const gpu::tensor_shape &map, uint32_t barrier
 {
     auto c = std::make_unique<load_operation>();
     fill(c.get(), "tma_load", map, target, coordinates, rank, at);
+    if (coordinates[0] >= static_cast<int64_t>(map.extent[0])) {
+        /* Seen on an H200 through ragged maps: an illegal address for some rows, not for others. */
+        fail_at(at, "tma_load of a box that begins at column %d of %lu: all of it lies beyond",
+                coordinates[0], static_cast<unsigned long>(map.extent[0]));
+    }
     c->barrier = &tma_barrier("tma_load", barrier, at);
     c->round = c->barrier->rounds + 1;
     c->issuer = self().known;

@@ -92,10 +92,28 @@ struct fwd_smem {
     static_assert(BYTES <= gpu::SMEM_BYTES, "one CTA has all of an SM");
 };
 
+/* Panels that lie wholly beyond the tensor's columns are not loaded: such a load is an illegal
+ * address on an H200. In K and V they are zeros from here on, and nothing else is written there. */
+template <class C, int COLUMNS>
+GPU_INLINE void clear_stages(uint32_t stages, int32_t columns)
+{
+    constexpr uint32_t BYTES = tile_bytes(C::N, COLUMNS);
+    uint32_t mine = tile_bytes(C::N, columns) + 16 * static_cast<uint32_t>(gpu::thread_index());
+    for (uint32_t at = mine; at < BYTES; at += 16 * C::THREADS) {
+#pragma unroll
+        for (uint32_t stage = 0; stage < C::STAGES; stage++) {
+            gpu::smem_store(stages + stage * BYTES + at, gpu::u32x4{0, 0, 0, 0});
+        }
+    }
+}
+
 template <class C>
-GPU_INLINE void fwd_init(uint32_t smem)
+GPU_INLINE void fwd_init(const fwd_params &p, uint32_t smem)
 {
     using S = fwd_smem<C>;
+    clear_stages<C, C::D>(smem + S::K, p.d);
+    clear_stages<C, C::DV>(smem + S::V, p.dv);
+    gpu::fence_async_smem();
     if (gpu::thread_index() == 0) {
         attn::ring_init<C::TILE_SLOTS>(smem + S::TILE_RING, 1, C::CONSUMER_WARPS);
         attn::ring_init<C::Q_SLOTS>(smem + S::Q_RING, 1, C::CONSUMER_WARPS);
@@ -158,44 +176,54 @@ struct fwd_rows {
     int32_t row, head, shift;
 };
 
-/* Fill the next slot of a ring. */
+/* Fill the next slot of a ring with the panels that the tensor has. */
 template <int SLOTS, int ROWS, int COLUMNS>
-GPU_INLINE void load_slot(const fwd_rows &rows, uint32_t ring, uint32_t use, uint32_t target,
-                          gpu::l2 hint)
+GPU_INLINE void load_slot(const fwd_rows &rows, int32_t columns, uint32_t ring, uint32_t use,
+                          uint32_t target)
 {
     uint32_t full = attn::ring_full<SLOTS>(ring, use);
     attn::ring_wait_empty<SLOTS>(ring, use);
-    gpu::mbarrier_arrive_expect(full, tile_bytes(ROWS, COLUMNS));
+    gpu::mbarrier_arrive_expect(full, tile_bytes(ROWS, columns));
 #pragma unroll
     for (int c = 0; c < COLUMNS; c += PANEL) {
-        gpu::tma_load(target + tile_bytes(ROWS, c), rows.map, full, hint, c, rows.row, rows.head,
-                      rows.shift);
+        if (c < columns) {
+            gpu::tma_load(target + tile_bytes(ROWS, c), rows.map, full, gpu::l2::evict_last, c,
+                          rows.row, rows.head, rows.shift);
+        }
     }
 }
 
 template <class C>
-GPU_INLINE void load_v(uint32_t smem, uint32_t use, const fwd_rows &rows)
+GPU_INLINE void load_v(const fwd_params &p, uint32_t smem, uint32_t use, const fwd_rows &rows)
 {
-    load_slot<C::STAGES, C::N, C::DV>(rows, smem + fwd_smem<C>::V_RING, use, fwd_v<C>(smem, use),
-                                      gpu::l2::evict_last);
+    load_slot<C::STAGES, C::N, C::DV>(rows, p.dv, smem + fwd_smem<C>::V_RING, use,
+                                      fwd_v<C>(smem, use));
 }
 
 template <class C>
-GPU_INLINE void load_k(uint32_t smem, uint32_t use, const fwd_rows &rows)
+GPU_INLINE void load_k(const fwd_params &p, uint32_t smem, uint32_t use, const fwd_rows &rows)
 {
-    load_slot<C::STAGES, C::N, C::D>(rows, smem + fwd_smem<C>::K_RING, use, fwd_k<C>(smem, use),
-                                     gpu::l2::evict_last);
+    load_slot<C::STAGES, C::N, C::D>(rows, p.d, smem + fwd_smem<C>::K_RING, use,
+                                     fwd_k<C>(smem, use));
 }
 
+/* A panel that the tensor has not is its first one again: K's zeros meet it, and what O left in the
+ * slot might not be finite. */
 template <class C>
-GPU_INLINE void load_q(const fwd_set *set, uint32_t smem, uint32_t use)
+GPU_INLINE void load_q(const fwd_params &p, const fwd_set *set, uint32_t smem, uint32_t use)
 {
     attn::tile_place place = attn::tile_read_place(fwd_tile<C>(smem, use));
     attn::tile_side q = attn::tile_read_q(fwd_tile<C>(smem, use));
-    fwd_rows rows = {&set->q, gpu::ragged_row(q.len, place.row), place.head,
-                     gpu::ragged_shift(q.first, q.len)};
-    load_slot<C::Q_SLOTS, C::M, C::D>(rows, smem + fwd_smem<C>::Q_RING, use, fwd_q<C>(smem, use),
-                                      gpu::l2::evict_first);
+    uint32_t ring = smem + fwd_smem<C>::Q_RING;
+    uint32_t full = attn::ring_full<C::Q_SLOTS>(ring, use);
+    attn::ring_wait_empty<C::Q_SLOTS>(ring, use);
+    gpu::mbarrier_arrive_expect(full, C::Q_BYTES);
+#pragma unroll
+    for (int c = 0; c < C::D; c += PANEL) {
+        gpu::tma_load(fwd_q<C>(smem, use) + tile_bytes(C::M, c), &set->q, full,
+                      gpu::l2::evict_first, c < p.d ? c : 0, gpu::ragged_row(q.len, place.row),
+                      place.head, gpu::ragged_shift(q.first, q.len));
+    }
 }
 
 /* Blocks in the order in which they are used: K one block ahead of V, also across tiles. */
@@ -216,23 +244,23 @@ GPU_INLINE void load_all(const fwd_params &p, uint32_t smem)
         draw_record<C>(p, smem, use + 1, draw);
         const fwd_set *set = attn::forward_set_of(p, place.set);
         if (!C::FUSED && block_use > 0) { /* the only slot is free when O of the last tile is out */
-            load_v<C>(smem, block_use - 1, v);
+            load_v<C>(p, smem, block_use - 1, v);
         }
-        load_q<C>(set, smem, use);
+        load_q<C>(p, set, smem, use);
         attn::tile_blocks blocks = attn::tile_read_blocks(fwd_tile<C>(smem, use));
         attn::tile_side keys = attn::tile_read_k(fwd_tile<C>(smem, use));
         fwd_rows k = {&set->k, 0, place.head / p.group, gpu::ragged_shift(keys.first, keys.len)};
         for (int32_t n = blocks.last - 1; n >= blocks.first; n--) {
             k.row = gpu::ragged_row(keys.len, n * C::N);
-            load_k<C>(smem, block_use, k);
+            load_k<C>(p, smem, block_use, k);
             if (C::FUSED ? block_use > 0 : n < blocks.last - 1) {
-                load_v<C>(smem, block_use - 1, v);
+                load_v<C>(p, smem, block_use - 1, v);
             }
             v = {&set->v, k.row, k.head, k.shift};
             block_use++;
         }
     }
-    load_v<C>(smem, block_use - 1, v);
+    load_v<C>(p, smem, block_use - 1, v);
 }
 
 /* ---- consumers: one warpgroup of 64 rows ---- */
@@ -595,6 +623,9 @@ GPU_INLINE void store_rows(const fwd_registers<C> &r, const fwd_params &p, uint3
         const fwd_set *set = attn::forward_set_of(p, place.set);
 #pragma unroll
         for (int c = 0; c < C::DV; c += PANEL) {
+            if (c >= p.dv) {
+                break;
+            }
             gpu::tma_store(&set->o, stage + tile_bytes(C::M, c) + first * PANEL_ROW,
                            gpu::l2::evict_first, c,
                            gpu::ragged_row(q.span, place.row + static_cast<int32_t>(first)),
@@ -657,7 +688,7 @@ template <class C>
 __global__ void __launch_bounds__(C::THREADS, 1) fwd_kernel(const __grid_constant__ fwd_params p)
 {
     uint32_t smem = gpu::smem_base();
-    fwd_init<C>(smem);
+    fwd_init<C>(p, smem);
     int wg = gpu::warpgroup_index();
     if (wg == 0) {
         gpu::registers_give<C::LOADER_REGISTERS>();

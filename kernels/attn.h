@@ -111,6 +111,12 @@ struct attn_sequence {
     int32_t q_span, k_span;
 };
 
+/*
+ * A launch of one long sequence can be cut into parts, so that others get their turn in between:
+ * `parts` launches that differ in `part` only, 0 to parts - 1 in order, on one context, with
+ * nothing else launched on their scratch in between. Together they do what one launch does, bit for
+ * bit; results are complete with the last. Parts are of about equal work; any may be empty.
+ */
 struct attn_launch {
     struct attn_shape shape;
     const struct attn_set *sets;
@@ -119,6 +125,7 @@ struct attn_launch {
     void *
         scratch; /* at least attn_row.scratch_bytes(launch), 256-byte aligned, contents arbitrary */
     size_t scratch_bytes;
+    int32_t part, parts; /* parts 0 or 1: whole */
 };
 
 enum attn_status {

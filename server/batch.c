@@ -4,6 +4,7 @@
 #include "server/batch.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -69,8 +70,15 @@ static void concatenate(struct batch *batch, const struct batch_part *parts, int
 static struct batch_slice *slice_open(struct batch *batch, int32_t sequence, int32_t request)
 {
     struct batch_slice *slice = &batch->slices[batch->slice_count++];
-    *slice = (struct batch_slice){.first = sequence, .first_request = request};
+    *slice = (struct batch_slice){.first = sequence, .first_request = request, .parts = 1};
     return slice;
+}
+
+/* How many parts a sequence of that much work is launched in. */
+static int32_t parts_of(double flops, double slice_flops)
+{
+    double parts = flops > slice_flops ? ceil(flops / slice_flops) : 1;
+    return parts < BATCH_PARTS_MAX ? (int32_t)parts : BATCH_PARTS_MAX;
 }
 
 /*
@@ -89,12 +97,14 @@ static void cut(struct batch *batch, double slice_flops)
         for (int32_t s = request->first; s < request->first + request->count; s++) {
             struct attn_sequence *sequence = &batch->sequences[s];
             double flops = attn_flops(&batch->shape, sequence->q_len, sequence->k_len);
-            if (slice->flops > 0 && slice->flops + flops > slice_flops) {
+            int32_t parts = parts_of(flops, slice_flops);
+            if (slice->span > 0 && (parts > 1 || slice->flops + flops > slice_flops)) {
                 slice->request_count -= s == request->first ? 1 : 0;
                 slice = slice_open(batch, s, r);
                 slice->request_count = 1;
             }
             sequence->set = r - slice->first_request;
+            slice->parts = parts;
             slice->span++;
             slice->count++;
             slice->flops += flops;

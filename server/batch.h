@@ -2,8 +2,9 @@
  * batch.h: picked requests -> launches of bounded length.
  *
  * A batch is laid out once: one set per request, all their sequences one after another, cut into
- * slices of about slice_flops at whole sequences. The device runs slice after slice; after each,
- * the results of its sequences leave, and a cancel or a deadline takes effect. Light requests come
+ * slices of about slice_flops at whole sequences; a sequence with more work is a slice of its own,
+ * launched in parts (attn_launch.part). The device runs slice after slice; after each, the results
+ * of its sequences leave; after each part, a cancel or a deadline takes effect. Light requests come
  * first, so that they leave with the first slice instead of behind a heavy one. None of this can
  * change a bit of any result: attn.h, "bits come first".
  *
@@ -24,6 +25,9 @@
 #include "kernels/attn.h"
 #include "server/cost.h"
 
+/* Parts of a slice: with the default slice-time, a minute. */
+#define BATCH_PARTS_MAX 2400
+
 /* In: one picked request. Its sequences name set 0 and have their index in the request. */
 struct batch_part {
     uint32_t slot;
@@ -37,6 +41,7 @@ struct batch_part {
 struct batch_slice {
     int32_t first, span, count;
     int32_t first_request, request_count; /* whose sequences are in it */
+    int32_t parts;                        /* more than 1 only with a single sequence */
     double flops;
 };
 

@@ -33,13 +33,15 @@ enum fas_status executor_open(struct executor *executor, uint32_t index, const c
     executor->picked = calloc(requests, sizeof *executor->picked);
     executor->parts = calloc(requests, sizeof *executor->parts);
     executor->sets = calloc(requests, sizeof *executor->sets);
-    executor->sums = calloc(requests, sizeof *executor->sums);
     bool opened =
-        executor->picked && executor->parts && executor->sets && executor->sums &&
+        executor->picked && executor->parts && executor->sets &&
         arena_open(&executor->arena, executor->device.arena_bytes, config->slots + HOLDS_MAX) &&
         staging_open(&executor->staging, &executor->device, config) &&
-        queue_open(&executor->queue, config->slots, principals) &&
-        batch_open(&executor->batch, (int32_t)requests, (int32_t)config->batch_sequences_max);
+        queue_open(&executor->queue, config->slots, principals);
+    for (uint32_t i = 0; opened && i < executor->device.depth; i++) {
+        opened = flight_open(&executor->flights[i], (int32_t)requests,
+                             (int32_t)config->batch_sequences_max);
+    }
     if (!opened) {
         return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "slots", "no memory for tables of %s",
                         device);
@@ -161,42 +163,40 @@ static struct attn_dsink_sum dsink_sum(const struct executor *executor, const st
         .out = request_tensor(request, base, FAS_DSINK).data};
 }
 
-/* The sums over sequences of the requests that end with the slice. */
-static int32_t gather_sums(struct server *server, struct executor *executor, int32_t slice,
-                           struct attn_dsink_sum *sums)
+/* The sums over sequences of the requests that end with the next launch. */
+static int32_t gather_sums(struct server *server, const struct executor *executor,
+                           struct flight *flight)
 {
-    const struct batch *batch = &executor->batch;
     int32_t count = 0;
-    for (int32_t i = 0; i < batch->request_count; i++) {
-        const struct slot *slot = &server->slots.entries[batch->requests[i].slot];
-        if (!batch->requests[i].dropped && batch_ends(batch, slice, i) &&
-            slot->request.outputs >> FAS_DSINK & 1) {
-            sums[count++] = dsink_sum(executor, slot);
+    for (int32_t i = 0; i < flight->batch.request_count; i++) {
+        const struct batch_request *request = &flight->batch.requests[i];
+        if (request->dropped || !flight_launch_ends(flight, i)) {
+            continue;
+        }
+        const struct slot *slot = &server->slots.entries[request->slot];
+        if (slot->request.outputs >> FAS_DSINK & 1) {
+            flight->sums[flight->sum_count + count++] = dsink_sum(executor, slot);
         }
     }
     return count;
 }
 
-static void launch_slice(struct server *server, struct executor *executor)
+static void launch_step(struct server *server, struct executor *executor, struct flight *flight)
 {
-    struct batch *batch = &executor->batch;
-    const struct slot *first = &server->slots.entries[batch->requests[0].slot];
-    struct device_launch launch = {.row = first->request.row,
-                                   .launch = batch_launch(batch, executor->slice,
-                                                          executor->device.scratch,
-                                                          executor->device.scratch_bytes),
-                                   .sums = executor->sums};
-    launch.sum_count = gather_sums(server, executor, executor->slice, executor->sums);
-    executor->running = true;
-    executor->device.ops->launch(&executor->device, &launch, batch->id);
+    int32_t sums = gather_sums(server, executor, flight);
+    struct device_launch launch = flight_launch(flight, &executor->device, sums);
+    executor->launches++;
+    executor->device.ops->launch(&executor->device, &launch, flight->batch.id);
 }
 
-static void lay_out(struct server *server, struct executor *executor, int32_t count)
+static void lay_out(struct server *server, struct executor *executor, struct flight *flight,
+                    int32_t count)
 {
-    struct batch *batch = &executor->batch;
+    struct batch *batch = &flight->batch;
     const struct cost *cost = &executor->batch_cost;
     batch_layout(batch, ++executor->batches, &executor->shape, executor->parts, count,
                  executor->flops_per_us * (double)server->config.slice_us);
+    flight_begin(flight, server->slots.entries[batch->requests[0].slot].request.row);
     for (int32_t i = 0; i < batch->request_count; i++) {
         struct slot *slot = &server->slots.entries[batch->requests[i].slot];
         slot->batch_index = i;
@@ -208,8 +208,38 @@ static void lay_out(struct server *server, struct executor *executor, int32_t co
     stats_add(&server->stats, STATS_BATCHES, 1);
     stats_record(&server->stats, STATS_BATCH_REQUESTS, cost->requests);
     stats_record(&server->stats, STATS_BATCH_TOKENS, cost->tokens);
-    executor->slice = 0;
-    launch_slice(server, executor);
+}
+
+/* The oldest flight is number 0. */
+static struct flight *flight_at(struct executor *executor, uint32_t number)
+{
+    return &executor->flights[(executor->first_flight + number) % executor->device.depth];
+}
+
+/* The flight to launch from: the newest, or a new one; NULL: nothing is there. */
+static struct flight *next_flight(struct server *server, struct executor *executor, uint64_t now_us,
+                                  uint64_t *next_us)
+{
+    if (executor->flight_count > 0) {
+        struct flight *newest = flight_at(executor, executor->flight_count - 1);
+        if (!flight_all_launched(newest)) {
+            return newest;
+        }
+    }
+    for (;;) {
+        if (executor->laid == executor->picked_count) {
+            pick(server, executor, now_us, next_us);
+            if (executor->picked_count == 0) {
+                return NULL;
+            }
+        }
+        int32_t count = gather_parts(server, executor);
+        if (count > 0) { /* each flight has a launch with the device, which has room for more */
+            struct flight *flight = flight_at(executor, executor->flight_count++);
+            lay_out(server, executor, flight, count);
+            return flight;
+        }
+    }
 }
 
 /* Requests whose deadline passed while they waited. */
@@ -230,22 +260,17 @@ uint64_t executor_start(struct server *server, struct executor *executor, uint64
 {
     uint64_t next_us = SCHED_NEVER;
     expire(server, executor, now_us);
-    while (!executor->running && !executor->lost) {
-        if (executor->laid == executor->picked_count) {
-            pick(server, executor, now_us, &next_us);
-            if (executor->picked_count == 0) {
-                break;
-            }
+    while (executor->launches < executor->device.depth && !executor->lost) {
+        struct flight *flight = next_flight(server, executor, now_us, &next_us);
+        if (!flight) {
+            break;
         }
-        int32_t count = gather_parts(server, executor);
-        if (count > 0) {
-            lay_out(server, executor, count);
-        }
+        launch_step(server, executor, flight);
     }
     return next_us;
 }
 
-/* ---- a slice is done ---- */
+/* ---- a launch is done ---- */
 
 static void measure(struct executor *executor, const struct device_completion *completion,
                     double flops)
@@ -268,49 +293,73 @@ static void finish(struct server *server, struct slot *slot,
     place_store(server, slot);
 }
 
-/* What the finished slice means for one request of the batch. */
-static void account(struct server *server, struct executor *executor, int32_t index,
-                    const struct device_completion *completion)
+/* The sequences of a request that a finished slice completes. */
+static void progress(struct server *server, struct slot *slot, const struct batch *batch,
+                     int32_t slice, const struct device_completion *completion)
 {
-    struct batch *batch = &executor->batch;
-    struct slot *slot = &server->slots.entries[batch->requests[index].slot];
-    if (slot->state != SLOT_RUNNING || slot->batch_index != index || slot->batch.id != batch->id) {
-        return; /* finished with an earlier slice, and perhaps somebody else's by now */
-    }
-    if (completion->failed && slot->error.status == FAS_OK) {
-        fas_fail(&slot->error, FAS_DEVICE_FAULT, "", "%s failed", executor->device.name);
-    }
-    if (slot->error.status != FAS_OK) {
-        slot_move(slot, SLOT_REPLYING);
-        intake_settle(server, slot);
-        return;
-    }
-    int32_t first, done = batch_completed(batch, executor->slice, index, &first);
-    if (done > 0) {
+    int32_t first, count = batch_completed(batch, slice, slot->batch_index, &first);
+    if (count > 0) {
         assert(first == slot->progress.computed);
-        slot->batch.launches++;
-        slot->times.started = slot->times.started ? slot->times.started : completion->started_us;
-        slot->progress.computed = first + done;
+        slot->progress.computed = first + count;
     }
-    if (batch_ends(batch, executor->slice, index)) {
+    if (batch_ends(batch, slice, slot->batch_index)) {
         finish(server, slot, completion);
     }
 }
 
-static void slice_done(struct server *server, struct executor *executor,
-                       const struct device_completion *completion)
+/* Whether any part of the request was in a slice. */
+static bool took_part(const struct flight *flight, int32_t index)
 {
-    struct batch *batch = &executor->batch;
-    measure(executor, completion, batch->slices[executor->slice].flops);
+    const struct batch_slice *slice = &flight->batch.slices[flight->done.slice];
+    return index >= slice->first_request && index < slice->first_request + slice->request_count;
+}
+
+/* What a finished launch means for one request of its batch. */
+static void account(struct server *server, struct executor *executor, struct flight *flight,
+                    int32_t index, const struct device_completion *completion)
+{
+    struct slot *slot = &server->slots.entries[flight->batch.requests[index].slot];
+    int32_t slice = flight_completes(flight);
+    if (slot->state != SLOT_RUNNING || slot->batch_index != index ||
+        slot->batch.id != flight->batch.id) {
+        return; /* finished with an earlier slice, and perhaps somebody else's by now */
+    }
+    if (completion->failed && slot->error.status == FAS_OK) {
+        fas_fail(&slot->error, FAS_DEVICE_FAULT, "", "%s failed", executor->device.name);
+        flight_drop(flight, index);
+    }
+    if (slot->error.status != FAS_OK) {
+        if (flight_left(flight, index)) {
+            slot_move(slot, SLOT_REPLYING);
+            intake_settle(server, slot);
+        }
+        return;
+    }
+    if (took_part(flight, index)) {
+        slot->batch.launches++;
+        slot->times.started = slot->times.started ? slot->times.started : completion->started_us;
+    }
+    if (slice >= 0) {
+        progress(server, slot, &flight->batch, slice, completion);
+    }
+}
+
+static void launch_done(struct server *server, struct executor *executor,
+                        const struct device_completion *completion)
+{
+    struct flight *flight = flight_at(executor, 0);
+    assert(executor->launches > 0 && flight->batch.id == completion->tag);
+    measure(executor, completion, flight_step_flops(flight));
     stats_add(&server->stats, STATS_SLICES, 1);
     stats_record(&server->stats, STATS_SLICE_US, completion->ended_us - completion->started_us);
-    for (int32_t i = 0; i < batch->request_count; i++) {
-        account(server, executor, i, completion);
+    for (int32_t i = 0; i < flight->batch.request_count; i++) {
+        account(server, executor, flight, i, completion);
     }
-    executor->running = false;
-    executor->slice++;
-    if (executor->slice < batch->slice_count && !completion->failed) {
-        launch_slice(server, executor);
+    executor->launches--;
+    flight_advance(flight);
+    if (flight_all_done(flight)) {
+        executor->first_flight = (executor->first_flight + 1) % executor->device.depth;
+        executor->flight_count--;
     }
 }
 
@@ -339,8 +388,7 @@ void executor_collect(struct server *server, struct executor *executor, uint64_t
     struct device_completion completion;
     while (executor->device.ops->take(&executor->device, &completion)) {
         if (completion.lane == DEVICE_LAUNCH) {
-            assert(executor->running);
-            slice_done(server, executor, &completion);
+            launch_done(server, executor, &completion);
         } else if (place_copies(&completion)) {
             place_copied(server, &completion, now_us);
         } else {
@@ -361,9 +409,13 @@ void executor_drop(struct server *server, struct slot *slot)
     if (slot->state == SLOT_QUEUED) {
         queue_remove(&executor->queue, slot->index);
         slot_move(slot, SLOT_REPLYING);
-    } else if (slot->state == SLOT_RUNNING && slot->batch_index >= 0 && executor->running) {
-        /* The slice on the device still reads and writes its memory; the ones behind it need not.
-         */
-        batch_drop(&executor->batch, slot->batch_index, executor->slice + 1);
+        return;
+    }
+    for (uint32_t i = 0; i < executor->flight_count; i++) {
+        struct flight *flight = flight_at(executor, i);
+        if (slot->state == SLOT_RUNNING && slot->batch_index >= 0 &&
+            slot->batch.id == flight->batch.id) {
+            flight_drop(flight, slot->batch_index); /* what was launched still uses its memory */
+        }
     }
 }

@@ -1,9 +1,10 @@
 /*
- * executor.h: one device at work: its arena, its queue, the batch that runs.
+ * executor.h: one device at work: its arena, its queue, the batches that run.
  *
- * When the device is free the executor picks what is there (sched.h), lays it out in slices
- * (batch.h) and launches them one by one; after each slice the results of its sequences are ready
- * to leave, and requests that were cancelled or ran out of time fall out of the slices to come.
+ * When the device has room for a launch the executor picks what is there (sched.h), lays it out in
+ * slices (batch.h) and launches them one by one, on a GPU one ahead of the one that runs; after
+ * each slice the results of its sequences are ready to leave, and requests that were cancelled or
+ * ran out of time fall out of the launches to come (flight.h).
  * Owner: the loop thread.
  */
 #ifndef SERVER_EXECUTOR_H
@@ -12,6 +13,7 @@
 #include "server/arena.h"
 #include "server/batch.h"
 #include "server/device.h"
+#include "server/flight.h"
 #include "server/queue.h"
 #include "server/sched.h"
 #include "server/slot.h"
@@ -27,14 +29,13 @@ struct executor {
     struct queue queue;
     uint32_t *picked; /* slots taken from the queue, in order; [laid, picked_count) still to run */
     uint32_t picked_count, laid;
-    struct attn_shape shape; /* of the picked */
-    struct batch batch;
+    struct attn_shape shape;                 /* of the picked */
+    struct flight flights[DEVICE_DEPTH_MAX]; /* a ring, oldest first; the last may grow launches */
+    uint32_t first_flight, flight_count;
+    uint32_t launches; /* with the device */
     struct cost batch_cost;
     struct batch_part *parts;
-    struct attn_set *sets;       /* of the parts */
-    struct attn_dsink_sum *sums; /* of the batch's requests, as far as they were launched */
-    bool running;
-    int32_t slice;            /* the one on the device */
+    struct attn_set *sets;    /* of the parts */
     double flops_per_us;      /* measured, smoothed */
     double flops_outstanding; /* of all its slots: for routing */
     double busy_us, flops_done;
@@ -49,13 +50,13 @@ enum fas_status executor_open(struct executor *executor, uint32_t index, const c
 /* Takes what the device finished. */
 void executor_collect(struct server *server, struct executor *executor, uint64_t now_us);
 
-/* Starts the next batch if the device is free. Returns when to ask again. */
+/* Launches as much as the device takes. Returns when to ask again. */
 uint64_t executor_start(struct server *server, struct executor *executor, uint64_t now_us);
 
 /* All inputs are there: the slot waits for its turn. */
 void executor_enqueue(struct server *server, struct slot *slot, uint64_t now_us);
 
-/* The slot must not run (any further). It becomes REPLYING at once, or after the slice that runs.
+/* The slot must not run (any further). It becomes REPLYING at once, or when no launch refers to it.
  */
 void executor_drop(struct server *server, struct slot *slot);
 

@@ -70,3 +70,30 @@ const struct agenda_entry *agenda_find(const struct agenda *agenda, int64_t item
     }
     return &agenda->entries[low];
 }
+
+struct agenda_part agenda_part(const struct agenda *agenda, agenda_work *work_of)
+{
+    const struct attn_launch *launch = agenda->launch;
+    struct agenda_part part = {0, agenda->items};
+    if (launch->parts <= 1) {
+        return part;
+    }
+    double total = 0;
+    for (int64_t i = 0; i < agenda->items; i++) {
+        total += (double)work_of(agenda, i);
+    }
+    double share = total / launch->parts;
+    double before = 0;
+    part.first = launch->part == 0 ? 0 : agenda->items;
+    for (int64_t i = 0; i < agenda->items; i++) {
+        if (part.first > i && before >= share * launch->part) {
+            part.first = i;
+        }
+        if (launch->part + 1 < launch->parts && before >= share * (launch->part + 1)) {
+            part.end = i;
+            break;
+        }
+        before += (double)work_of(agenda, i);
+    }
+    return part;
+}

@@ -28,6 +28,15 @@ size_t agenda_bytes(const struct attn_launch *launch);
 /* memory: agenda_bytes, 8-byte aligned. */
 struct agenda agenda_make(const struct attn_launch *launch, void *memory, agenda_items *items_of);
 
+/* How much work an item is, in any unit. */
+typedef int64_t agenda_work(const struct agenda *agenda, int64_t item);
+
+/* Items [first, end) of the launch's part: cut where the work before is the part's share. */
+struct agenda_part {
+    int64_t first, end;
+};
+struct agenda_part agenda_part(const struct agenda *agenda, agenda_work *work_of);
+
 /* Whose item it is; item - first_item is its number within the sequence. */
 const struct agenda_entry *agenda_find(const struct agenda *agenda, int64_t item);
 

@@ -11,7 +11,8 @@
  *
  * dk and dv belong to one item. A row of dq gets a part from each tile of keys, in the tiles' order
  * (turn.h), so its bits do not depend on who came first. Items of one sequence and head are handed
- * out in that order too, which is longest first with a causal mask.
+ * out in that order too, which is longest first with a causal mask. A launch in parts (attn.h)
+ * prepares in the first and finishes in the last; what is between lives in the scratch.
  */
 #include <math.h>
 #include <string.h>
@@ -30,11 +31,12 @@ enum { SIDE_SHARE = 64 };
 struct backward {
     struct attn_context *context;
     const struct attn_launch *launch;
-    struct agenda by_head; /* prepare and finish */
-    struct agenda by_keys; /* products */
-    float *delta;          /* (hq, q_len) per sequence, in the agenda's order */
-    float *dq;             /* (hq, q_len, d) per sequence, likewise */
-    turn *turns;           /* (hq, tiles of q_len) per sequence, likewise */
+    struct agenda by_head;   /* prepare and finish */
+    struct agenda by_keys;   /* products */
+    struct agenda_part part; /* of those */
+    float *delta;            /* (hq, q_len) per sequence, in the agenda's order */
+    float *dq;               /* (hq, q_len, d) per sequence, likewise */
+    turn *turns;             /* (hq, tiles of q_len) per sequence, likewise */
 };
 
 /* The parts of a backward's scratch, and its size in all. */
@@ -287,19 +289,39 @@ static void write_unused_keys(const struct attn_shape *shape, const struct attn_
     tile_store_zero(shape->dtype, &set->dv, first, count, kv_head, shape->dv);
 }
 
+static struct range live_keys(const struct attn_sequence *s, struct range span)
+{
+    return (struct range){span.first, span.end < s->k_len ? span.end : s->k_len};
+}
+
+/* Scores an item of products computes, and a little for being there. */
+static int64_t work_of(const struct agenda *agenda, int64_t item)
+{
+    const struct attn_shape *shape = &agenda->launch->shape;
+    const struct agenda_entry *entry = agenda_find(agenda, item);
+    const struct attn_sequence *s = &agenda->launch->sequences[entry->sequence];
+    int32_t index = (int32_t)((item - entry->first_item) / shape->hkv);
+    struct range keys = live_keys(s, tile_range(index, KEYS, s->k_span));
+    if (range_empty(keys)) {
+        return 1;
+    }
+    struct range rows = rows_seeing(&shape->mask, s, keys);
+    return 1 + (range_empty(rows) ? 0 : (int64_t)range_length(rows) * range_length(keys));
+}
+
 static void run_products(void *job, int worker, int64_t item)
 {
     const struct backward *b = job;
     const struct attn_shape *shape = &b->launch->shape;
-    const struct agenda_entry *entry = agenda_find(&b->by_keys, item);
+    const struct agenda_entry *entry = agenda_find(&b->by_keys, b->part.first + item);
     const struct attn_sequence *s = &b->launch->sequences[entry->sequence];
-    int64_t number = item - entry->first_item;
+    int64_t number = b->part.first + item - entry->first_item;
     int32_t kv_head = (int32_t)(number % shape->hkv);
     int32_t group = shape->hq / shape->hkv;
     struct column c = {.index = (int32_t)(number / shape->hkv)};
     struct range span = tile_range(c.index, KEYS, s->k_span);
     struct range unused = {span.first > s->k_len ? span.first : s->k_len, span.end};
-    c.keys = (struct range){span.first, span.end < s->k_len ? span.end : s->k_len};
+    c.keys = live_keys(s, span);
     if (!range_empty(c.keys)) {
         column_begin(b, s, kv_head, &b->context->workers[worker], &c);
         for (int32_t head = kv_head * group; head < (kv_head + 1) * group; head++) {
@@ -366,8 +388,13 @@ enum attn_status attn_cpu_backward(struct attn_context *context, const struct at
                          .dq = (float *)(scratch + at.dq),
                          .turns = (turn *)(scratch + at.turns)};
     int helpers = launch_helpers(launch);
-    pool_run(context->pool, run_prepare, &b, b.by_head.items, helpers / SIDE_SHARE);
-    pool_run(context->pool, run_products, &b, b.by_keys.items, helpers);
-    pool_run(context->pool, run_finish, &b, b.by_head.items, helpers / SIDE_SHARE);
+    b.part = agenda_part(&b.by_keys, work_of);
+    if (launch->part == 0) {
+        pool_run(context->pool, run_prepare, &b, b.by_head.items, helpers / SIDE_SHARE);
+    }
+    pool_run(context->pool, run_products, &b, b.part.end - b.part.first, helpers);
+    if (launch->part + 1 >= launch->parts) {
+        pool_run(context->pool, run_finish, &b, b.by_head.items, helpers / SIDE_SHARE);
+    }
     return ATTN_OK;
 }

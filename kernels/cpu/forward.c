@@ -23,6 +23,7 @@ struct forward {
     struct attn_context *context;
     const struct attn_launch *launch;
     struct agenda agenda;
+    struct agenda_part part;
 };
 
 /* One item. Row i of the tile is row i of these. */
@@ -154,21 +155,48 @@ static int64_t items_of(const struct attn_shape *shape, const struct attn_sequen
     return (int64_t)tiles_of(sequence->q_span, height_of(shape, sequence)) * shape->hq;
 }
 
+/* An item's tile: which rows of the span, and which of them are live. */
+struct place {
+    const struct attn_sequence *sequence;
+    int32_t head;
+    struct range rows, live;
+};
+
 /* The last tile first: with a causal mask it has the most keys. */
-static void run_item(void *job, int worker, int64_t item)
+static struct place place_of(const struct agenda *agenda, int64_t item)
 {
-    const struct forward *f = job;
-    const struct attn_shape *shape = &f->launch->shape;
-    const struct agenda_entry *entry = agenda_find(&f->agenda, item);
-    const struct attn_sequence *s = &f->launch->sequences[entry->sequence];
-    const struct attn_set *set = &f->launch->sets[s->set];
+    const struct attn_shape *shape = &agenda->launch->shape;
+    const struct agenda_entry *entry = agenda_find(agenda, item);
+    const struct attn_sequence *s = &agenda->launch->sequences[entry->sequence];
     int64_t number = item - entry->first_item;
-    int32_t head = (int32_t)(number % shape->hq);
     int32_t from_end = (int32_t)(number / shape->hq);
     int32_t height = height_of(shape, s);
     int32_t index = tiles_of(s->q_span, height) - 1 - from_end;
     struct range rows = tile_range(index, height, s->q_span);
     struct range live = {rows.first, rows.end < s->q_len ? rows.end : s->q_len};
+    return (struct place){s, (int32_t)(number % shape->hq), rows, live};
+}
+
+/* Scores it computes, and a little for being there. */
+static int64_t work_of(const struct agenda *agenda, int64_t item)
+{
+    struct place at = place_of(agenda, item);
+    if (range_empty(at.live)) {
+        return 1;
+    }
+    struct range seen = keys_seen(&agenda->launch->shape.mask, at.sequence, at.live);
+    return 1 + (range_empty(seen) ? 0 : (int64_t)range_length(at.live) * range_length(seen));
+}
+
+static void run_item(void *job, int worker, int64_t item)
+{
+    const struct forward *f = job;
+    const struct attn_shape *shape = &f->launch->shape;
+    struct place at = place_of(&f->agenda, f->part.first + item);
+    const struct attn_sequence *s = at.sequence;
+    const struct attn_set *set = &f->launch->sets[s->set];
+    int32_t head = at.head;
+    struct range rows = at.rows, live = at.live;
     struct range unused = {rows.first > s->q_len ? rows.first : s->q_len, rows.end};
     if (!range_empty(live)) {
         struct worker *w = &f->context->workers[worker];
@@ -200,7 +228,10 @@ enum attn_status attn_cpu_forward(struct attn_context *context, const struct att
         launch->scratch_bytes < attn_cpu_forward_scratch(launch)) {
         return ATTN_INVALID;
     }
-    struct forward f = {context, launch, agenda_make(launch, launch->scratch, items_of)};
-    pool_run(context->pool, run_item, &f, f.agenda.items, launch_helpers(launch));
+    struct forward f = {.context = context,
+                        .launch = launch,
+                        .agenda = agenda_make(launch, launch->scratch, items_of)};
+    f.part = agenda_part(&f.agenda, work_of);
+    pool_run(context->pool, run_item, &f, f.part.end - f.part.first, launch_helpers(launch));
     return ATTN_OK;
 }

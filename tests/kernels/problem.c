@@ -561,7 +561,10 @@ void problem_run_row(struct problem *p, const struct attn_row *row, struct attn_
     block_open(&scratch, row->scratch_bytes(&launch));
     launch.scratch = scratch.memory + CANARY;
     launch.scratch_bytes = scratch.bytes;
-    ck_assert_int_eq(row->launch(context, &launch), ATTN_OK);
+    launch.parts = p->parts;
+    do {
+        ck_assert_int_eq(row->launch(context, &launch), ATTN_OK);
+    } while (++launch.part < launch.parts);
     for (size_t i = 0; i < CANARY; i++) {
         if (scratch.memory[i] != POISON || scratch.memory[CANARY + scratch.bytes + i] != POISON) {
             ck_abort_msg("scratch: written outside");

@@ -38,6 +38,7 @@ struct problem {
     /* Relative rounding of p and ds by a kernel that makes them operands of the input type, as
      * tensor cores want them; 0: it does not. For the caller to set. */
     double rounding;
+    int parts; /* it is launched in so many; 0: whole. For the caller to set. */
 };
 
 /* A forward shape with a scale of 1/sqrt(d); the rest is for the caller to set. */

@@ -154,6 +154,28 @@ START_TEST(bits_do_not_depend_on_the_batch)
 }
 END_TEST
 
+/* More parts than there are items is fine too: some are empty. */
+START_TEST(parts_change_no_bit)
+{
+    static const int parts[] = {2, 3, 7, 400};
+    static const struct item one = {.q_len = 700, .k_len = 900, .q_span = 730, .seed = 1};
+    struct attn_shape shape = shape_of(ATTN_BF16, 4, 2, 64, 32);
+    shape.mask = masks[_i % COUNT_OF(masks)];
+    shape.pass = _i / COUNT_OF(masks) ? ATTN_BACKWARD : ATTN_FORWARD;
+    shape.has_sink = true;
+    struct problem *whole = problem_open(&shape, &one, 1);
+    problem_run(whole, context);
+    for (int i = 0; i < COUNT_OF(parts); i++) {
+        struct problem *cut = problem_open(&shape, &one, 1);
+        cut->parts = parts[i];
+        problem_run(cut, context);
+        problem_check_same(whole, 0, cut, 0);
+        problem_close(cut);
+    }
+    problem_close(whole);
+}
+END_TEST
+
 /* Many tiles of keys add to the same rows of dq while threads race. */
 START_TEST(sums_of_racing_threads_have_a_fixed_order)
 {
@@ -411,6 +433,7 @@ int main(void)
     tcase_add_loop_test(tcase, masks_and_lengths, 0, COUNT_OF(masks));
     tcase_add_loop_test(tcase, long_sequences, 0, 3);
     tcase_add_loop_test(tcase, dtypes_and_dims, 0, 6);
+    tcase_add_loop_test(tcase, parts_change_no_bit, 0, 2 * COUNT_OF(masks));
     tcase_add_loop_test(tcase, softcap_and_sink, 0, 6);
     tcase_add_test(tcase, an_unseen_key_of_nan_or_inf_does_not_count);
     tcase_add_test(tcase, an_unseen_row_of_nan_does_not_count_in_gradients);

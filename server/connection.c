@@ -240,10 +240,15 @@ static enum fas_status identify(struct server *server, struct connection *connec
 static enum fas_status check_share(const struct server *server, const struct connection *connection,
                                    struct fas_error *error)
 {
-    uint32_t limit = server->connections.count - server->connections.count / 4, held = 0;
+    uint32_t places = server->config.connections_max, limit = places - places / 4, held = 0;
+    uint32_t taken = 0;
     for (uint32_t i = 0; i < server->connections.count; i++) {
         const struct connection *other = &server->connections.entries[i];
+        taken += other->state == CONNECTION_OPEN;
         held += other->state == CONNECTION_OPEN && other->principal == connection->principal;
+    }
+    if (taken >= places) {
+        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "connections", "all %u are taken", places);
     }
     return held < limit ? FAS_OK
                         : fas_fail(error, FAS_RESOURCE_EXHAUSTED, "connections",

@@ -42,6 +42,24 @@ static enum fas_status check_connection(const struct server *server,
     return FAS_OK;
 }
 
+/* A RESULT carries whole rows, so one that the peer's window never has room for could not be sent.
+ */
+static enum fas_status check_window(const struct connection *connection,
+                                    const struct wire_request *wire, struct fas_error *error)
+{
+    uint32_t outputs = wire_request_outputs(wire);
+    for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
+        bool travels = outputs >> tensor & 1 && wire->tensors[tensor].place == FAS_PLACE_INLINE;
+        uint64_t row_bytes = travels ? fas_tensor_row_bytes(&wire->dims, tensor) : 0;
+        if (row_bytes > connection->result_window) {
+            return fas_fail(error, FAS_INVALID_ARGUMENT, "result_credit_bytes",
+                            "a row of %s has %" PRIu64 " bytes, HELLO gave room for %" PRIu64,
+                            fas_tensor_row(tensor)->name, row_bytes, connection->result_window);
+        }
+    }
+    return FAS_OK;
+}
+
 /* Inputs whose bytes come in DATA. */
 static bool arrives(const struct request *request, int tensor)
 {
@@ -194,7 +212,10 @@ static enum fas_status decode(const struct server *server, const struct connecti
     if (status == FAS_OK) {
         status = check_support(wire, error);
     }
-    return status == FAS_OK ? check_connection(server, connection, wire, error) : status;
+    if (status == FAS_OK) {
+        status = check_connection(server, connection, wire, error);
+    }
+    return status == FAS_OK ? check_window(connection, wire, error) : status;
 }
 
 /* Where it runs: where its retained forward is, else where it can run soonest. NULL: nowhere. */

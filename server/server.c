@@ -29,9 +29,9 @@ static enum fas_status open_tables(struct server *server, struct fas_error *erro
     if (!slots_open(&server->slots, config->slots)) {
         return no_memory("slots", error);
     }
-    if (!connections_open(&server->connections, config->connections_max) ||
+    if (!connections_open(&server->connections, config->connections_max + CONNECTIONS_SPARE) ||
         !principals_open(&server->principals,
-                         config->connections_max + config->slots + HOLDS_MAX + PLACES_MAX)) {
+                         server->connections.count + config->slots + HOLDS_MAX + PLACES_MAX)) {
         return no_memory("connections-max", error);
     }
     server->notes_memory = mmap(NULL, NOTES_BYTES, PROT_READ | PROT_WRITE,
@@ -110,7 +110,7 @@ enum fas_status server_open(struct server *server, void (*wake)(void *), void *w
             return no_memory("region-bytes", error);
         }
         /* Unfinished requests, and as many finished ones whose late DATA is no fault. */
-        status = transport_open(&server->transport, &server->config,
+        status = transport_open(&server->transport, &server->config, server->connections.count,
                                 2u * server->config.requests_per_connection + 1u, wake,
                                 wake_context, error);
     }

@@ -136,7 +136,7 @@ struct stream *stream_adopt(struct transport *transport, const struct stream_kin
 {
     struct stream *stream = free_stream(transport);
     if (!stream) {
-        log_warn("connection_refused", log_str("reason", "connections-max reached"));
+        log_warn("connection_refused", log_str("reason", "no place even to say so"));
         return NULL;
     }
     stream->kind = kind;
@@ -337,8 +337,8 @@ static enum fas_status open_streams(struct transport *transport, uint32_t count,
 }
 
 enum fas_status transport_open(struct transport **opened, const struct config *config,
-                               uint32_t routes_per_stream, transport_wake *wake, void *wake_context,
-                               struct fas_error *error)
+                               uint32_t streams, uint32_t routes_per_stream, transport_wake *wake,
+                               void *wake_context, struct fas_error *error)
 {
     struct transport *transport = calloc(1, sizeof *transport);
     if (!transport) {
@@ -349,8 +349,7 @@ enum fas_status transport_open(struct transport **opened, const struct config *c
     transport->wake_context = wake_context;
     transport->last_ready = &transport->first_ready;
     pthread_mutex_init(&transport->lock, NULL);
-    enum fas_status status =
-        open_streams(transport, config->connections_max, routes_per_stream, error);
+    enum fas_status status = open_streams(transport, streams, routes_per_stream, error);
     for (size_t i = 0; i < KINDS && status == FAS_OK; i++) {
         status = kinds[i]->open(transport, config, &transport->states[i], error);
     }

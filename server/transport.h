@@ -29,10 +29,11 @@ struct stream;
 /* Called from any thread, must only wake the loop. */
 typedef void transport_wake(void *context);
 
-/* Opens the listeners of the config. Fields of errors are the options' names. */
+/* Opens the listeners of the config, for so many streams at once. Fields of errors are the options'
+ * names. */
 enum fas_status transport_open(struct transport **opened, const struct config *config,
-                               uint32_t routes_per_stream, transport_wake *wake, void *wake_context,
-                               struct fas_error *error);
+                               uint32_t streams, uint32_t routes_per_stream, transport_wake *wake,
+                               void *wake_context, struct fas_error *error);
 
 /* Polls readable when transport_poll has something to do, as `wake` says it has; -1: there is no
  * such descriptor. */
@@ -70,7 +71,7 @@ const struct stream_peer *stream_peer(const struct stream *stream);
 /* The kernel vouches for it: the group is the peer's, or one of its further ones. */
 bool stream_peer_in_group(const struct stream *stream, uint64_t gid);
 struct reader *stream_reader(struct stream *stream);
-uint32_t stream_index(const struct stream *stream); /* below connections_max */
+uint32_t stream_index(const struct stream *stream); /* below the count of streams */
 
 /* Begins to receive, after STREAM_ACCEPTED. */
 void stream_start(struct stream *stream);

@@ -2,6 +2,8 @@
 #include "tests/support/peer.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +23,26 @@ bool peer_connect(struct peer *peer, const char *path)
     peer->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     return peer->payload != NULL && peer->fd >= 0 &&
            connect(peer->fd, (struct sockaddr *)&address, sizeof address) == 0;
+}
+
+bool peer_connect_tcp(struct peer *peer, uint16_t port, const char *token)
+{
+    struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int one = 1;
+    peer->tcp = true;
+    peer->token = token;
+    peer->payload = malloc(FAS_CHUNK_BYTES_MAX);
+    peer->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    return peer->payload != NULL && peer->fd >= 0 &&
+           connect(peer->fd, (struct sockaddr *)&address, sizeof address) == 0 &&
+           setsockopt(peer->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one) == 0;
+}
+
+size_t peer_head(const struct peer *peer, const struct frame *frame,
+                 uint8_t out[FRAME_HEAD_BYTES_MAX])
+{
+    return frame_encode(frame, !peer->tcp, out);
 }
 
 void peer_close(struct peer *peer)
@@ -54,7 +76,7 @@ bool peer_send(struct peer *peer, const struct frame *frame, const void *header,
                const void *payload)
 {
     uint8_t head[FRAME_HEAD_BYTES_MAX];
-    size_t bytes = frame_encode(frame, true, head);
+    size_t bytes = peer_head(peer, frame, head);
     return peer_send_bytes(peer, head, bytes) &&
            peer_send_bytes(peer, header, frame->header_bytes) &&
            peer_send_bytes(peer, payload, frame->payload_bytes);
@@ -95,11 +117,12 @@ static enum peer_event receive_message(struct peer *peer, int64_t until_ms)
 {
     uint8_t head[HEAD_BYTES];
     struct fas_error error;
-    enum peer_event event = receive_bytes(peer, head, sizeof head, until_ms);
+    enum peer_event event =
+        receive_bytes(peer, head, frame_prefix_bytes(!peer->tcp) + FAS_PREAMBLE_BYTES, until_ms);
     if (event != PEER_MESSAGE) {
         return event;
     }
-    if (frame_decode(head, true, FRAME_SERVER, &peer->frame, &error) != FAS_OK) {
+    if (frame_decode(head, !peer->tcp, FRAME_SERVER, &peer->frame, &error) != FAS_OK) {
         fprintf(stderr, "the server's frame: %s: %s\n", error.field, error.text);
         abort();
     }
@@ -137,6 +160,10 @@ bool peer_greet(struct peer *peer)
                                .client = "peer",
                                .wanted.chunk_bytes = FAS_CHUNK_BYTES_MIN,
                                .result_credit_bytes = 64 << 20};
+    if (peer->token) {
+        hello.token_bytes = (uint32_t)strlen(peer->token);
+        memcpy(hello.token, peer->token, hello.token_bytes);
+    }
     struct frame frame = {.type = FRAME_HELLO,
                           .header_bytes = (uint32_t)wire_encode_hello(&hello, header)};
     struct fas_error error;

@@ -14,6 +14,8 @@
 
 struct peer {
     int fd;
+    bool tcp;                  /* then without the extra byte of nng's ipc framing */
+    const char *token;         /* for peer_greet; NULL: none */
     struct wire_hello_ack ack; /* after peer_greet */
     struct frame frame;        /* the last message received */
     uint8_t header[FAS_HEADER_BYTES_MAX];
@@ -28,10 +30,15 @@ enum peer_event {
 
 /* A connection on which nothing was said yet. */
 bool peer_connect(struct peer *peer, const char *path);
+bool peer_connect_tcp(struct peer *peer, uint16_t port, const char *token); /* on this machine */
 void peer_close(struct peer *peer);
 
 /* False when the other end is gone. */
 bool peer_send_bytes(struct peer *peer, const void *bytes, size_t count);
+
+/* As frame_encode, for its stream. */
+size_t peer_head(const struct peer *peer, const struct frame *frame,
+                 uint8_t out[FRAME_HEAD_BYTES_MAX]);
 
 /* header and payload have the lengths that the frame says. */
 bool peer_send(struct peer *peer, const struct frame *frame, const void *header,

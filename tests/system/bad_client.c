@@ -8,26 +8,73 @@
 #include <unistd.h>
 
 /* Small enough that a request can be too large, short enough that silence is seen in a test. */
-static const char *const options[] = {"--device",
-                                      "cpu:0",
-                                      "--arena-bytes",
-                                      "64MiB",
-                                      "--hello-timeout",
-                                      "400ms",
-                                      "--progress-timeout",
-                                      "400ms",
-                                      "--result-timeout",
-                                      "2s",
-                                      "--sequences-max",
-                                      "50000",
-                                      "--upload-credit-bytes",
-                                      "4MiB",
-                                      NULL};
+static const char *options[] = {"--device",
+                                "cpu:0",
+                                "--arena-bytes",
+                                "64MiB",
+                                "--hello-timeout",
+                                "400ms",
+                                "--progress-timeout",
+                                "400ms",
+                                "--result-timeout",
+                                "2s",
+                                "--sequences-max",
+                                "50000",
+                                "--upload-credit-bytes",
+                                "4MiB",
+                                NULL, /* room for the listener and tokens of use_tcp */
+                                NULL,
+                                NULL,
+                                NULL,
+                                NULL};
+
+static char token[] = "0123456789abcdef0123456789abcdef";
+static char token_file[] = "/tmp/faserved-tokens-XXXXXX", listen_tcp[32];
+static uint16_t port; /* 0: unix socket */
 
 struct daemon server;
 struct exchange small, large;
 struct peer good, bad;
 struct exchange_message message;
+
+bool over_tcp(void)
+{
+    return port != 0;
+}
+
+void use_tcp(void)
+{
+    size_t count = 0;
+    int fd = mkstemp(token_file);
+    while (options[count]) {
+        count++;
+    }
+    if (fd < 0 || dprintf(fd, "bad %s\n", token) < 0) {
+        perror(token_file);
+        exit(EXIT_FAILURE);
+    }
+    close(fd);
+    port = (uint16_t)(20000 + getpid() % 20000);
+    snprintf(listen_tcp, sizeof listen_tcp, "127.0.0.1:%u", port);
+    options[count++] = "--listen-tcp";
+    options[count++] = listen_tcp;
+    options[count++] = "--token-file";
+    options[count++] = token_file;
+}
+
+void connect_bad(void)
+{
+    peer_close(&bad);
+    ck_assert(over_tcp() ? peer_connect_tcp(&bad, port, token) : peer_connect(&bad, server.socket));
+}
+
+void show_token(struct wire_hello *hello)
+{
+    if (over_tcp()) {
+        hello->token_bytes = (uint32_t)strlen(token);
+        memcpy(hello->token, token, hello->token_bytes);
+    }
+}
 
 void start_daemon(void)
 {
@@ -41,6 +88,7 @@ void stop_daemon(void)
     exchange_close(&small);
     exchange_close(&large);
     int status = daemon_stop(&server);
+    unlink(token_file); /* if there is one */
     if (status != 0) {
         fprintf(stderr, "faserved ended with %d\n", status);
         exit(EXIT_FAILURE);
@@ -59,7 +107,7 @@ void connect_both(void)
     ck_assert(peer_connect(&good, server.socket));
     ck_assert(peer_greet(&good));
     check_served(&good, 1);
-    ck_assert(peer_connect(&bad, server.socket));
+    connect_bad();
 }
 
 static double stat_of(const struct wire_stats *stats, const char *name)
@@ -196,7 +244,7 @@ void say_part(const struct exchange *exchange, uint32_t index)
 void say_head(struct frame frame, size_t offset, const void *change, size_t bytes)
 {
     uint8_t head[FRAME_HEAD_BYTES_MAX];
-    size_t count = frame_encode(&frame, true, head);
-    memcpy(head + offset, change, bytes);
+    size_t count = peer_head(&bad, &frame, head);
+    memcpy(head + offset - (over_tcp() ? 1 : 0), change, bytes);
     say(head, count);
 }

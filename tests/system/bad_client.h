@@ -20,6 +20,16 @@ extern struct exchange small, large; /* one chunk a tensor; several of q and v *
 extern struct peer good, bad;        /* bad is connected and has said nothing */
 extern struct exchange_message message;
 
+/* The bad client comes over tcp, with a token; before the fixtures. */
+void use_tcp(void);
+bool over_tcp(void);
+
+/* A connection of the bad client that has said nothing. */
+void connect_bad(void);
+
+/* Over tcp a HELLO needs it. */
+void show_token(struct wire_hello *hello);
+
 /* Fixtures: of all tests, and of each. */
 void start_daemon(void);
 void stop_daemon(void);
@@ -36,7 +46,8 @@ void say_hello(const struct wire_hello *hello);
 /* Message `index` of the exchange, as it should be; it stays in `message`. */
 void say_part(const struct exchange *exchange, uint32_t index);
 
-/* A head whose bytes are changed afterwards: what our encoder would never write. */
+/* A head whose bytes are changed afterwards: what our encoder would never write. offset: as on a
+ * unix socket. */
 void say_head(struct frame frame, size_t offset, const void *change, size_t bytes);
 
 /* ---- what it must hear ---- */

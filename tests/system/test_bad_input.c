@@ -33,7 +33,7 @@ START_TEST(garbage_instead_of_hello)
     static const char http[] = "GET / HTTP/1.1\r\nHost: localhost.localdomain\r\n\r\n";
     say_sp_hello();
     say(http, sizeof http - 1);
-    check_connection_refused(FAS_INVALID_ARGUMENT, "frame.prefix");
+    check_connection_refused(FAS_INVALID_ARGUMENT, over_tcp() ? "frame.magic" : "frame.prefix");
 }
 END_TEST
 
@@ -113,6 +113,7 @@ START_TEST(a_newer_client_that_speaks_ours_too_is_served)
                                .version_max = 99,
                                .result_credit_bytes = 1 << 20,
                                .wanted = {.chunk_bytes = UINT32_MAX, .sequences = UINT32_MAX}};
+    show_token(&hello);
     size_t bytes = wire_encode_hello(&hello, header);
     static const uint8_t newer_field[] = {0xf8, 0x7f, 1};
     memcpy(header + bytes, newer_field, sizeof newer_field);
@@ -163,12 +164,11 @@ START_TEST(half_of_anything_then_silence)
     struct frame frame = {.type = FRAME_HELLO,
                           .header_bytes = (uint32_t)wire_encode_hello(&hello, header)};
     memcpy(all, frame_sp_hello, sizeof frame_sp_hello);
-    size_t bytes = sizeof frame_sp_hello + frame_encode(&frame, true, all + sizeof frame_sp_hello);
+    size_t bytes = sizeof frame_sp_hello + peer_head(&bad, &frame, all + sizeof frame_sp_hello);
     memcpy(all + bytes, header, frame.header_bytes);
     const size_t cuts[] = {1, 8, 9, 20, 48, 49, 50};
     ck_assert_uint_lt(cuts[COUNT_OF(cuts) - 1], bytes + frame.header_bytes);
-    peer_close(&bad);
-    ck_assert(peer_connect(&bad, server.socket));
+    connect_bad();
     say(all, cuts[_i]);
     check_ends();
 }
@@ -180,7 +180,7 @@ START_TEST(half_a_payload_then_silence)
     ck_assert(peer_greet(&bad));
     say_part(&large, 0);
     ck_assert(exchange_message(&large, ID, 1, &message));
-    say(head, frame_encode(&message.frame, true, head));
+    say(head, peer_head(&bad, &message.frame, head));
     say(message.payload, (size_t)message.frame.payload_bytes / 2);
     enum peer_event event;
     while ((event = peer_receive(&bad, ANSWER_MS)) == PEER_MESSAGE) { /* it may be told why */
@@ -304,6 +304,19 @@ START_TEST(credit_without_end)
 }
 END_TEST
 
+START_TEST(a_window_too_small_for_a_row)
+{
+    struct wire_hello hello = {.version_min = 1, .version_max = 1, .result_credit_bytes = 16};
+    show_token(&hello);
+    say_sp_hello();
+    say_hello(&hello);
+    ck_assert_int_eq(peer_receive(&bad, ANSWER_MS), PEER_MESSAGE);
+    ck_assert_str_eq(frame_type_name(bad.frame.type), "HELLO_ACK");
+    say_part(&small, 0);
+    check_answer(ID, FAS_INVALID_ARGUMENT, "result_credit_bytes");
+}
+END_TEST
+
 /* ---- a connection cut ---- */
 
 /* All bytes of a good client, from the SP hello to the last chunk; message boundaries in ends[]. */
@@ -311,18 +324,19 @@ static size_t write_all(uint8_t *out, size_t ends[16], size_t *end_count)
 {
     struct wire_hello hello = {.version_min = 1, .version_max = 1, .result_credit_bytes = 1 << 20};
     uint8_t header[FAS_HEADER_BYTES_MAX];
+    show_token(&hello);
     struct frame frame = {.type = FRAME_HELLO,
                           .header_bytes = (uint32_t)wire_encode_hello(&hello, header)};
     size_t at = sizeof frame_sp_hello, count = 0;
     ends[count++] = 0;
     memcpy(out, frame_sp_hello, at);
     ends[count++] = at;
-    at += frame_encode(&frame, true, out + at);
+    at += peer_head(&bad, &frame, out + at);
     memcpy(out + at, header, frame.header_bytes);
     at += frame.header_bytes;
     ends[count++] = at;
     for (uint32_t i = 0; exchange_message(&small, ID, i, &message); i++) {
-        at += frame_encode(&message.frame, true, out + at);
+        at += peer_head(&bad, &message.frame, out + at);
         memcpy(out + at, message.header, message.frame.header_bytes);
         at += message.frame.header_bytes;
         memcpy(out + at, message.payload, message.frame.payload_bytes);
@@ -335,8 +349,7 @@ static size_t write_all(uint8_t *out, size_t ends[16], size_t *end_count)
 
 static void cut_after(const uint8_t *all, size_t bytes)
 {
-    peer_close(&bad);
-    ck_assert(peer_connect(&bad, server.socket));
+    connect_bad();
     say(all, bytes);
 }
 
@@ -366,8 +379,7 @@ END_TEST
 START_TEST(gone_while_results_are_on_their_way)
 {
     for (int i = 0; i < 20; i++) {
-        peer_close(&bad);
-        ck_assert(peer_connect(&bad, server.socket));
+        connect_bad();
         ck_assert(peer_greet(&bad));
         for (uint64_t id = 1; id < 6; id++) {
             exchange_send(&large, &bad, id);
@@ -385,8 +397,7 @@ START_TEST(nothing_is_left_behind)
     int before = daemon_descriptors(&server);
     long resident_kib = daemon_resident_kib(&server);
     for (int i = 0; i < 300; i++) {
-        peer_close(&bad);
-        ck_assert(peer_connect(&bad, server.socket));
+        connect_bad();
         say(frame_sp_hello, (size_t)i % 9);
     }
     peer_close(&bad);
@@ -400,12 +411,16 @@ START_TEST(nothing_is_left_behind)
     }
     ck_assert_int_le(after, before);
     ck_assert_int_le(daemon_resident_kib(&server), resident_kib + 16384);
-    ck_assert(peer_connect(&bad, server.socket));
+    connect_bad();
 }
 END_TEST
 
-int main(void)
+/* "tcp": the bad client comes that way. */
+int main(int argc, char **argv)
 {
+    if (argc > 1 && strcmp(argv[1], "tcp") == 0) {
+        use_tcp();
+    }
     Suite *suite = suite_create("bad_input");
     TCase *tcase = tcase_create("bad_input");
     tcase_set_timeout(tcase, 30);
@@ -438,6 +453,7 @@ int main(void)
     tcase_add_test(tcase, more_data_than_credit);
     tcase_add_test(tcase, a_credit_of_nothing);
     tcase_add_test(tcase, credit_without_end);
+    tcase_add_test(tcase, a_window_too_small_for_a_row);
     tcase_add_test(tcase, cut_at_every_message_boundary);
     tcase_add_test(tcase, cut_anywhere);
     tcase_add_test(tcase, gone_while_results_are_on_their_way);

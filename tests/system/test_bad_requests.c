@@ -286,7 +286,7 @@ START_TEST(a_deadline_in_the_middle_of_a_chunk)
         say_part(&hurried, 0);
         ck_assert(exchange_message(&large, ID, 1, &message));
         size_t half = message.frame.payload_bytes / 2;
-        say(head, frame_encode(&message.frame, true, head));
+        say(head, peer_head(&bad, &message.frame, head));
         say(message.payload, half);
         check_answer(ID, FAS_DEADLINE_EXCEEDED, "deadline_us");
         say((const uint8_t *)message.payload + half, message.frame.payload_bytes - half);

@@ -62,8 +62,23 @@ static void connect_soon(struct peer *peer)
     ck_abort_msg("nobody can connect any more");
 }
 
+/* It is told why, and closed. */
+static void check_turned_away(struct peer *peer)
+{
+    struct fas_error told, error;
+    ck_assert(peer_connect(peer, server.socket));
+    ck_assert(!peer_greet(peer));
+    ck_assert_int_eq(peer->frame.type, FRAME_ERROR);
+    ck_assert_int_eq(wire_decode_error(peer->header, peer->frame.header_bytes, &told, &error),
+                     FAS_OK);
+    ck_assert_int_eq(told.status, FAS_RESOURCE_EXHAUSTED);
+    ck_assert_str_eq(told.field, "connections");
+    ck_assert_int_eq(peer_receive(peer, ANSWER_MS), PEER_CLOSED);
+    peer_close(peer);
+}
+
 /* Of three places a quarter is none: all are one principal's to take. */
-START_TEST(one_connection_too_many_is_closed_and_the_others_are_served)
+START_TEST(one_connection_too_many_is_told_and_the_others_are_served)
 {
     start((const char *const[]){"--device", "cpu:0", "--arena-bytes", "16MiB", "--connections-max",
                                 "3", NULL});
@@ -71,9 +86,7 @@ START_TEST(one_connection_too_many_is_closed_and_the_others_are_served)
         connect_soon(&peers[i]);
     }
     for (int i = 0; i < 10; i++) {
-        ck_assert(peer_connect(&peers[3], server.socket));
-        ck_assert(!peer_greet(&peers[3]));
-        peer_close(&peers[3]);
+        check_turned_away(&peers[3]);
     }
     for (int i = 0; i < 3; i++) {
         check_served(&peers[i], 1);
@@ -94,15 +107,7 @@ START_TEST(one_principal_leaves_a_quarter_of_the_places_and_is_told)
         connect_soon(&peers[i]);
     }
     for (int i = 0; i < 10; i++) {
-        struct fas_error told, error;
-        ck_assert(peer_connect(&peers[6], server.socket));
-        ck_assert(!peer_greet(&peers[6]));
-        ck_assert_int_eq(peers[6].frame.type, FRAME_ERROR);
-        ck_assert_int_eq(
-            wire_decode_error(peers[6].header, peers[6].frame.header_bytes, &told, &error), FAS_OK);
-        ck_assert_int_eq(told.status, FAS_RESOURCE_EXHAUSTED);
-        ck_assert_str_eq(told.field, "connections");
-        peer_close(&peers[6]);
+        check_turned_away(&peers[6]);
     }
     for (int i = 0; i < 6; i++) {
         check_served(&peers[i], 1);
@@ -311,7 +316,7 @@ int main(void)
     Suite *suite = suite_create("limits");
     TCase *tcase = tcase_create("limits");
     tcase_set_timeout(tcase, 30);
-    tcase_add_test(tcase, one_connection_too_many_is_closed_and_the_others_are_served);
+    tcase_add_test(tcase, one_connection_too_many_is_told_and_the_others_are_served);
     tcase_add_test(tcase, one_principal_leaves_a_quarter_of_the_places_and_is_told);
     tcase_add_test(tcase, without_descriptors_it_waits_and_does_not_spin);
     tcase_add_test(tcase, a_full_arena_says_when_to_come_back);

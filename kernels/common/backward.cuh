@@ -13,6 +13,7 @@
 #include "gpu/fence.cuh"
 #include "gpu/global.cuh"
 #include "gpu/index.cuh"
+#include "gpu/math.cuh"
 #include "gpu/tensor_map.cuh"
 
 namespace attn
@@ -63,6 +64,25 @@ GPU_INLINE key_range queries_of(const backward_params &p, uint32_t tile, int32_t
         return {0, 0};
     }
     return {diagonal - p.reach.right, diagonal + p.reach.left + 1};
+}
+
+/*
+ * One score to its probability. On return x is what dP - delta is multiplied with: the probability,
+ * with a softcap times the slope of the cap.
+ */
+template <bool SOFTCAP>
+GPU_INLINE float probability(float &x, const backward_params &p, float lse)
+{
+    if constexpr (SOFTCAP) {
+        float capped = gpu::tanh_approx(x * p.cap_inner);
+        float y = gpu::exp2_approx(gpu::fma_f32(capped, p.scale_log2, -lse));
+        y = x == -gpu::infinity() ? 0.0f : y; /* masked: the cap would make it finite */
+        x = y * gpu::fma_f32(-capped, capped, 1.0f);
+        return y;
+    } else {
+        x = gpu::exp2_approx(gpu::fma_f32(x, p.scale_log2, -lse));
+        return x;
+    }
 }
 
 /* ---- who draws tiles: one thread ---- */

@@ -58,6 +58,15 @@ GPU_INLINE void ring_release(uint32_t barriers, uint32_t use)
     gpu::mbarrier_arrive(ring_empty<SLOTS>(barriers, use));
 }
 
+/* All slots are empty, before use `use` of the first. */
+template <int SLOTS>
+GPU_INLINE void ring_drain(uint32_t barriers, uint32_t use)
+{
+    for (uint32_t slot = 0; slot < SLOTS; slot++) {
+        ring_wait_empty<SLOTS>(barriers, use + slot);
+    }
+}
+
 GPU_BOTH uint32_t ring_barriers(int slots)
 {
     return 2 * static_cast<uint32_t>(slots) * 8;

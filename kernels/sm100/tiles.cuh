@@ -10,6 +10,8 @@
 #define SM100_TILES_CUH
 
 #include "gpu/descriptor.cuh"
+#include "gpu/math.cuh"
+#include "gpu/smem.cuh"
 #include "gpu/tcgen05.cuh"
 
 namespace sm100
@@ -80,6 +82,40 @@ GPU_INLINE void multiply_tensor(uint32_t d, uint32_t a, uint64_t b, uint32_t ins
     for (int k = FIRST; k < LAST; k++) {
         gpu::tcgen05_multiply_tensor(d, a + static_cast<uint32_t>(k) * K_STEP_COLUMNS,
                                      step_mn(b, k), instruction, add || k > 0);
+    }
+}
+
+/* d (128 x n) = A B; rows of both tiles are the reduction. */
+template <int STEPS>
+GPU_INLINE void multiply_mm(uint32_t d, uint64_t a, uint64_t b, uint32_t instruction)
+{
+#pragma unroll
+    for (int k = 0; k < STEPS; k++) {
+        gpu::tcgen05_multiply(d, step_mn(a, k), step_mn(b, k), instruction, k > 0);
+    }
+}
+
+/*
+ * The 16 bytes that are `chunk` further in a row of a panel than these, in an aligned group of a
+ * power of two: the swizzle is an XOR, so one register serves all stores to the group.
+ */
+GPU_BOTH uint32_t in_panel(uint32_t address, uint32_t chunk)
+{
+    return address ^ chunk * 16;
+}
+
+/* A lane's row of a panel of 32 rows, scaled. */
+template <typename T>
+GPU_INLINE void stage_row(const float (&row)[PANEL], float scale, uint32_t panel, int lane)
+{
+    uint32_t start = gpu::tile_address(SWIZZLE, panel, 32, static_cast<uint32_t>(lane), 0);
+#pragma unroll
+    for (uint32_t i = 0; i < PANEL / 8; i++) {
+        const float *x = &row[8 * i];
+        gpu::smem_store(in_panel(start, i), gpu::u32x4{gpu::pack<T>(x[0] * scale, x[1] * scale),
+                                                       gpu::pack<T>(x[2] * scale, x[3] * scale),
+                                                       gpu::pack<T>(x[4] * scale, x[5] * scale),
+                                                       gpu::pack<T>(x[6] * scale, x[7] * scale)});
     }
 }
 

@@ -138,8 +138,8 @@ GPU_INLINE void make_p(bwd_registers<C> &r, const bwd_params &p, uint32_t smem, 
 #pragma unroll
         for (int row = 0; row < 2; row++) {
             float *x = &r.s[4 * j + 2 * row];
-            float low = probability<C>(x[0], p, shift.x);
-            float high = probability<C>(x[1], p, shift.y);
+            float low = attn::probability<C::SOFTCAP>(x[0], p, shift.x);
+            float high = attn::probability<C::SOFTCAP>(x[1], p, shift.y);
             r.p[j / 2][j % 2 * 2 + row] = gpu::pack<typename C::T>(low, high);
         }
     }

@@ -442,25 +442,6 @@ GPU_INLINE void send_rows(const bwd_out &out, uint32_t stage, int32_t row, int32
 
 /* ---- consumers ---- */
 
-/*
- * One score to its probability. On return x is what dP - delta is multiplied with: the probability,
- * with a softcap times the slope of the cap.
- */
-template <class C>
-GPU_INLINE float probability(float &x, const bwd_params &p, float lse)
-{
-    if constexpr (C::SOFTCAP) {
-        float capped = gpu::tanh_approx(x * p.cap_inner);
-        float y = gpu::exp2_approx(gpu::fma_f32(capped, p.scale_log2, -lse));
-        y = x == -gpu::infinity() ? 0.0f : y; /* masked: the cap would make it finite */
-        x = y * gpu::fma_f32(-capped, capped, 1.0f);
-        return y;
-    } else {
-        x = gpu::exp2_approx(gpu::fma_f32(x, p.scale_log2, -lse));
-        return x;
-    }
-}
-
 /* ---- the threads of warpgroup 0 ---- */
 
 template <class C>

@@ -1,0 +1,65 @@
+/*
+ * sm100/bwd_launch: host side of the backward pass: which instance, the rest is cuda/backward.
+ */
+#ifndef SM100_BWD_LAUNCH_CUH
+#define SM100_BWD_LAUNCH_CUH
+
+#include "cuda/backward.cuh"
+#include "sm100/bwd.cuh"
+#include "sm100/bwd_post.cuh"
+
+namespace sm100
+{
+
+template <class C>
+attn_status bwd_launch(attn_context *context, const attn_launch *launch)
+{
+    constexpr attn::backward_kernel kernel = {
+        attn::preprocess_kernel<typename C::T, C::M, C::D, C::DV>,
+        bwd_kernel<C>,
+        bwd_post_kernel<C>,
+        C::THREADS,
+        BWD_POST_THREADS,
+        bwd_smem<C>::BYTES,
+        tile_bytes(C::M, C::D),
+        gpu::element_of<typename C::T>::value,
+        SWIZZLE,
+        C::M,
+        C::N,
+        C::D,
+        WARP_LANES};
+    return attn::backward_launch(context, launch, kernel);
+}
+
+template <typename T, int D, int DV, bool CAPPED>
+attn_status bwd_launch_order(attn_context *context, const attn_launch *launch)
+{
+    return launch->shape.deterministic
+               ? bwd_launch<bwd_config<T, D, DV, CAPPED, true>>(context, launch)
+               : bwd_launch<bwd_config<T, D, DV, CAPPED, false>>(context, launch);
+}
+
+template <typename T, int D, int DV>
+attn_status bwd_launch_cap(attn_context *context, const attn_launch *launch)
+{
+    return launch->shape.softcap > 0.0f ? bwd_launch_order<T, D, DV, true>(context, launch)
+                                        : bwd_launch_order<T, D, DV, false>(context, launch);
+}
+
+/* Rows of the kernel table differ in dims; dtype, softcap and order are chosen here. */
+template <int D, int DV>
+attn_status bwd_dispatch(attn_context *context, const attn_launch *launch)
+{
+    return launch->shape.dtype == ATTN_BF16 ? bwd_launch_cap<gpu::bf16, D, DV>(context, launch)
+                                            : bwd_launch_cap<gpu::fp16, D, DV>(context, launch);
+}
+
+template <int D>
+size_t bwd_scratch_bytes(const attn_launch *launch)
+{
+    return attn::backward_scratch_bytes(launch, TILE_ROWS, TILE_ROWS, D);
+}
+
+} // namespace sm100
+
+#endif

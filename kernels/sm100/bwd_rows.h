@@ -1,0 +1,32 @@
+/* sm100/bwd_rows.h: the backward rows of sm_100 in the table in attn.c. */
+#ifndef SM100_BWD_ROWS_H
+#define SM100_BWD_ROWS_H
+
+#include "kernels/attn.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum attn_status sm100_bwd_64(struct attn_context *context, const struct attn_launch *launch);
+enum attn_status sm100_bwd_128(struct attn_context *context, const struct attn_launch *launch);
+enum attn_status sm100_bwd_mixed(struct attn_context *context, const struct attn_launch *launch);
+size_t sm100_bwd_64_scratch(const struct attn_launch *launch);
+size_t sm100_bwd_128_scratch(const struct attn_launch *launch);
+
+#ifdef __cplusplus
+}
+#endif
+
+#define SM100_BACKWARD_DTYPES (1u << ATTN_BF16 | 1u << ATTN_FP16)
+
+#define SM100_BACKWARD(name, d, scratch, launch)                                                   \
+    {                                                                                              \
+        name, ATTN_SM100, ATTN_BACKWARD, SM100_BACKWARD_DTYPES, 8, d, 8, d, NULL, scratch, launch  \
+    }
+
+#define SM100_BACKWARD_ROWS                                                                        \
+    SM100_BACKWARD("sm100_bwd_64", 64, sm100_bwd_64_scratch, sm100_bwd_64),                        \
+        SM100_BACKWARD("sm100_bwd_128", 128, sm100_bwd_128_scratch, sm100_bwd_128),
+
+#endif

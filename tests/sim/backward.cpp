@@ -1,0 +1,114 @@
+#include "tests/sim/backward.h"
+
+#include <check.h>
+
+namespace
+{
+
+constexpr size_t PLAN_BYTES = 1 << 20;
+
+void add_tensor(void *device, void *memory, size_t bytes, int written)
+{
+    sim::device_add(static_cast<sim::device *>(device), "a tensor", memory, bytes,
+                    written ? sim::usage::output : sim::usage::input);
+}
+
+void add_bits(void *bits, void *memory, size_t bytes, int written)
+{
+    uint64_t &hash = *static_cast<uint64_t *>(bits);
+    const unsigned char *at = static_cast<const unsigned char *>(memory);
+    for (size_t i = 0; written && i < bytes; i++) {
+        hash = (hash ^ at[i]) * 0x100000001b3u;
+    }
+}
+
+problem *prepare(const backward_case &c, uint64_t seed, sim::device *device)
+{
+    problem *p = problem_open(&c.shape, c.items.data(), static_cast<int>(c.items.size()));
+    device->seed = seed;
+    device->resident = c.resident;
+    problem_visit(p, add_tensor, device);
+    p->rounding = c.shape.dtype == ATTN_BF16 ? 0x1p-8 : 0x1p-11;
+    return p;
+}
+
+/* problem_run_row calls a plain function: what it is to launch, and where errors are read. */
+struct {
+    const backward_case *of;
+    sim::device *on;
+} running;
+
+attn_status launch_running(attn_context *context, const attn_launch *launch)
+{
+    sim::device_add(running.on, "scratch", launch->scratch, launch->scratch_bytes,
+                    sim::usage::scratch);
+    attn_status status = running.of->row->launch(context, launch);
+    ck_assert_msg(running.on->error.empty(), "%s, seed %lu: %s", running.of->name.c_str(),
+                  static_cast<unsigned long>(running.on->seed), running.on->error.c_str());
+    return status;
+}
+
+} // namespace
+
+attn_shape backward_shape(attn_dtype dtype, int hq, int hkv, int d, int dv)
+{
+    attn_shape shape = shape_of(dtype, hq, hkv, d, dv);
+    shape.pass = ATTN_BACKWARD;
+    return shape;
+}
+
+const attn_row *backward_row(const attn_row *rows, size_t count, const attn_shape &shape)
+{
+    for (size_t i = 0; i < count; i++) {
+        const attn_row &row = rows[i];
+        bool fits = row.pass == shape.pass && shape.d <= row.d_max && shape.dv <= row.dv_max;
+        if (fits && (row.refuse == nullptr || row.refuse(&shape) == nullptr)) {
+            return &row;
+        }
+    }
+    return nullptr;
+}
+
+backward_outcome backward_run(const backward_case &c, uint64_t seed,
+                              const std::function<void(sim::device &)> &setup)
+{
+    sim::device device;
+    attn_context *context = attn_cuda_open(&device, PLAN_BYTES);
+    problem *p = prepare(c, seed, &device);
+    setup(device);
+    attn_launch launch = {};
+    launch.shape = p->shape;
+    launch.sets = p->sets;
+    launch.sequences = p->sequences;
+    launch.set_count = p->set_count;
+    launch.sequence_count = p->count;
+    launch.scratch_bytes = c.row->scratch_bytes(&launch);
+    launch.scratch = sim::memory_take(launch.scratch_bytes);
+    attn_status status = c.row->launch(context, &launch);
+    backward_outcome outcome = {device.error, 0, device.recorded, device.multiplies};
+    if (status != ATTN_OK && outcome.error.empty()) {
+        outcome.error = "the launch was refused";
+    }
+    problem_visit(p, add_bits, &outcome.bits);
+    sim::memory_give(launch.scratch);
+    problem_close(p);
+    attn_cuda_close(context);
+    return outcome;
+}
+
+uint64_t backward_check(const backward_case &c, uint64_t seed)
+{
+    sim::device device;
+    attn_context *context = attn_cuda_open(&device, PLAN_BYTES);
+    problem *p = prepare(c, seed, &device);
+    running = {&c, &device};
+    attn_row row = *c.row;
+    row.launch = launch_running;
+    problem_run_row(p, &row, context);
+    problem_check(p);
+    uint64_t bits = 0;
+    problem_visit(p, add_bits, &bits);
+    problem_close(p);
+    attn_cuda_close(context);
+    return bits;
+}

@@ -1,0 +1,47 @@
+/*
+ * tests/sim/backward: backward launches in the simulator, for the tests and the soak run.
+ */
+#ifndef TESTS_SIM_BACKWARD_H
+#define TESTS_SIM_BACKWARD_H
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "kernels/attn_cuda.h"
+#include "sim/device.h"
+
+extern "C" {
+#include "tests/kernels/problem.h"
+}
+
+/* A batch and what is computed on it; resident: CTAs at a time. */
+struct backward_case {
+    std::string name;
+    const attn_row *row;
+    attn_shape shape;
+    std::vector<item> items;
+    int resident;
+};
+
+attn_shape backward_shape(attn_dtype dtype, int hq, int hkv, int d, int dv);
+
+/* The row of these that serves the shape, as the table says; NULL: none. */
+const attn_row *backward_row(const attn_row *rows, size_t count, const attn_shape &shape);
+
+struct backward_outcome {
+    std::string error;            /* of the simulator; empty: it ran through */
+    uint64_t bits;                /* of all results */
+    std::vector<sim::step> steps; /* if recorded */
+    uint64_t multiplies;
+};
+
+/* One launch; results are not judged, only their bits are taken. */
+backward_outcome backward_run(const backward_case &c, uint64_t seed,
+                              const std::function<void(sim::device &)> &setup);
+
+/* One launch against the fp64 answer, every gap and neighbour NaN, every byte of scratch poisoned;
+ * for Check tests. Returns the bits of the results. */
+uint64_t backward_check(const backward_case &c, uint64_t seed);
+
+#endif

@@ -236,8 +236,8 @@ struct multiply_stream : pending {
             mbarrier_arrive_from(*owner, *e.barrier, e.issuer, e.at);
         } else {
             compute(*owner, e.p);
-            owner->tensor->in_flight--;
         }
+        owner->tensor->in_flight--;
         queue.pop_front();
         return queue.empty();
     }
@@ -343,6 +343,7 @@ void tensor_commit(uint32_t barrier, where at)
     mbarrier &m = mbarrier_at("tcgen05_commit", barrier, at);
     clock issuer = t.known; /* not this thread's own plain writes: only a release publishes those */
     issuer.tensor[t.of->index] = t.of->tensor_multiplies;
+    memory_of("tcgen05_commit", at).in_flight++;
     stream_of(t).queue.push_back({true, {}, &m, issuer, at});
 }
 
@@ -576,7 +577,9 @@ void tensor_block_exit(const block &b)
         return;
     }
     if (b.tensor->in_flight > 0) {
-        fail("block %d ends while tcgen05 multiplications are in flight", b.index);
+        fail("block %d ends while tcgen05 multiplications or commits are in flight: they would "
+             "reach memory that is the next block's",
+             b.index);
     }
     for (bool taken : b.tensor->taken) {
         if (taken) {

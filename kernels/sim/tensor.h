@@ -33,7 +33,7 @@ struct tensor_memory {
     tensor_cell cells[TENSOR_COLUMNS][QUARTERS];
     std::array<bool, TENSOR_COLUMNS / TENSOR_GRANULE> taken;
     bool no_more;
-    int in_flight; /* multiplications */
+    int in_flight; /* multiplications and commits */
 };
 
 } // namespace sim

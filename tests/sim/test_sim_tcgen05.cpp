@@ -295,6 +295,28 @@ START_TEST(memory_is_taken_and_given_back)
 }
 END_TEST
 
+/* A commit that nobody waits for may arrive in the shared memory of the next block. */
+START_TEST(commits_do_not_outlive_their_block)
+{
+    int objections = 0;
+    for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+        std::string said = objection(
+            128,
+            [] {
+                with_tensor([](uint32_t) {
+                    if (thread_index() == 0) {
+                        tcgen05_commit(BARRIER);
+                    }
+                });
+            },
+            seed);
+        ck_assert(said.empty() || strstr(said.c_str(), "commits are in flight") != nullptr);
+        objections += !said.empty();
+    }
+    ck_assert_int_gt(objections, 0);
+}
+END_TEST
+
 START_TEST(bad_instructions_are_refused)
 {
     auto multiply = [](uint32_t instruction, uint64_t bits) {
@@ -328,6 +350,7 @@ int main()
     tcase_add_test(tests, descriptors_are_the_published_ones);
     tcase_add_test(tests, loads_and_stores_obey_the_rules);
     tcase_add_test(tests, memory_is_taken_and_given_back);
+    tcase_add_test(tests, commits_do_not_outlive_their_block);
     tcase_add_test(tests, bad_instructions_are_refused);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

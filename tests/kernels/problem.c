@@ -607,7 +607,9 @@ void problem_visit(const struct problem *p,
 
 /*
  * The kernels compute in fp32 and round once, so the bound is tighter than the service's rule: one
- * rounding step of the output type, and fp32 sums relative to the largest element.
+ * rounding step of the output type, and fp32 sums relative to the largest element. These were off
+ * by at most 3.1e-6 (lse; gradients 1.7e-6) over all of test_attn_cpu on an AVX2 machine; twice
+ * that leaves room for another BLAS's order of summation.
  */
 static void check_close(const char *what, enum attn_dtype dtype, double got, double want,
                         double largest, double slack)
@@ -617,7 +619,7 @@ static void check_close(const char *what, enum attn_dtype dtype, double got, dou
     if (got == want) {
         return;
     }
-    double bound = step[dtype] * fabs(want) + 2e-5 * fmax(largest, 1) + 0x1p-24 + slack;
+    double bound = step[dtype] * fabs(want) + 6e-6 * fmax(largest, 1) + 0x1p-24 + slack;
     if (!(fabs(got - want) <= bound)) {
         ck_abort_msg("%s: got %.9g, want %.9g, off %.3g, bound %.3g", what, got, want,
                      fabs(got - want), bound);
@@ -789,9 +791,11 @@ static void check_backward(const struct problem *p, const struct attn_sequence *
     check_gradient(p, "dq", &set->dq, s->q_first, s->q_len, shape->hq, shape->d, g.dq);
     check_gradient(p, "dk", &set->dk, s->k_first, s->k_len, shape->hkv, shape->d, g.dk);
     check_gradient(p, "dv", &set->dv, s->k_first, s->k_len, shape->hkv, shape->dv, g.dv);
+    double largest = shape->has_sink ? largest_of(g.dsink, shape->hq) : 0;
+    double slack = p->rounding > 0 ? 1.4e-5 * fmax(largest, 1) : 0; /* approximate exp2 */
     for (int head = 0; head < shape->hq && shape->has_sink; head++) {
         check_close("dsink", ATTN_FP32, (double)set->dsink[s->index * shape->hq + head],
-                    g.dsink[head], largest_of(g.dsink, shape->hq), 0);
+                    g.dsink[head], largest, slack);
     }
     gradients_close(&g);
     check_zero_rows(p, "unused dq", &set->dq, s->q_first + s->q_len, s->q_span - s->q_len,

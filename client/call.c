@@ -139,13 +139,18 @@ static enum fas_status call_fill(struct fas_call *call, const struct fas_request
     call->wire = wire_of(request);
     call->inputs = wire_request_inputs(&call->wire);
     call->outputs = wire_request_outputs(&call->wire);
+    enum fas_status usable = check_buffers(call, error);
+    if (usable != FAS_OK) {
+        return usable;
+    }
+    place_locate(call);
     call->tensors_left = tensors_with_bytes(&request->dims, call->inputs);
     for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
         bool wanted = call->outputs & (1u << tensor);
         call->rows_left[tensor] =
             wanted ? fas_tensor_rows(&request->dims, (enum fas_tensor)tensor) : 0;
     }
-    return check_buffers(call, error);
+    return FAS_OK;
 }
 
 /* ---- slots ---- */

@@ -128,6 +128,7 @@ static struct fas_client *client_alloc(const struct fas_connect_options *options
     TAILQ_INIT(&client->free);
     TAILQ_INIT(&client->ending);
     TAILQ_INIT(&client->finished);
+    LIST_INIT(&client->places);
     client_cond_init(&client->changed);
     snprintf(client->name, sizeof(client->name), "%s",
              options->name ? options->name : program_invocation_short_name);
@@ -227,6 +228,7 @@ void fas_close(struct fas_client *client)
         return;
     }
     if (client->connection) {
+        place_settle(client);
         connection_close(client->connection);
     }
     struct release *release;
@@ -235,6 +237,7 @@ void fas_close(struct fas_client *client)
         free(release);
     }
     call_free_all(client);
+    place_free_all(client);
     pthread_cond_destroy(&client->changed);
     if (client->event >= 0) {
         close(client->event);

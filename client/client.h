@@ -4,7 +4,8 @@
  *
  *   client.c    connect, greet, close        call.c      the life of a call
  *   sender.c    what is sent next            receiver.c  what arrives, and where it goes
- *   question.c  ping, stats, drain           strided.c   packed bytes <-> strided tensors
+ *   question.c  ping, stats, drain, open     strided.c   packed bytes <-> strided tensors
+ *   place.c     memory shared with the daemon
  *
  * A call goes one way:  FREE -> OPEN -> ANSWERED -> ENDING -> ENDED -> FREE.
  *   OPEN      the daemon may send results into the caller's memory
@@ -32,7 +33,8 @@ struct fas_call {
     enum call_state state;
     struct fas_request request;
     struct wire_request wire;
-    uint32_t inputs, outputs; /* bit sets of 1u << fas_tensor */
+    uint32_t inputs, outputs; /* bit sets of 1u << fas_tensor: those that travel */
+    uint32_t placed;          /* the others: the daemon uses them where they are */
 
     /* Sending: what is next. */
     bool announced, sending, cancelling; /* REQUEST is out; in a send queue; in client.cancels */
@@ -53,20 +55,26 @@ struct fas_call {
 
 TAILQ_HEAD(call_queue, fas_call);
 
-/* Ping, stats, drain: a thread asks and waits. On its stack. */
+/* Ping, stats, drain, open: a thread asks and waits. On its stack. */
 struct question {
     const struct fas_client *client;
     enum frame_type asks, answered_by;
+    const struct wire_open *open; /* OPEN: its header */
+    uint32_t place;               /* CLOSE: which */
     uint64_t id;
     bool sent, answered;
     struct fas_error error;
     struct wire_stats *stats; /* STATS: where the reply goes */
+    struct wire_opened opened;
+    int fd; /* that came with OPENED; else -1 */
     pthread_cond_t done;
     TAILQ_ENTRY(question) link;
 };
 
+/* Something the daemon need not keep: a retained forward, or a place. */
 struct release {
     uint64_t handle;
+    uint32_t place; /* 0: it is a handle */
     STAILQ_ENTRY(release) link;
 };
 
@@ -98,6 +106,7 @@ struct fas_client {
     uint64_t pong_id;
     struct call_queue small, bulk, cancels;
     TAILQ_HEAD(, question) questions;
+    LIST_HEAD(, place) places;
     STAILQ_HEAD(, release) releases;
     uint64_t upload_credit, result_window, credit_owed;
     uint64_t next_id;
@@ -145,9 +154,23 @@ void call_tell(struct fas_client *client);
 /* The connection is gone, and nothing touches memory any more. Under the lock. */
 void call_lose_all(struct fas_client *client, const struct fas_error *error);
 
+/* place.c. Under the lock. */
+/* Tensors of the call that lie in shared memory are named by place instead of being sent. */
+void place_locate(struct fas_call *call);
+/* Calls of which the daemon may be using shared memory are cancelled and waited for. Not under the
+ * lock; the last that happens on a connection. */
+void place_settle(struct fas_client *client);
+void place_free_all(struct fas_client *client);
+
 /* question.c. Under the lock. */
 struct question *question_find(struct fas_client *client, uint64_t id, enum frame_type answered_by);
 void question_answer(struct question *question, const struct fas_error *error);
+/* Without the lock: asks, and waits for the answer. */
+enum fas_status question_ask(struct fas_client *client, struct question *question,
+                             uint32_t timeout_ms, struct fas_error *error);
+/* Without the lock: queues it; the release is freed when sent. */
+enum fas_status question_release(struct fas_client *client, uint64_t handle, uint32_t place,
+                                 struct fas_error *error);
 
 /* client.c */
 uint64_t client_now_ns(void);

@@ -32,9 +32,9 @@
  * Threads. A client and its calls may be used from any number of threads at once; exceptions stand
  * at the function. Callbacks run on threads of the library with no lock held, those of one call one
  * after the other: they may submit, cancel, take and close ended calls, and must not wait (fas_run,
- * fas_wait, fas_ping, fas_stats, fas_drain, closing an unended call, fas_close), nor take long:
- * they hold up the results of the other calls. The library uses nng, so a process must not fork
- * without exec after fas_connect.
+ * fas_wait, fas_alloc, fas_free, fas_ping, fas_stats, fas_drain, closing an unended call,
+ * fas_close), nor take long: they hold up the results of the other calls. The library uses nng, so
+ * a process must not fork without exec after fas_connect.
  */
 #ifndef FASERVE_H
 #define FASERVE_H
@@ -267,6 +267,29 @@ struct fas_call *fas_take(struct fas_client *client);
 
 /* The daemon may forget a retained forward. Never waits. */
 enum fas_status fas_release(struct fas_client *client, uint64_t handle, struct fas_error *error);
+
+/* ---- shared memory ---- */
+
+/*
+ * Memory that the daemon uses where it is: tensors that lie in it do not travel, and the report's
+ * places say so. FAS_PLACE_REGION: memory of this node that the daemon made; the connection must be
+ * ipc:// and the daemon willing (UNAUTHENTICATED, field "place": its option share-with).
+ * FAS_PLACE_INLINE: ordinary memory, so that a program can choose by one variable. At least 64-byte
+ * aligned and zero. Ask for large pieces and divide them: a tensor is recognised by its address,
+ * wherever in a piece it begins; it must begin at a multiple of 16 bytes (statistics: of 4), its
+ * strides be multiples of the same, and it must end in its piece. Nothing of it is sent another way
+ * instead: what the daemon can not use there is refused by name. Tensors in and outside such memory
+ * mix in a request. Waits for the daemon.
+ */
+enum fas_status fas_alloc(struct fas_client *client, enum fas_place place, uint64_t bytes,
+                          void **memory, struct fas_error *error);
+
+/*
+ * Gives back what fas_alloc gave; no call that uses it is in flight. Waits for the daemon to have
+ * let go of it, too: what it took of a quota is free then. What is not given back goes with
+ * fas_close. A lost connection leaves the memory readable until then. NULL is ignored.
+ */
+void fas_free(struct fas_client *client, void *memory);
 
 /* ---- the daemon ---- */
 

@@ -1,7 +1,7 @@
 /*
- * question.c: ping, stats and drain: a thread asks the daemon and waits for the answer, at most so
- * long. A question lives on its thread's stack and is in the client's list meanwhile; an answer
- * that comes too late finds nobody and is dropped.
+ * question.c: ping, stats, drain and open: a thread asks the daemon and waits for the answer, at
+ * most so long. A question lives on its thread's stack and is in the client's list meanwhile; an
+ * answer that comes too late finds nobody and is dropped.
  */
 #include "client/client.h"
 
@@ -53,34 +53,33 @@ static void question_wait(struct fas_client *client, struct question *question, 
     }
 }
 
-static enum fas_status ask(struct fas_client *client, enum frame_type asks,
-                           enum frame_type answered_by, struct wire_stats *stats,
-                           uint32_t timeout_ms, struct fas_error *error)
+enum fas_status question_ask(struct fas_client *client, struct question *question,
+                             uint32_t timeout_ms, struct fas_error *error)
 {
-    struct question question = {
-        .client = client, .asks = asks, .answered_by = answered_by, .stats = stats};
-    client_cond_init(&question.done);
+    question->client = client;
+    client_cond_init(&question->done);
     connection_lock(client->connection);
-    question.id = QUESTION_BIT | ++client->next_id;
-    TAILQ_INSERT_TAIL(&client->questions, &question, link);
+    question->id = QUESTION_BIT | ++client->next_id;
+    TAILQ_INSERT_TAIL(&client->questions, question, link);
     connection_unlock(client->connection);
     connection_push(client->connection);
     connection_lock(client->connection);
-    question_wait(client, &question, timeout_ms ? timeout_ms : TIMEOUT_MS_DEFAULT);
-    TAILQ_REMOVE(&client->questions, &question, link);
+    question_wait(client, question, timeout_ms ? timeout_ms : TIMEOUT_MS_DEFAULT);
+    TAILQ_REMOVE(&client->questions, question, link);
     connection_unlock(client->connection);
-    pthread_cond_destroy(&question.done);
+    pthread_cond_destroy(&question->done);
     if (error) {
-        *error = question.error;
+        *error = question->error;
     }
-    return question.error.status;
+    return question->error.status;
 }
 
 enum fas_status fas_ping(struct fas_client *client, uint32_t timeout_ms, uint64_t *round_trip_us,
                          struct fas_error *error)
 {
     uint64_t begin_ns = client_now_ns();
-    enum fas_status status = ask(client, FRAME_PING, FRAME_PONG, NULL, timeout_ms, error);
+    struct question question = {.asks = FRAME_PING, .answered_by = FRAME_PONG};
+    enum fas_status status = question_ask(client, &question, timeout_ms, error);
     if (round_trip_us) {
         *round_trip_us = (client_now_ns() - begin_ns) / 1000;
     }
@@ -95,7 +94,9 @@ enum fas_status fas_stats(struct fas_client *client, uint32_t timeout_ms, struct
     if (!all) {
         return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "", "out of memory");
     }
-    enum fas_status status = ask(client, FRAME_STATS, FRAME_STATS_REPLY, all, timeout_ms, error);
+    struct question question = {
+        .asks = FRAME_STATS, .answered_by = FRAME_STATS_REPLY, .stats = all};
+    enum fas_status status = question_ask(client, &question, timeout_ms, error);
     for (uint32_t i = 0; status == FAS_OK && i < all->count && i < room; i++) {
         _Static_assert(sizeof(stats[i].name) == sizeof(all->stats[i].name), "same room");
         __builtin_memcpy(stats[i].name, all->stats[i].name, sizeof(stats[i].name));
@@ -108,16 +109,25 @@ enum fas_status fas_stats(struct fas_client *client, uint32_t timeout_ms, struct
 
 enum fas_status fas_drain(struct fas_client *client, uint32_t timeout_ms, struct fas_error *error)
 {
-    return ask(client, FRAME_DRAIN, FRAME_DRAIN_ACK, NULL, timeout_ms, error);
+    struct question question = {.asks = FRAME_DRAIN, .answered_by = FRAME_DRAIN_ACK};
+    return question_ask(client, &question, timeout_ms, error);
 }
 
 enum fas_status fas_release(struct fas_client *client, uint64_t handle, struct fas_error *error)
+{
+    return question_release(client, handle, 0, error);
+}
+
+/* Something the daemon need not keep is queued; nobody waits for what comes of it. */
+enum fas_status question_release(struct fas_client *client, uint64_t handle, uint32_t place,
+                                 struct fas_error *error)
 {
     struct release *release = malloc(sizeof(*release));
     if (!release) {
         return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "", "out of memory");
     }
     release->handle = handle;
+    release->place = place;
     connection_lock(client->connection);
     bool lost = client->lost;
     if (lost) {

@@ -11,6 +11,7 @@
 #include "client/strided.h"
 
 #include <string.h>
+#include <unistd.h>
 
 static enum fas_status violation(struct fas_error *error, const struct frame *frame,
                                  const char *field, const char *what)
@@ -25,7 +26,8 @@ static enum fas_status result_check(const struct fas_call *call, const struct fr
                                     const struct wire_result *result, struct fas_error *error)
 {
     const struct fas_dims *dims = &call->request.dims;
-    if (frame->flags >= FAS_TENSOR_COUNT || !(call->outputs & (1u << frame->flags))) {
+    bool news = result->row_count == 0; /* of sequences whose results do not travel */
+    if (frame->flags >= FAS_TENSOR_COUNT || !(news || call->outputs & (1u << frame->flags))) {
         return violation(error, frame, "tensor", "of a tensor that was not asked for");
     }
     enum fas_tensor tensor = (enum fas_tensor)frame->flags;
@@ -222,6 +224,33 @@ static enum fas_status head_answer(struct fas_client *client, const struct frame
     return FAS_OK;
 }
 
+/* A place was opened; its memory, if it is the daemon's, came along. */
+static enum fas_status head_opened(struct fas_client *client, const struct frame *frame,
+                                   const uint8_t *header, void **payload, struct fas_error *error)
+{
+    struct wire_opened opened;
+    int fd = connection_take_fd(client->connection);
+    (void)payload;
+    enum fas_status status = wire_decode_opened(header, frame->header_bytes, &opened, error);
+    connection_lock(client->connection);
+    struct question *question =
+        status == FAS_OK ? question_find(client, frame->request, FRAME_OPENED) : NULL;
+    if (question) {
+        question->opened = opened;
+        question->fd = fd;
+        fd = -1;
+        question_answer(question, NULL);
+    }
+    connection_unlock(client->connection);
+    if (fd >= 0) {
+        close(fd);
+    }
+    if (!question && status == FAS_OK) { /* too late for whoever asked */
+        question_release(client, 0, opened.id, NULL);
+    }
+    return status;
+}
+
 /* ---- the rest ---- */
 
 static void server_fill(struct fas_server *server, const struct wire_hello_ack *ack)
@@ -323,7 +352,8 @@ static on_head *const rows[FRAME_TYPE_COUNT] = {
     [FRAME_DONE] = head_done,           [FRAME_ERROR] = head_error,
     [FRAME_CREDIT] = head_credit,       [FRAME_PING] = head_ping,
     [FRAME_PONG] = head_answer,         [FRAME_STATS_REPLY] = head_answer,
-    [FRAME_DRAIN_ACK] = head_answer,
+    [FRAME_DRAIN_ACK] = head_answer,    [FRAME_OPENED] = head_opened,
+    [FRAME_CLOSED] = head_answer,
 };
 
 enum fas_status receiver_on_head(void *context, const struct frame *frame, const uint8_t *header,

@@ -152,13 +152,24 @@ static void put_pings(struct writer *w)
     }
 }
 
+static void put_question(struct writer *w, const struct question *question)
+{
+    struct frame frame = {.type = question->asks, .request = question->id};
+    if (question->open) {
+        frame.header_bytes = (uint32_t)wire_encode_open(question->open, writer_header(w));
+    } else if (question->place) {
+        frame.header_bytes = (uint32_t)wire_encode_close(question->place, writer_header(w));
+    }
+    writer_frame(w, &frame);
+}
+
 static void put_questions(struct writer *w)
 {
     struct question *question;
     TAILQ_FOREACH(question, &w->client->questions, link)
     {
         if (!question->sent && writer_has_room(w, 0, 0)) {
-            put_bare(w, question->asks, question->id);
+            put_question(w, question);
             question->sent = true;
         }
     }
@@ -169,7 +180,12 @@ static void put_releases(struct writer *w)
     struct release *release;
     while ((release = STAILQ_FIRST(&w->client->releases)) && writer_has_room(w, 0, 0)) {
         struct frame frame = {.type = FRAME_RELEASE};
-        frame.header_bytes = (uint32_t)wire_encode_release(release->handle, writer_header(w));
+        if (release->place) { /* nobody waits for CLOSED */
+            frame = (struct frame){.type = FRAME_CLOSE, .request = QUESTION_BIT};
+            frame.header_bytes = (uint32_t)wire_encode_close(release->place, writer_header(w));
+        } else {
+            frame.header_bytes = (uint32_t)wire_encode_release(release->handle, writer_header(w));
+        }
         writer_frame(w, &frame);
         STAILQ_REMOVE_HEAD(&w->client->releases, link);
         free(release);

@@ -26,6 +26,7 @@ struct bench {
     int client_count;
     struct plain plain;
     double seconds; /* of each load */
+    enum fas_place place;
     const char *baseline_program;
     struct row {
         char what[40];
@@ -48,6 +49,7 @@ static bool bench_load(struct bench *bench, const char *what, struct shape shape
 {
     struct row *row = &bench->rows[bench->row_count];
     struct load load = {.shape = shape,
+                        .place = bench->place,
                         .clients = bench->clients,
                         .client_count = bench->client_count,
                         .callers = callers,
@@ -115,11 +117,13 @@ static bool bench_bulk(struct bench *bench, bool up)
     struct workload workload;
     const struct shape shape = bulk_shape(up);
     double ours[BULK_ROUNDS], plain[BULK_ROUNDS];
-    if (!bench->plain.buffer || !workload_open(&workload, &shape)) {
+    struct fas_report report = {0};
+    if (!bench->plain.buffer || workload_open(&workload, &shape, bench->clients[0], bench->place,
+                                              &report.error) != FAS_OK) {
+        complain(up ? "bulk up" : "bulk down", &report.error);
         workload_close(&workload);
         return false;
     }
-    struct fas_report report;
     bool good = true;
     for (int i = -1; good && i < BULK_ROUNDS; i++) { /* the first warms up */
         good = fas_run(bench->clients[0], &workload.request, &report) == FAS_OK;
@@ -359,12 +363,25 @@ static int bench_run(struct bench *bench, const struct own *own, int clients, bo
     return code;
 }
 
+static bool read_place(const char *text, enum fas_place *place)
+{
+    for (int i = 0; i < FAS_PLACE_COUNT; i++) {
+        if (strcmp(text, fas_place_name((enum fas_place)i)) == 0) {
+            *place = (enum fas_place)i;
+            return true;
+        }
+    }
+    fprintf(stderr, "fasctl: --place: \"%s\" is none of inline, region, cuda\n", text);
+    return false;
+}
+
 int command_bench(int argc, char **argv)
 {
     static struct bench bench;
     struct own own = {NULL, "forward", "bf16", 8, 2, 64, 0, 1, 0, false};
     int64_t clients = 1;
     bool json = false;
+    const char *place = "inline";
     bench.seconds = 2;
     const struct option_row rows[] = {
         {"lengths", OPTION_TEXT, &own.lengths, "LIST",
@@ -381,6 +398,8 @@ int command_bench(int argc, char **argv)
         {"clients", OPTION_INT, &clients, "N", "connections, shared by the callers (1)", 1,
          CLIENTS_MAX},
         {"seconds", OPTION_REAL, &bench.seconds, "S", "of each load (2)", 0.01, 86400},
+        {"place", OPTION_TEXT, &place, "PLACE",
+         "where the tensors are: inline (in messages), region (shared memory) or cuda", 0, 0},
         {"baseline", OPTION_TEXT, &bench.baseline_program, "FASERVED",
          "this program computes the same in process, for comparison", 0, 0},
         {"json", OPTION_FLAG, &json, NULL, "an array of objects instead of the table", 0, 0},
@@ -390,5 +409,6 @@ int command_bench(int argc, char **argv)
     if (!command_options("bench [OPTIONS]", rows, argc, argv, &code)) {
         return code;
     }
-    return bench_run(&bench, &own, (int)clients, json);
+    return read_place(place, &bench.place) ? bench_run(&bench, &own, (int)clients, json)
+                                           : EXIT_USAGE;
 }

@@ -145,7 +145,8 @@ static bool callers_open(struct load *load, struct caller *callers, pthread_barr
         callers[i].load = load;
         callers[i].client = load->clients[i % load->client_count];
         callers[i].start = start;
-        if (!workload_open(&callers[i].workload, &load->shape)) {
+        if (workload_open(&callers[i].workload, &load->shape, callers[i].client, load->place,
+                          &load->error) != FAS_OK) {
             return false;
         }
     }
@@ -238,11 +239,10 @@ static struct open_slot *open_take(struct open_loop *loop)
     return slot;
 }
 
-static void open_arrive(struct open_loop *loop, int64_t number, uint64_t due_ns)
+static void open_arrive(struct open_loop *loop, uint64_t due_ns)
 {
-    const struct load *load = loop->load;
     struct open_slot *slot = open_take(loop);
-    struct fas_client *client = load->clients[number % load->client_count];
+    struct fas_client *client = slot->workload.client; /* knows its memory */
     struct fas_report refused = {0};
     slot->due_ns = due_ns;
     slot->workload.request.on_end = open_on_end;
@@ -262,8 +262,10 @@ static bool open_loop(struct load *load, struct open_loop *loop, double *seconds
 {
     for (int i = 0; i < OPEN_MAX; i++) {
         struct open_slot *slot = &loop->slots[i];
+        struct fas_client *client = load->clients[i % load->client_count];
         slot->loop = loop;
-        if (!workload_open(&slot->workload, &load->shape)) {
+        if (workload_open(&slot->workload, &load->shape, client, load->place, &load->error) !=
+            FAS_OK) {
             return false;
         }
         slot->next = loop->free;
@@ -275,7 +277,7 @@ static bool open_loop(struct load *load, struct open_loop *loop, double *seconds
         double uniform = ((double)(number_next(&state) >> 11) + 1) / 9007199254740993.0;
         due_ns += (uint64_t)(-log(uniform) / load->rate * 1e9);
         sleep_until(due_ns);
-        open_arrive(loop, i, due_ns);
+        open_arrive(loop, due_ns);
     }
     pthread_mutex_lock(&loop->lock);
     while (loop->in_flight > 0) {

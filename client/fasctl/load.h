@@ -14,6 +14,7 @@
 
 struct load {
     struct shape shape;
+    enum fas_place place; /* of its tensors */
     struct fas_client *const *clients;
     int client_count;
     int callers;            /* closed loop */

@@ -10,6 +10,7 @@
 #include "client/fasctl/numbers.h"
 
 #define SEQUENCES_MAX 65536
+#define ALIGN 256u
 
 static bool lengths_add(int32_t **lengths, int32_t *batch, long count, long length)
 {
@@ -71,23 +72,38 @@ static void fill(void *data, uint64_t bytes, bool fp32, uint64_t seed)
     }
 }
 
-/* Allocates and fills the tensors of a bit set, and adds up their bytes. */
-static bool tensors_open(struct workload *w, uint32_t tensors, bool input)
+/* Where each tensor of a bit set begins in one piece of memory; returns the piece's length. */
+static uint64_t tensors_place(struct workload *w, uint32_t tensors, uint8_t *memory)
 {
-    const struct fas_dims *dims = &w->request.dims;
+    uint64_t offset = 0;
     for (uint32_t left = tensors; left; left &= left - 1) {
         enum fas_tensor tensor = (enum fas_tensor)__builtin_ctz(left);
-        uint64_t bytes = fas_tensor_bytes(dims, tensor);
-        void *data = malloc(bytes ? bytes : 1);
-        if (!data) {
-            return false;
-        }
-        w->request.tensors[tensor].data = data;
-        bool fp32 = dims->dtype == FAS_FP32 || fas_tensor_row(tensor)->statistics;
-        fill(data, bytes, fp32, (uint64_t)tensor + 1); /* outputs, too: pages are touched */
-        *(input ? &w->bytes_in : &w->bytes_out) += bytes;
+        w->request.tensors[tensor].data = memory ? memory + offset : NULL;
+        offset += (fas_tensor_bytes(&w->request.dims, tensor) + ALIGN - 1) / ALIGN * ALIGN;
     }
-    return true;
+    return offset > 0 ? offset : ALIGN;
+}
+
+/* Allocates and fills the tensors of both bit sets, and adds up their bytes. */
+static enum fas_status tensors_open(struct workload *w, uint32_t inputs, uint32_t outputs,
+                                    enum fas_place place, struct fas_error *error)
+{
+    const struct fas_dims *dims = &w->request.dims;
+    uint64_t bytes = tensors_place(w, inputs | outputs, NULL);
+    enum fas_status status = fas_alloc(w->client, place, bytes, &w->memory, error);
+    if (status != FAS_OK) {
+        return status;
+    }
+    tensors_place(w, inputs | outputs, w->memory);
+    for (uint32_t left = inputs | outputs; left; left &= left - 1) {
+        enum fas_tensor tensor = (enum fas_tensor)__builtin_ctz(left);
+        uint64_t tensor_bytes = fas_tensor_bytes(dims, tensor);
+        bool fp32 = dims->dtype == FAS_FP32 || fas_tensor_row(tensor)->statistics;
+        /* outputs, too: pages are touched */
+        fill(w->request.tensors[tensor].data, tensor_bytes, fp32, (uint64_t)tensor + 1);
+        *(inputs >> tensor & 1 ? &w->bytes_in : &w->bytes_out) += tensor_bytes;
+    }
+    return FAS_OK;
 }
 
 static bool lengths_open(struct workload *w, const struct shape *shape)
@@ -119,9 +135,12 @@ static void bulk_open(struct workload *w, const struct shape *shape)
     w->request.dims.total_k = shape->idle_k_rows;
 }
 
-bool workload_open(struct workload *w, const struct shape *shape)
+enum fas_status workload_open(struct workload *w, const struct shape *shape,
+                              struct fas_client *client, enum fas_place place,
+                              struct fas_error *error)
 {
     memset(w, 0, sizeof(*w));
+    w->client = client;
     w->request.pass = shape->pass;
     w->request.batch = shape->batch;
     w->request.dims =
@@ -130,21 +149,20 @@ bool workload_open(struct workload *w, const struct shape *shape)
     if (shape->idle_k_rows > 0) {
         bulk_open(w, shape);
     } else if (!lengths_open(w, shape)) {
-        return false;
+        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "", "out of memory");
     }
     const uint32_t qkv = 1u << FAS_Q | 1u << FAS_K | 1u << FAS_V;
     const uint32_t forward = 1u << FAS_O | 1u << FAS_LSE;
-    if (shape->pass == FAS_FORWARD) {
-        return tensors_open(w, qkv, true) && tensors_open(w, forward, false);
-    }
-    return tensors_open(w, qkv | forward | 1u << FAS_DO, true) &&
-           tensors_open(w, 1u << FAS_DQ | 1u << FAS_DK | 1u << FAS_DV, false);
+    const uint32_t gradients = 1u << FAS_DQ | 1u << FAS_DK | 1u << FAS_DV;
+    return shape->pass == FAS_FORWARD
+               ? tensors_open(w, qkv, forward, place, error)
+               : tensors_open(w, qkv | forward | 1u << FAS_DO, gradients, place, error);
 }
 
 void workload_close(struct workload *w)
 {
-    for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
-        free(w->request.tensors[tensor].data);
+    if (w->client) {
+        fas_free(w->client, w->memory);
     }
     free(w->cu_seqlens);
     memset(w, 0, sizeof(*w));

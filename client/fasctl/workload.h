@@ -24,13 +24,18 @@ struct workload {
     int64_t tokens;
     int32_t *cu_seqlens;
     int32_t used[2]; /* seqused of a bulk request */
+    struct fas_client *client;
+    void *memory; /* of all tensors: fas_alloc's */
 };
 
 /* "512,512,2048" or "64x512" (64 sequences of 512) -> lengths; false: not understood. */
 bool lengths_parse(const char *text, int32_t **lengths, int32_t *batch);
 
-/* False: out of memory. A backward's o and lse are not those of its q, k, v: timing only. */
-bool workload_open(struct workload *workload, const struct shape *shape);
+/* Tensors in memory of that place, to be closed before the client is. Not FAS_OK: error says why. A
+ * backward's o and lse are not those of its q, k, v: timing only. */
+enum fas_status workload_open(struct workload *workload, const struct shape *shape,
+                              struct fas_client *client, enum fas_place place,
+                              struct fas_error *error);
 void workload_close(struct workload *workload);
 
 #endif

@@ -208,6 +208,21 @@ void job_backward(struct job *job, const struct job *forward, struct random *ran
     add_outputs(job, backward_outputs, 4);
 }
 
+uint8_t *job_place(struct job *job, uint32_t tensors, uint8_t *memory)
+{
+    for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
+        if (tensors >> tensor & 1 && job->tensors[tensor]) {
+            uint64_t bytes = fas_tensor_bytes(&job->request.dims, (enum fas_tensor)tensor);
+            memcpy(memory, job->tensors[tensor], bytes);
+            free(job->tensors[tensor]);
+            job->tensors[tensor] = job->request.tensors[tensor].data = memory;
+            job->placed |= 1u << tensor;
+            memory += (bytes + 63) / 64 * 64;
+        }
+    }
+    return memory;
+}
+
 bool job_right(const struct job *job)
 {
     for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
@@ -232,7 +247,9 @@ void job_reset(struct job *job)
 void job_close(struct job *job)
 {
     for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
-        free(job->tensors[tensor]);
+        if (!(job->placed >> tensor & 1)) {
+            free(job->tensors[tensor]);
+        }
         free(job->expected[tensor]);
     }
     free(job->cu_q);

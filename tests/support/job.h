@@ -12,6 +12,7 @@ struct job {
     struct fas_request request;
     int32_t *cu_q, *cu_k;
     void *tensors[FAS_TENSOR_COUNT], *expected[FAS_TENSOR_COUNT];
+    uint32_t placed; /* bit set: those that lie in memory of the test's */
 };
 
 struct job_shape {
@@ -26,6 +27,10 @@ void job_forward(struct job *job, const struct job_shape *shape, struct random *
 
 /* The backward of a forward that has its answer. */
 void job_backward(struct job *job, const struct job *forward, struct random *random);
+
+/* Moves a bit set of its tensors (all, but for those it has not) to `memory`, at multiples of 64
+ * bytes; returns the end. */
+uint8_t *job_place(struct job *job, uint32_t tensors, uint8_t *memory);
 
 /* Every output is the answer, bit for bit. */
 bool job_right(const struct job *job);

@@ -739,6 +739,7 @@ enum fas_status connection_start(struct connection *c, uint32_t period_ms, struc
     pthread_mutex_lock(&c->lock);
     c->started = true;
     pthread_mutex_unlock(&c->lock);
+    connection_rest(c, NULL); /* a failure until here has not been told */
     connection_push(c);
     return FAS_OK;
 }

@@ -235,10 +235,14 @@ static int32_t group_heads(const struct plan_shape *shape, const struct side *si
  * mask adds to dQ group after group, so that a second group of a head would only wait for the
  * first.
  */
+static bool cyclic(const struct plan_shape *shape)
+{
+    return shape->deterministic && !shape->mask.has_left && !shape->mask.has_right;
+}
+
 static int64_t run_blocks(const struct plan_shape *shape, int64_t blocks)
 {
-    bool cyclic = shape->deterministic && !shape->mask.has_left && !shape->mask.has_right;
-    return cyclic ? PLAN_GROUP : most(blocks, 1);
+    return cyclic(shape) ? PLAN_GROUP : most(blocks, 1);
 }
 
 static void walk_heads(struct walk *walk, const struct side *side,
@@ -358,4 +362,42 @@ void plan_make(const struct plan_shape *shape, const struct attn_sequence *seque
     struct walk writing = {.shape = shape, .bucket = bucket, .tiles = tiles, .fills = fills};
     walk_all(&writing, sequences, count);
     assert(writing.fill_count == counting.fill_count);
+}
+
+static int64_t work_of(const struct plan_tile *tile)
+{
+    return 1 + tile->last - tile->first;
+}
+
+/* The place of a cut near tile `at`, which is where the work says, and not before `least_at`. */
+static int64_t settle_cut(const struct plan_shape *shape, const struct plan_tile *tiles,
+                          int64_t count, int64_t round, int64_t at, int64_t least_at)
+{
+    if (cyclic(shape)) {
+        while (at < count && tiles[at].row / shape->k_block % PLAN_GROUP != 0) {
+            at++;
+        }
+    } else if (count >= 8 * round) { /* moved by half of that: a sixteenth of the list at most */
+        at = (at + round / 2) / round * round;
+    }
+    return most(least_at, least(at, count));
+}
+
+void plan_cut(const struct plan_shape *shape, const struct plan_tile *tiles, int64_t count,
+              int32_t parts, int64_t round, int64_t *cuts)
+{
+    int64_t total = 0;
+    for (int64_t t = 0; t < count; t++) {
+        total += work_of(&tiles[t]);
+    }
+    int64_t before = 0, at = 0;
+    cuts[0] = 0;
+    for (int32_t p = 1; p < parts; p++) {
+        int64_t share = (int64_t)((double)total * p / parts);
+        while (at < count && before < share) {
+            before += work_of(&tiles[at++]);
+        }
+        cuts[p] = settle_cut(shape, tiles, count, round, at, cuts[p - 1]);
+    }
+    cuts[parts] = count;
 }

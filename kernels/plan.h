@@ -97,6 +97,15 @@ struct plan_size plan_bound(const struct plan_shape *shape, const struct attn_se
 void plan_make(const struct plan_shape *shape, const struct attn_sequence *sequences, int32_t count,
                struct plan_tile *tiles, struct plan_fill *fills);
 
+/*
+ * Cuts a list into parts of about equal work, to be launched one after another: part p is
+ * [cuts[p], cuts[p + 1]). A cut lies at a multiple of `round` tiles where that makes no great
+ * difference (with as many CTAs, all of them end a part together), and never inside a group of a
+ * cyclic order, whose tiles wait for one another. cuts: parts + 1.
+ */
+void plan_cut(const struct plan_shape *shape, const struct plan_tile *tiles, int64_t count,
+              int32_t parts, int64_t round, int64_t *cuts);
+
 /* Neighbouring key blocks that share a cyclic order in a deterministic backward without right edge.
  */
 enum { PLAN_GROUP = 64 };

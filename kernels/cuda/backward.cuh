@@ -298,12 +298,15 @@ inline attn_status backward_launch(attn_context *context, const attn_launch *lau
         return ATTN_LAUNCH_FAILED;
     }
     backward_params_fill(&p, context, launch, kernel, plan);
-    bool rows = plan.stripe_count > 0;
-    bool done = (!rows || backward_preprocess_run(context, launch, kernel, plan, luggage, p)) &&
+    bool first = launch->part == 0 && plan.stripe_count > 0;
+    bool last = launch->part + 1 >= launch->parts;
+    bool post = last && plan.stripe_count > 0;
+    bool sink = last && launch->shape.has_sink;
+    bool done = (!first || backward_preprocess_run(context, launch, kernel, plan, luggage, p)) &&
                 (plan.tile_count == 0 || backward_main_run(context, kernel, plan, p)) &&
-                (!rows || backward_post_run(context, kernel, plan, p)) &&
+                (!post || backward_post_run(context, kernel, plan, p)) &&
                 (plan.fill_count == 0 || backward_fill_run(context, launch, plan, luggage)) &&
-                (!launch->shape.has_sink || backward_dsink_run(context, launch, luggage, p));
+                (!sink || backward_dsink_run(context, launch, luggage, p));
     return done ? ATTN_OK : ATTN_LAUNCH_FAILED;
 }
 

@@ -33,6 +33,7 @@ uint64_t hash_bytes(uint64_t hash, const void *data, size_t bytes)
 void forget(cuda_plan_entry *entry)
 {
     free(entry->sequences);
+    free(entry->cuts);
     *entry = {};
 }
 
@@ -55,13 +56,18 @@ plan_shape clean_shape(const plan_shape *shape)
     return clean;
 }
 
+int32_t parts_of(const attn_launch *launch)
+{
+    return launch->parts > 1 ? launch->parts : 1;
+}
+
 cuda_plan_entry *find_plan(attn_context *context, const plan_shape *shape,
                            const attn_launch *launch, uint64_t hash)
 {
     size_t bytes = static_cast<size_t>(launch->sequence_count) * sizeof(attn_sequence);
     for (cuda_plan_entry &entry : context->plans) {
         if (entry.sequences != nullptr && entry.hash == hash &&
-            entry.sequence_count == launch->sequence_count &&
+            entry.sequence_count == launch->sequence_count && entry.parts == parts_of(launch) &&
             memcmp(&entry.shape, shape, sizeof(*shape)) == 0 &&
             memcmp(entry.sequences, launch->sequences, bytes) == 0) {
             return &entry;
@@ -87,36 +93,86 @@ int64_t count_stripes(const plan_shape *shape, const attn_launch *launch)
                : 0;
 }
 
-/* Tiles, end marks, fills and stripes, in this order. */
+/* The list moves forward, part by part, from where plan_make wrote it: behind room for the marks of
+ * all parts. */
+void spread_tiles(plan_tile *tiles, const int64_t *cuts, int32_t parts, int64_t marks)
+{
+    const plan_tile *from = tiles + parts * marks;
+    for (int32_t p = 0; p < parts; p++) {
+        int64_t count = cuts[p + 1] - cuts[p];
+        plan_tile *to = tiles + cuts[p] + p * marks;
+        memmove(to, from + cuts[p], static_cast<size_t>(count) * sizeof(plan_tile));
+        memset(to + count, 0, static_cast<size_t>(marks) * sizeof(plan_tile));
+    }
+}
+
+/* Tiles with their end marks, fills and stripes, in this order, in a new piece of the ring. */
 bool write_lists(attn_context *context, const plan_shape *shape, const attn_launch *launch,
-                 cuda_plan *plan, cuda_piece *piece)
+                 cuda_plan_entry *entry)
 {
     plan_size size = plan_measure(shape, launch->sequences, launch->sequence_count);
-    size_t marks = static_cast<size_t>(context->sms);
-    size_t tile_bytes = (static_cast<size_t>(size.tiles) + marks) * sizeof(plan_tile);
+    int64_t marks = context->sms;
+    size_t tile_bytes = static_cast<size_t>(size.tiles + entry->parts * marks) * sizeof(plan_tile);
     size_t fill_bytes = static_cast<size_t>(size.fills) * sizeof(plan_fill);
     int64_t stripes = count_stripes(shape, launch);
-    *piece = cuda_piece_take(context, tile_bytes + fill_bytes +
-                                          static_cast<size_t>(stripes) * sizeof(plan_fill));
-    if (piece->host == nullptr || size.tiles > INT32_MAX / 2 || size.fills > INT32_MAX ||
+    cuda_piece piece = cuda_piece_take(
+        context, tile_bytes + fill_bytes + static_cast<size_t>(stripes) * sizeof(plan_fill));
+    if (piece.host == nullptr || size.tiles > INT32_MAX / 2 || size.fills > INT32_MAX ||
         stripes > INT32_MAX) {
         return false;
     }
-    plan_tile *tiles = reinterpret_cast<plan_tile *>(piece->host);
-    plan_make(shape, launch->sequences, launch->sequence_count, tiles,
-              reinterpret_cast<plan_fill *>(piece->host + tile_bytes));
-    memset(tiles + size.tiles, 0, marks * sizeof(plan_tile));
+    plan_tile *tiles = reinterpret_cast<plan_tile *>(piece.host);
+    plan_tile *made = tiles + entry->parts * marks;
+    plan_make(shape, launch->sequences, launch->sequence_count, made,
+              reinterpret_cast<plan_fill *>(piece.host + tile_bytes));
+    plan_cut(shape, made, size.tiles, entry->parts, cuda_ctas(context, INT32_MAX), entry->cuts);
+    spread_tiles(tiles, entry->cuts, entry->parts, marks);
     if (stripes > 0) {
         plan_stripes(shape, launch->sequences, launch->sequence_count,
-                     reinterpret_cast<plan_fill *>(piece->host + tile_bytes + fill_bytes));
+                     reinterpret_cast<plan_fill *>(piece.host + tile_bytes + fill_bytes));
     }
-    *plan = {reinterpret_cast<const plan_tile *>(piece->device),
-             reinterpret_cast<const plan_fill *>(piece->device + tile_bytes),
-             reinterpret_cast<const plan_fill *>(piece->device + tile_bytes + fill_bytes),
-             static_cast<int32_t>(size.tiles),
-             static_cast<int32_t>(size.fills),
-             static_cast<int32_t>(stripes)};
-    return cuda_piece_send(context, piece);
+    entry->plan = {reinterpret_cast<const plan_tile *>(piece.device),
+                   reinterpret_cast<const plan_fill *>(piece.device + tile_bytes),
+                   reinterpret_cast<const plan_fill *>(piece.device + tile_bytes + fill_bytes),
+                   static_cast<int32_t>(size.tiles),
+                   static_cast<int32_t>(size.fills),
+                   static_cast<int32_t>(stripes)};
+    entry->first = static_cast<size_t>(piece.device - context->ring.device);
+    entry->last = entry->first + piece.bytes;
+    return cuda_piece_send(context, &piece);
+}
+
+/* What of the entry's lists the launch is for. */
+cuda_plan part_of(const attn_context *context, const cuda_plan_entry *entry, int32_t part)
+{
+    cuda_plan plan = entry->plan;
+    plan.tiles += entry->cuts[part] + int64_t{part} * context->sms;
+    plan.tile_count = static_cast<int32_t>(entry->cuts[part + 1] - entry->cuts[part]);
+    plan.fill_count = part == 0 ? plan.fill_count : 0;
+    return plan;
+}
+
+/* An entry for the launch, without lists; nullptr: no memory. */
+cuda_plan_entry *new_entry(attn_context *context, const plan_shape *shape,
+                           const attn_launch *launch, uint64_t hash)
+{
+    size_t bytes = static_cast<size_t>(launch->sequence_count) * sizeof(attn_sequence);
+    cuda_plan_entry *entry = &context->plans[context->next_plan];
+    context->next_plan = (context->next_plan + 1) % CUDA_PLANS;
+    forget(entry);
+    entry->shape = *shape;
+    entry->sequence_count = launch->sequence_count;
+    entry->hash = hash;
+    entry->parts = parts_of(launch);
+    entry->sequences = static_cast<attn_sequence *>(malloc(bytes > 0 ? bytes : 1));
+    entry->cuts =
+        static_cast<int64_t *>(malloc((static_cast<size_t>(entry->parts) + 1) * sizeof(int64_t)));
+    if (entry->sequences == nullptr || entry->cuts == nullptr) {
+        forget(entry);
+        return nullptr;
+    }
+    memcpy(entry->sequences, launch->sequences, bytes);
+    return entry;
 }
 
 } // namespace
@@ -151,29 +207,18 @@ bool cuda_plan_take(attn_context *context, const plan_shape *wanted, const attn_
     plan_shape shape = clean_shape(wanted);
     size_t bytes = static_cast<size_t>(launch->sequence_count) * sizeof(attn_sequence);
     uint64_t hash = hash_bytes(hash_bytes(0, &shape, sizeof(shape)), launch->sequences, bytes);
-    const cuda_plan_entry *found = find_plan(context, &shape, launch, hash);
-    if (found != nullptr) {
-        *plan = found->plan;
-        return true;
+    cuda_plan_entry *entry = find_plan(context, &shape, launch, hash);
+    if (entry == nullptr) {
+        entry = new_entry(context, &shape, launch, hash);
+        if (entry == nullptr) {
+            return false;
+        }
+        if (!write_lists(context, &shape, launch, entry)) {
+            forget(entry);
+            return false;
+        }
     }
-    cuda_piece piece;
-    if (!write_lists(context, &shape, launch, plan, &piece)) {
-        return false;
-    }
-    cuda_plan_entry *entry = &context->plans[context->next_plan];
-    context->next_plan = (context->next_plan + 1) % CUDA_PLANS;
-    forget(entry);
-    entry->sequences = static_cast<attn_sequence *>(malloc(bytes > 0 ? bytes : 1));
-    if (entry->sequences == nullptr) {
-        return true; /* used once, not kept */
-    }
-    memcpy(entry->sequences, launch->sequences, bytes);
-    entry->shape = shape;
-    entry->sequence_count = launch->sequence_count;
-    entry->hash = hash;
-    entry->first = static_cast<size_t>(piece.device - context->ring.device);
-    entry->last = entry->first + piece.bytes;
-    entry->plan = *plan;
+    *plan = part_of(context, entry, launch->part);
     return true;
 }
 

@@ -15,9 +15,10 @@
 #include "kernels/attn_cuda.h"
 #include "kernels/plan.h"
 
-/* One plan on the device. */
+/* One plan on the device, or of a launch in parts one part of it: its tiles; fills come with the
+ * first, stripes with all. */
 struct cuda_plan {
-    const plan_tile *tiles; /* tile_count, then end_marks records of rows == 0 */
+    const plan_tile *tiles; /* tile_count, then end marks: records of rows == 0 */
     const plan_fill *fills;
     const plan_fill *stripes; /* backward */
     int32_t tile_count, fill_count, stripe_count;
@@ -35,6 +36,8 @@ struct cuda_plan_entry {
     int32_t sequence_count;
     uint64_t hash;
     size_t first, last; /* bytes of the ring */
+    int32_t parts;
+    int64_t *cuts; /* parts + 1, owned; end marks follow each part */
     cuda_plan plan;
 };
 

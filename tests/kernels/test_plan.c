@@ -312,6 +312,56 @@ START_TEST(long_tiles_start_first)
 }
 END_TEST
 
+static int64_t work(const struct plan_tile *tile)
+{
+    return 1 + tile->last - tile->first;
+}
+
+/* Whole lists of one long sequence, cut: nothing is lost, no part is much more than its share, and
+ * tiles that wait for one another stay together. */
+START_TEST(parts_are_even_and_leave_groups_whole)
+{
+    enum { CTAS = 12, PARTS_MAX = 9, ROWS = 30000 };
+    static struct plan_tile tiles[TILES_MAX];
+    static struct plan_fill fills[TILES_MAX];
+    int64_t cuts[PARTS_MAX + 1];
+    for (int form = 0; form < 8; form++) {
+        struct plan_shape shape = {.pass = form & 1 ? ATTN_BACKWARD : ATTN_FORWARD,
+                                   .mask = {.has_right = form >> 1 & 1},
+                                   .hq = 4,
+                                   .hkv = 2,
+                                   .q_block = 128,
+                                   .k_block = 128,
+                                   .walked_bytes = 512,
+                                   .deterministic = form == 5 || form == 7};
+        const struct attn_sequence one = {
+            .q_len = ROWS, .k_len = ROWS, .q_span = ROWS, .k_span = ROWS};
+        int64_t count = plan_measure(&shape, &one, 1).tiles, total = 0;
+        ck_assert_int_le(count, TILES_MAX);
+        plan_make(&shape, &one, 1, tiles, fills);
+        for (int64_t t = 0; t < count; t++) {
+            total += work(&tiles[t]);
+        }
+        bool groups = shape.deterministic && !shape.mask.has_right;
+        for (int32_t parts = 1; parts <= PARTS_MAX; parts++) {
+            plan_cut(&shape, tiles, count, parts, CTAS, cuts);
+            must(cuts[0] == 0 && cuts[parts] == count);
+            for (int32_t p = 0; p < parts; p++) {
+                int64_t sum = 0;
+                must(cuts[p] <= cuts[p + 1]);
+                for (int64_t t = cuts[p]; t < cuts[p + 1]; t++) {
+                    sum += work(&tiles[t]);
+                }
+                int64_t slack = (1 + (groups ? PLAN_GROUP : CTAS)) * (int64_t)(2 + ROWS / 128);
+                must(sum <= total / parts + slack);
+                must(groups || cuts[p] == count || cuts[p] % CTAS == 0);
+                must(!groups || cuts[p] == count || tiles[cuts[p]].row / 128 % PLAN_GROUP == 0);
+            }
+        }
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("plan");
@@ -322,6 +372,7 @@ int main(void)
     tcase_add_test(all, tiles_are_the_sequences_own);
     tcase_add_test(all, stripes_cover_the_spans);
     tcase_add_test(all, long_tiles_start_first);
+    tcase_add_test(all, parts_are_even_and_leave_groups_whole);
     suite_add_tcase(suite, all);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);

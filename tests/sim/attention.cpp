@@ -53,6 +53,7 @@ void prepare(sim::device *device, problem *p, const attn_shape &shape, uint64_t 
     device->seed = seed;
     device->resident = 1 + static_cast<int>(seed % sim::PROCESSORS);
     problem_visit(p, add_tensor, device);
+    p->parts = static_cast<int>(seed / 5 % 4); /* apart from `resident` */
     p->rounding = shape.dtype == ATTN_BF16 ? 0x1p-8 : 0x1p-11;
 }
 

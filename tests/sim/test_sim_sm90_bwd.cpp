@@ -74,8 +74,10 @@ struct {
 
 attn_status launch_running(attn_context *context, const attn_launch *launch)
 {
-    sim::device_add(running.device, "scratch", launch->scratch, launch->scratch_bytes,
-                    sim::usage::scratch);
+    if (launch->part == 0) {
+        sim::device_add(running.device, "scratch", launch->scratch, launch->scratch_bytes,
+                        sim::usage::scratch);
+    }
     attn_status status = running.row->launch(context, launch);
     ck_assert_msg(running.device->error.empty(), "%s, seed %lu: %s", running.row->name,
                   static_cast<unsigned long>(running.device->seed), running.device->error.c_str());
@@ -92,6 +94,7 @@ uint64_t check(const attn_shape &shape, uint64_t seed, int resident)
     device.seed = seed;
     device.resident = resident;
     problem_visit(p, add_tensor, &device);
+    p->parts = static_cast<int>(seed % 4);
     p->rounding = shape.dtype == ATTN_BF16 ? 0x1p-8 : 0x1p-11;
     running = {row_for(shape), &device};
     attn_row row = *running.row;

@@ -128,7 +128,6 @@ static struct fas_client *client_alloc(const struct fas_connect_options *options
     TAILQ_INIT(&client->free);
     TAILQ_INIT(&client->ending);
     TAILQ_INIT(&client->finished);
-    LIST_INIT(&client->places);
     client_cond_init(&client->changed);
     snprintf(client->name, sizeof(client->name), "%s",
              options->name ? options->name : program_invocation_short_name);

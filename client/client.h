@@ -106,7 +106,7 @@ struct fas_client {
     uint64_t pong_id;
     struct call_queue small, bulk, cancels;
     TAILQ_HEAD(, question) questions;
-    LIST_HEAD(, place) places;
+    struct place *places; /* a chain */
     STAILQ_HEAD(, release) releases;
     uint64_t upload_credit, result_window, credit_owed;
     uint64_t next_id;

@@ -22,16 +22,14 @@ struct place {
     uint32_t id; /* the daemon's; INLINE: 0 */
     uint8_t *data;
     uint64_t bytes;
-    LIST_ENTRY(place) link;
+    struct place *next;
 };
 
 /* ---- which tensors lie in it ---- */
 
 static const struct place *place_of(const struct fas_client *client, const void *data)
 {
-    const struct place *place;
-    LIST_FOREACH(place, &client->places, link)
-    {
+    for (const struct place *place = client->places; place; place = place->next) {
         uint64_t offset = (uint64_t)((uintptr_t)data - (uintptr_t)place->data);
         if (offset < place->bytes && place->kind != FAS_PLACE_INLINE) {
             return place;
@@ -103,32 +101,42 @@ static enum fas_status open_ordinary(struct place *place, struct fas_error *erro
     return FAS_OK;
 }
 
-enum fas_status fas_alloc(struct fas_client *client, enum fas_place kind, uint64_t bytes,
-                          void **memory, struct fas_error *error)
+static enum fas_status check_wish(enum fas_place place, uint64_t bytes, struct fas_error *error)
 {
-    *memory = NULL;
-    if (kind != FAS_PLACE_INLINE && kind != FAS_PLACE_REGION) {
+    if (place != FAS_PLACE_INLINE && place != FAS_PLACE_REGION) {
         return fas_fail(error, FAS_UNSUPPORTED, "place", "not one that fas_alloc makes");
     }
     if (bytes == 0 || bytes > (uint64_t)FAS_EXTENT_BYTES_MAX) {
         return fas_fail(error, FAS_INVALID_ARGUMENT, "bytes", "%llu", (unsigned long long)bytes);
     }
-    struct place *place = calloc(1, sizeof(*place));
-    if (!place) {
-        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "", "out of memory");
-    }
-    place->kind = kind;
-    place->bytes = bytes;
-    enum fas_status status =
-        kind == FAS_PLACE_REGION ? open_region(client, place, error) : open_ordinary(place, error);
+    return FAS_OK;
+}
+
+enum fas_status fas_alloc(struct fas_client *client, enum fas_place place, uint64_t bytes,
+                          void **memory, struct fas_error *error)
+{
+    *memory = NULL;
+    enum fas_status status = check_wish(place, bytes, error);
     if (status != FAS_OK) {
-        free(place);
         return status;
     }
+    struct place *made = calloc(1, sizeof(*made));
+    if (!made) {
+        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "", "out of memory");
+    }
+    made->kind = place;
+    made->bytes = bytes;
+    status =
+        place == FAS_PLACE_REGION ? open_region(client, made, error) : open_ordinary(made, error);
+    if (status != FAS_OK) {
+        free(made);
+        return status;
+    }
+    *memory = made->data;
     connection_lock(client->connection);
-    LIST_INSERT_HEAD(&client->places, place, link);
+    made->next = client->places;
+    client->places = made;
     connection_unlock(client->connection);
-    *memory = place->data;
     return FAS_OK;
 }
 
@@ -136,7 +144,6 @@ enum fas_status fas_alloc(struct fas_client *client, enum fas_place kind, uint64
 
 static void place_free(struct place *place)
 {
-    LIST_REMOVE(place, link);
     if (place->kind == FAS_PLACE_REGION) {
         munmap(place->data, place->bytes);
     } else {
@@ -145,40 +152,44 @@ static void place_free(struct place *place)
     free(place);
 }
 
-static struct place *place_at(struct fas_client *client, const void *memory)
+/* Out of the chain. Under the lock. */
+static struct place *place_take(struct fas_client *client, const void *memory)
 {
-    struct place *place;
-    LIST_FOREACH(place, &client->places, link)
-    {
-        if (place->data == memory) {
-            return place;
-        }
+    struct place **link = &client->places;
+    while (*link && (*link)->data != memory) {
+        link = &(*link)->next;
     }
-    return NULL;
+    struct place *place = *link;
+    if (place) {
+        *link = place->next;
+    }
+    return place;
 }
 
 void fas_free(struct fas_client *client, void *memory)
 {
-    uint32_t id = 0;
     connection_lock(client->connection);
-    struct place *place = memory ? place_at(client, memory) : NULL;
-    if (place) {
-        id = place->id;
-        place_free(place);
-    }
+    struct place *place = memory ? place_take(client, memory) : NULL;
     connection_unlock(client->connection);
-    if (id) { /* a daemon that is gone has closed it already */
+    if (place && place->id) { /* a daemon that is gone has closed it already */
         struct question question = {
-            .asks = FRAME_CLOSE, .answered_by = FRAME_CLOSED, .place = id, .fd = -1};
+            .asks = FRAME_CLOSE, .answered_by = FRAME_CLOSED, .place = place->id, .fd = -1};
         question_ask(client, &question, OPEN_TIMEOUT_MS, NULL);
+    }
+    if (place) {
+        place_free(place);
     }
 }
 
 void place_free_all(struct fas_client *client)
 {
-    while (!LIST_EMPTY(&client->places)) {
-        place_free(LIST_FIRST(&client->places));
+    struct place *place = client->places;
+    while (place) {
+        struct place *next = place->next;
+        place_free(place);
+        place = next;
     }
+    client->places = NULL;
 }
 
 /* ---- before the connection is closed ---- */

@@ -36,27 +36,27 @@ static void undo_region(struct device_mapping *mapping)
     mapping->fd = -1;
 }
 
-static void map(struct mapper_job *job)
+static void map(struct mapper_task *task)
 {
-    struct device_mapping *mapping = &job->mapping;
+    struct device_mapping *mapping = &task->mapping;
     struct device *device = mapping->device;
     bool region = mapping->kind == FAS_PLACE_REGION;
     mapping->fd = -1;
     mapping->memory = NULL;
     if (region && !make_region(mapping)) {
-        fas_fail(&job->error, FAS_RESOURCE_EXHAUSTED, "bytes",
+        fas_fail(&task->error, FAS_RESOURCE_EXHAUSTED, "bytes",
                  "no shared memory of %" PRIu64 " bytes can be had", mapping->bytes);
     } else if (device) {
-        device->ops->map(device, mapping, &job->error);
+        device->ops->map(device, mapping, &task->error);
     }
-    if (region && job->error.status != FAS_OK) {
+    if (region && task->error.status != FAS_OK) {
         undo_region(mapping);
     }
 }
 
-static void unmap(struct mapper_job *job)
+static void unmap(struct mapper_task *task)
 {
-    struct device_mapping *mapping = &job->mapping;
+    struct device_mapping *mapping = &task->mapping;
     struct device *device = mapping->device;
     if (device) {
         device->ops->unmap(device, mapping);
@@ -69,18 +69,19 @@ static void unmap(struct mapper_job *job)
 
 /* ---- the rings ---- */
 
-static void put(const struct mapper *mapper, struct mapper_ring *ring, const struct mapper_job *job)
+static void put(const struct mapper *mapper, struct mapper_ring *ring,
+                const struct mapper_task *task)
 {
     assert(ring->count < mapper->room);
-    ring->jobs[(ring->first + ring->count++) % mapper->room] = *job;
+    ring->tasks[(ring->first + ring->count++) % mapper->room] = *task;
 }
 
-static bool get(const struct mapper *mapper, struct mapper_ring *ring, struct mapper_job *job)
+static bool get(const struct mapper *mapper, struct mapper_ring *ring, struct mapper_task *task)
 {
     if (ring->count == 0) {
         return false;
     }
-    *job = ring->jobs[ring->first];
+    *task = ring->tasks[ring->first];
     ring->first = (ring->first + 1) % mapper->room;
     ring->count--;
     return true;
@@ -89,14 +90,14 @@ static bool get(const struct mapper *mapper, struct mapper_ring *ring, struct ma
 static void *run(void *argument)
 {
     struct mapper *mapper = argument;
-    struct mapper_job job;
+    struct mapper_task task;
     pthread_mutex_lock(&mapper->lock);
     for (;;) {
-        if (get(mapper, &mapper->work, &job)) {
+        if (get(mapper, &mapper->work, &task)) {
             pthread_mutex_unlock(&mapper->lock);
-            (job.unmap ? unmap : map)(&job);
+            (task.unmap ? unmap : map)(&task);
             pthread_mutex_lock(&mapper->lock);
-            put(mapper, &mapper->done, &job);
+            put(mapper, &mapper->done, &task);
             mapper->wake(mapper->wake_context);
         } else if (mapper->stopping) {
             break;
@@ -111,11 +112,11 @@ static void *run(void *argument)
 bool mapper_open(struct mapper *mapper, uint32_t room, device_wake *wake, void *wake_context)
 {
     *mapper = (struct mapper){.room = room, .wake = wake, .wake_context = wake_context};
-    mapper->work.jobs = calloc(room, sizeof *mapper->work.jobs);
-    mapper->done.jobs = calloc(room, sizeof *mapper->done.jobs);
+    mapper->work.tasks = calloc(room, sizeof *mapper->work.tasks);
+    mapper->done.tasks = calloc(room, sizeof *mapper->done.tasks);
     pthread_mutex_init(&mapper->lock, NULL);
     pthread_cond_init(&mapper->work_there, NULL);
-    return mapper->work.jobs && mapper->done.jobs &&
+    return mapper->work.tasks && mapper->done.tasks &&
            pthread_create(&mapper->thread, NULL, run, mapper) == 0;
 }
 
@@ -128,22 +129,22 @@ void mapper_close(struct mapper *mapper)
     pthread_join(mapper->thread, NULL);
     pthread_cond_destroy(&mapper->work_there);
     pthread_mutex_destroy(&mapper->lock);
-    free(mapper->work.jobs);
-    free(mapper->done.jobs);
+    free(mapper->work.tasks);
+    free(mapper->done.tasks);
 }
 
-void mapper_push(struct mapper *mapper, const struct mapper_job *job)
+void mapper_push(struct mapper *mapper, const struct mapper_task *task)
 {
     pthread_mutex_lock(&mapper->lock);
-    put(mapper, &mapper->work, job);
+    put(mapper, &mapper->work, task);
     pthread_cond_signal(&mapper->work_there);
     pthread_mutex_unlock(&mapper->lock);
 }
 
-bool mapper_take(struct mapper *mapper, struct mapper_job *job)
+bool mapper_take(struct mapper *mapper, struct mapper_task *task)
 {
     pthread_mutex_lock(&mapper->lock);
-    bool any = get(mapper, &mapper->done, job);
+    bool any = get(mapper, &mapper->done, task);
     pthread_mutex_unlock(&mapper->lock);
     return any;
 }

@@ -34,10 +34,10 @@ void places_close(struct places *places)
 /* The mapping goes to the mapper, and comes back by place_collect. */
 static void work(struct places *places, struct place *place, bool unmap)
 {
-    const struct mapper_job job = {
+    const struct mapper_task task = {
         .tag = (uint32_t)(place - places->entries), .unmap = unmap, .mapping = place->mapping};
     place->working = true;
-    mapper_push(&places->mapper, &job);
+    mapper_push(&places->mapper, &task);
 }
 
 /* ---- opening ---- */
@@ -312,15 +312,15 @@ static void opened(struct server *server, struct place *place, const struct fas_
 
 void place_collect(struct server *server)
 {
-    struct mapper_job job;
-    while (mapper_take(&server->places.mapper, &job)) {
-        struct place *place = &server->places.entries[job.tag];
+    struct mapper_task task;
+    while (mapper_take(&server->places.mapper, &task)) {
+        struct place *place = &server->places.entries[task.tag];
         place->working = false;
-        place->mapping = job.mapping;
-        if (job.unmap) {
+        place->mapping = task.mapping;
+        if (task.unmap) {
             give_back(server, place);
         } else {
-            opened(server, place, &job.error);
+            opened(server, place, &task.error);
         }
     }
 }

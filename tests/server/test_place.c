@@ -99,7 +99,7 @@ static struct frame answer(uint32_t connection, int *fd, struct wire_opened *ope
 static uint32_t region(uint32_t connection, uint64_t bytes, uint8_t **memory)
 {
     int fd = -1;
-    struct wire_opened opened;
+    struct wire_opened opened = {0};
     ck_assert_int_eq(ask(connection, bytes), FAS_OK);
     struct frame frame = answer(connection, &fd, &opened);
     ck_assert_int_eq(frame.type, FRAME_OPENED);
@@ -143,7 +143,7 @@ END_TEST
 START_TEST(a_region_neither_shrinks_nor_grows)
 {
     int fd = -1;
-    struct wire_opened opened;
+    struct wire_opened opened = {0};
     struct stat stat;
     open_server();
     ck_assert_int_eq(ask(0, 100), FAS_OK);
@@ -259,7 +259,7 @@ START_TEST(closed_is_said_when_the_last_request_has_left)
 {
     uint8_t *memory;
     int fd = -1;
-    struct wire_opened opened;
+    struct wire_opened opened = {0};
     open_server();
     uint32_t id = region(0, 4096, &memory);
     const struct wire_tensor k = {FAS_PLACE_REGION, id, 0, 0, 0};
@@ -304,7 +304,7 @@ END_TEST
 /* More than this machine can map: told as the answer to OPEN, and nothing is held. */
 START_TEST(a_region_that_can_not_be_had)
 {
-    struct wire_opened opened;
+    struct wire_opened opened = {0};
     int fd;
     open_server();
     server.places.bytes_max = server.places.bytes_per_principal = UINT64_MAX / 2;

@@ -1,0 +1,220 @@
+/*
+ * cuda.c: some functions of libcuda.so.1 and the few numbers of cuda.h that they take. The driver's
+ * interface is stable; names with _v2 are what cuda.h calls without it.
+ */
+#include "client/cuda.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#define LIBRARY "libcuda.so.1"
+
+/* CUpointer_attribute, CUmemorytype. */
+enum {
+    ATTRIBUTE_CONTEXT = 1,
+    ATTRIBUTE_MEMORY_TYPE = 2,
+    ATTRIBUTE_BUFFER_ID = 7,
+    ATTRIBUTE_DEVICE_ORDINAL = 9,
+    ATTRIBUTE_RANGE_START = 11,
+    ATTRIBUTE_RANGE_SIZE = 12,
+    MEMORY_DEVICE = 2,
+};
+
+struct handle {
+    char bytes[WIRE_CUDA_HANDLE_BYTES];
+};
+
+struct uuid {
+    uint8_t bytes[16];
+};
+
+struct driver {
+    int (*init)(unsigned flags);
+    int (*device_count)(int *count);
+    int (*device_get)(int *device, int ordinal);
+    int (*device_uuid)(struct uuid *uuid, int device);
+    int (*retain)(void **context, int device);
+    int (*push)(void *context);
+    int (*pop)(void **context);
+    int (*attribute)(void *value, int attribute, uintptr_t memory);
+    int (*export)(struct handle *handle, uintptr_t memory);
+    int (*alloc)(uintptr_t *memory, size_t bytes);
+    int (*zero)(uintptr_t memory, unsigned char value, size_t bytes);
+    int (*free)(uintptr_t memory);
+    int (*copy)(uintptr_t to, uintptr_t from, size_t bytes);
+};
+
+static struct driver driver;
+static bool loaded; /* once true, it stays; guarded by lock */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static bool resolve(void *library)
+{
+    const struct {
+        const char *name;
+        void *function;
+    } rows[] = {
+        {"cuInit", &driver.init},
+        {"cuDeviceGetCount", &driver.device_count},
+        {"cuDeviceGet", &driver.device_get},
+        {"cuDeviceGetUuid_v2", &driver.device_uuid},
+        {"cuDevicePrimaryCtxRetain", &driver.retain},
+        {"cuCtxPushCurrent_v2", &driver.push},
+        {"cuCtxPopCurrent_v2", &driver.pop},
+        {"cuPointerGetAttribute", &driver.attribute},
+        {"cuIpcGetMemHandle", &driver.export},
+        {"cuMemAlloc_v2", &driver.alloc},
+        {"cuMemsetD8_v2", &driver.zero},
+        {"cuMemFree_v2", &driver.free},
+        {"cuMemcpy", &driver.copy},
+    };
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        void *found = dlsym(library, rows[i].name);
+        memcpy(rows[i].function, &found, sizeof(found));
+        if (!found) {
+            return false;
+        }
+    }
+    return driver.init(0) == 0;
+}
+
+/* present: only if the program has loaded it already. Without that there is no device memory. */
+static bool load(bool present)
+{
+    pthread_mutex_lock(&lock);
+    if (!loaded) {
+        void *library = dlopen(LIBRARY, RTLD_NOW | (present ? RTLD_NOLOAD : 0));
+        loaded = library && resolve(library);
+    }
+    bool there = loaded;
+    pthread_mutex_unlock(&lock);
+    return there;
+}
+
+bool cuda_find(const void *data, struct cuda_allocation *allocation)
+{
+    uintptr_t at = (uintptr_t)data;
+    unsigned type = 0;
+    uintptr_t base = 0;
+    size_t bytes = 0;
+    unsigned long long number = 0;
+    if (!data || !load(true) || driver.attribute(&type, ATTRIBUTE_MEMORY_TYPE, at) != 0 ||
+        type != MEMORY_DEVICE || driver.attribute(&base, ATTRIBUTE_RANGE_START, at) != 0 ||
+        driver.attribute(&bytes, ATTRIBUTE_RANGE_SIZE, at) != 0 ||
+        driver.attribute(&number, ATTRIBUTE_BUFFER_ID, at) != 0) {
+        return false;
+    }
+    *allocation = (struct cuda_allocation){
+        .base = (uint8_t *)(uintptr_t)data - (at - base), .bytes = bytes, .number = number};
+    return true;
+}
+
+static void print_uuid(const struct uuid *uuid, char *text, size_t room)
+{
+    const uint8_t *u = uuid->bytes;
+    snprintf(text, room, "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x",
+             u[0], u[1], u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13],
+             u[14], u[15]);
+}
+
+enum fas_status cuda_export(const struct cuda_allocation *allocation, struct wire_open *open,
+                            struct fas_error *error)
+{
+    uintptr_t base = (uintptr_t)allocation->base;
+    void *context = NULL;
+    int ordinal = 0, device = 0;
+    struct handle handle;
+    struct uuid uuid;
+    bool current = driver.attribute(&context, ATTRIBUTE_CONTEXT, base) == 0 && context &&
+                   driver.push(context) == 0;
+    int failed = driver.export(&handle, base);
+    bool known = driver.attribute(&ordinal, ATTRIBUTE_DEVICE_ORDINAL, base) == 0 &&
+                 driver.device_get(&device, ordinal) == 0 && driver.device_uuid(&uuid, device) == 0;
+    if (current) {
+        driver.pop(&context);
+    }
+    if (failed || !known) {
+        return fas_fail(
+            error, FAS_UNSUPPORTED, "tensors",
+            "CUDA memory at %p has no IPC handle (error %d): use cudaMalloc, not a pool",
+            (const void *)allocation->base, failed);
+    }
+    *open = (struct wire_open){.place = FAS_PLACE_CUDA, .has_memory = true};
+    memcpy(open->cuda_memory, handle.bytes, sizeof(open->cuda_memory));
+    print_uuid(&uuid, open->device_uuid, sizeof(open->device_uuid));
+    return FAS_OK;
+}
+
+/* The device of that uuid as this process numbers it, -1: none. */
+static int find_device(const char *wanted)
+{
+    int count = 0;
+    driver.device_count(&count);
+    for (int i = 0; i < count; i++) {
+        int device;
+        struct uuid uuid;
+        char text[FAS_NAME_BYTES_MAX];
+        if (driver.device_get(&device, i) == 0 && driver.device_uuid(&uuid, device) == 0) {
+            print_uuid(&uuid, text, sizeof(text));
+            if (strcmp(text, wanted) == 0) {
+                return device;
+            }
+        }
+    }
+    return -1;
+}
+
+enum fas_status cuda_alloc(const char *uuid, uint64_t bytes, void **memory, struct fas_error *error)
+{
+    void *context = NULL;
+    uintptr_t at = 0;
+    int device = load(false) ? find_device(uuid) : -1;
+    if (device < 0 || driver.retain(&context, device) != 0 || driver.push(context) != 0) {
+        return fas_fail(error, FAS_UNSUPPORTED, "place", "this process can not use the device %s",
+                        uuid);
+    }
+    int failed = driver.alloc(&at, bytes);
+    if (!failed) {
+        driver.zero(at, 0, bytes);
+    }
+    driver.pop(&context);
+    if (failed) {
+        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "bytes", "%llu of device memory: error %d",
+                        (unsigned long long)bytes, failed);
+    }
+    memcpy(memory, &at, sizeof(at));
+    return FAS_OK;
+}
+
+/* The context of device memory, for this thread. */
+static bool enter(const void *memory)
+{
+    void *context = NULL;
+    return load(true) && driver.attribute(&context, ATTRIBUTE_CONTEXT, (uintptr_t)memory) == 0 &&
+           context && driver.push(context) == 0;
+}
+
+void cuda_free(void *memory)
+{
+    void *context;
+    if (enter(memory)) {
+        driver.free((uintptr_t)memory);
+        driver.pop(&context);
+    }
+}
+
+enum fas_status cuda_copy(void *to, const void *from, uint64_t bytes, struct fas_error *error)
+{
+    void *context;
+    bool entered = enter(to) || enter(from);
+    if (!entered) {
+        memmove(to, from, bytes);
+        return FAS_OK;
+    }
+    int failed = driver.copy((uintptr_t)to, (uintptr_t)from, bytes);
+    driver.pop(&context);
+    return failed ? fas_fail(error, FAS_DEVICE_FAULT, "", "copy of device memory: error %d", failed)
+                  : FAS_OK;
+}

@@ -1,0 +1,39 @@
+/*
+ * cuda.h: the CUDA driver as libfaserve needs it: opened at run time, so that nothing of CUDA is
+ * linked, and a program without a GPU does without. Device memory is told from host memory by its
+ * address, and handed to the daemon by its IPC handle. Thread-safe.
+ */
+#ifndef CLIENT_CUDA_H
+#define CLIENT_CUDA_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "proto/limits.h"
+#include "proto/status.h"
+#include "proto/wire.h"
+
+/* One allocation of this process. `number` is never used twice: memory that was freed and
+ * allocated anew at the same address is another allocation. */
+struct cuda_allocation {
+    uint8_t *base;
+    uint64_t bytes, number;
+};
+
+/* The allocation that device memory lies in; false: it is no device memory. Costs under a
+ * microsecond; nothing at all in a program that has not loaded CUDA. */
+bool cuda_find(const void *data, struct cuda_allocation *allocation);
+
+/* What the daemon needs to open it: handle and device. */
+enum fas_status cuda_export(const struct cuda_allocation *allocation, struct wire_open *open,
+                            struct fas_error *error);
+
+/* Memory of the device with this uuid, zeroed. */
+enum fas_status cuda_alloc(const char *uuid, uint64_t bytes, void **memory,
+                           struct fas_error *error);
+void cuda_free(void *memory);
+
+/* Between host and device memory, either way; returns when it is done. */
+enum fas_status cuda_copy(void *to, const void *from, uint64_t bytes, struct fas_error *error);
+
+#endif

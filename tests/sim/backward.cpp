@@ -69,6 +69,35 @@ const attn_row *backward_row(const attn_row *rows, size_t count, const attn_shap
     return nullptr;
 }
 
+std::vector<backward_case> backward_hazards(const attn_row *rows, size_t count)
+{
+    const std::vector<item> items = {{0, 300, 380, 0, 0, 1},
+                                     {0, 0, 128, 0, 0, 2},
+                                     {1, 130, 0, 0, 70, 3},
+                                     {1, 129, 290, 150, 0, 4}};
+    const struct {
+        const char *name;
+        attn_mask mask;
+        bool deterministic;
+    } kinds[] = {{"full", {false, false, 0, 0}, false},
+                 {"causal", {false, true, 0, 0}, false},
+                 {"full deterministic", {false, false, 0, 0}, true},
+                 {"causal deterministic", {false, true, 0, 0}, true},
+                 {"window deterministic", {true, false, 40, 0}, true}};
+    std::vector<backward_case> cases;
+    for (int d : {64, 128}) {
+        for (const auto &kind : kinds) {
+            attn_shape shape = backward_shape(ATTN_BF16, 2, 1, d, d);
+            shape.mask = kind.mask;
+            shape.deterministic = kind.deterministic;
+            const attn_row *row = backward_row(rows, count, shape);
+            cases.push_back(
+                {std::string(row->name) + " " + kind.name, row, shape, items, sim::PROCESSORS});
+        }
+    }
+    return cases;
+}
+
 backward_outcome backward_run(const backward_case &c, uint64_t seed,
                               const std::function<void(sim::device &)> &setup)
 {

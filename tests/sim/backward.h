@@ -29,6 +29,14 @@ attn_shape backward_shape(attn_dtype dtype, int hq, int hkv, int d, int dv);
 /* The row of these that serves the shape, as the table says; NULL: none. */
 const attn_row *backward_row(const attn_row *rows, size_t count, const attn_shape &shape);
 
+/*
+ * The hazard cases: head dims of 64 and 128, GQA, full, causal and windowed, deterministic and not;
+ * empty sides among long ones, odd numbers of key blocks. At most three of these, because a group
+ * of a deterministic backward without mask needs as many CTAs at a time as it has blocks, and three
+ * is what the simulator has.
+ */
+std::vector<backward_case> backward_hazards(const attn_row *rows, size_t count);
+
 struct backward_outcome {
     std::string error;            /* of the simulator; empty: it ran through */
     uint64_t bits;                /* of all results */

@@ -9,6 +9,7 @@
 #include <assert.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -63,6 +64,7 @@ static enum attn_status compute(struct device *device, const struct device_launc
 {
     const struct cpu *cpu = device->state;
     if (fault_here(device->name)) {
+        snprintf(device->fault, sizeof device->fault, "a launch failed");
         return ATTN_LAUNCH_FAILED;
     }
     enum attn_status status =

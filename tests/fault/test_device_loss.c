@@ -1,5 +1,7 @@
 /* A device fails: its requests end as DEVICE_FAULT, the others do not notice. */
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "tests/support/check_main.h"
 #include "tests/support/daemon.h"
@@ -59,6 +61,108 @@ START_TEST(the_other_device_goes_on)
 }
 END_TEST
 
+/* A GPU fails at a copy as well as at a launch, while others of its kind go on. */
+START_TEST(a_failed_copy_or_launch_ends_what_the_device_has)
+{
+    static const char *const faults[] = {"far:1/upload 7", "far:1/download 5", "far:1 2"};
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
+        struct daemon daemon;
+        struct random random = random_open(3);
+        struct job job;
+        struct fas_call *calls[MANY];
+        int faulted = 0;
+        start(&daemon, "far:0,far:1", faults[i]);
+        struct fas_client *client = connect_to(&daemon);
+        job_forward(&job, &shape, &random);
+        void *lse = job.request.tensors[FAS_LSE].data;
+        job.request.tensors[FAS_LSE].data = NULL;
+        for (int n = 0; n < MANY; n++) {
+            ck_assert_int_eq(fas_submit(client, &job.request, &calls[n], NULL), FAS_OK);
+        }
+        for (int n = 0; n < MANY; n++) {
+            ck_assert_msg(fas_wait(calls[n], 20000), "%s: call %d", faults[i], n);
+            enum fas_status status = fas_call_report(calls[n])->error.status;
+            ck_assert(status == FAS_OK || status == FAS_DEVICE_FAULT);
+            faulted += status == FAS_DEVICE_FAULT;
+            fas_call_close(calls[n]);
+        }
+        ck_assert_msg(faulted >= 1, "%s", faults[i]);
+        job.request.tensors[FAS_LSE].data = lse;
+        job_reset(&job);
+        ck_assert_int_eq(fas_run(client, &job.request, NULL), FAS_OK);
+        ck_assert(job_right(&job));
+        job_close(&job);
+        fas_close(client);
+        ck_assert_int_eq(daemon_stop(&daemon), 0);
+    }
+}
+END_TEST
+
+/* Whatever stage a request is in when it is cancelled or its client goes: everything comes back. */
+/* Two requests of `client`, of which one is cancelled, and one of a client that leaves. */
+static void cancel_and_leave(struct fas_client *client, struct job *job,
+                             const struct daemon *daemon, struct job *leavers,
+                             struct random *random)
+{
+    struct fas_call *calls[2], *left;
+    struct fas_client *leaver = connect_to(daemon);
+    for (int n = 0; n < 2; n++) {
+        ck_assert_int_eq(fas_submit(client, &job->request, &calls[n], NULL), FAS_OK);
+    }
+    ck_assert_int_eq(fas_submit(leaver, &leavers->request, &left, NULL), FAS_OK);
+    usleep((useconds_t)random_below(random, 6000));
+    fas_cancel(calls[random_below(random, 2)]);
+    fas_close(leaver);
+    for (int n = 0; n < 2; n++) {
+        ck_assert(fas_wait(calls[n], 20000));
+        enum fas_status status = fas_call_report(calls[n])->error.status;
+        ck_assert_msg(status == FAS_OK || status == FAS_CANCELLED, "status %d", status);
+        fas_call_close(calls[n]);
+    }
+}
+
+static double arena_used(struct fas_client *client)
+{
+    static struct fas_stat stats[512];
+    uint32_t count = 512;
+    double used = -1;
+    ck_assert_int_eq(fas_stats(client, 5000, stats, 512, &count, NULL), FAS_OK);
+    for (uint32_t i = 0; i < count; i++) {
+        used = strcmp(stats[i].name, "far:0.arena_used_bytes") == 0 ? stats[i].value : used;
+    }
+    return used;
+}
+
+START_TEST(cancels_at_every_stage_give_everything_back)
+{
+    static const struct job_shape large = {FAS_BF16, 4, 2, 64, 64, 6, 500, true, false};
+    struct daemon daemon;
+    struct random random = random_open(4);
+    struct job job, leavers;
+    start(&daemon, "far:0", "none 1");
+    struct fas_client *client = connect_to(&daemon);
+    job_forward(&job, &large, &random);
+    job_forward(&leavers, &large, &random);
+    void *lse = job.request.tensors[FAS_LSE].data;
+    job.request.tensors[FAS_LSE].data = NULL;
+    for (int round = 0; round < 100; round++) {
+        cancel_and_leave(client, &job, &daemon, &leavers, &random);
+    }
+    job.request.tensors[FAS_LSE].data = lse;
+    job_reset(&job);
+    ck_assert_int_eq(fas_run(client, &job.request, NULL), FAS_OK);
+    ck_assert(job_right(&job));
+    for (int tries = 0; tries < 100 && arena_used(client) != 0; tries++) {
+        usleep(20000);
+    }
+    ck_assert_double_eq(arena_used(client), 0);
+    job_close(&job);
+    job_close(&leavers);
+    fas_close(client);
+    ck_assert_int_eq(daemon_stop(&daemon), 0);
+}
+END_TEST
+
 START_TEST(without_a_device_the_daemon_ends)
 {
     struct daemon daemon;
@@ -78,6 +182,8 @@ int main(void)
 {
     static const struct check_row rows[] = {
         {"other", &the_other_device_goes_on},
+        {"copies", &a_failed_copy_or_launch_ends_what_the_device_has},
+        {"cancels", &cancels_at_every_stage_give_everything_back},
         {"last", &without_a_device_the_daemon_ends},
     };
     return check_main("device_loss", rows, sizeof rows / sizeof rows[0]);

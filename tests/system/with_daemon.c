@@ -1,6 +1,7 @@
 /*
  * with_daemon.c: usage: with_daemon PROGRAM [ARGUMENT...]: runs a program beside a faserved of its
- * own; an argument of SOCKET becomes the daemon's socket. Fails if either of them does.
+ * own; an argument of SOCKET becomes the daemon's socket, FASERVE_URL names it too. Fails if either
+ * of them does.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,6 +35,7 @@ int main(int argc, char **argv)
     for (int i = 2; i < argc; i++) {
         argv[i] = strcmp(argv[i], "SOCKET") == 0 ? daemon.socket : argv[i];
     }
+    setenv("FASERVE_URL", daemon.url, 1);
     int status = run(argv + 1);
     int ended = daemon_stop(&daemon);
     if (status != 0 || ended != 0) {

@@ -8,6 +8,8 @@
 #include "server/arena.h"
 #include "server/slab.h"
 
+/* A slow core. */
+#define FLOPS_PER_US_FIRST 1e4
 /* Without scratch-bytes: as the option's help says. */
 #define SCRATCH_PART 8u
 
@@ -73,6 +75,7 @@ enum fas_status device_open(struct device *device, const char *name, const struc
         }
         *device = (struct device){.ops = device_kinds[i],
                                   .ordinal = (int)ordinal,
+                                  .flops_per_us = FLOPS_PER_US_FIRST,
                                   .depth = 1,
                                   .plan_bytes = UINT64_MAX,
                                   .wake = wake,

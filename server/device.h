@@ -94,8 +94,9 @@ struct device {
     char uuid[FAS_NAME_BYTES_MAX];
     int ordinal;
     enum attn_arch arch;
-    uint32_t depth; /* launches it takes at once: 1 to DEVICE_DEPTH_MAX */
-    uint8_t *arena; /* its first byte, as kernels see it */
+    double flops_per_us; /* a first guess, low: measured within a few launches */
+    uint32_t depth;      /* launches it takes at once: 1 to DEVICE_DEPTH_MAX */
+    uint8_t *arena;      /* its first byte, as kernels see it */
     uint64_t arena_bytes;
     void *scratch;
     uint64_t scratch_bytes;

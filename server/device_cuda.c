@@ -30,6 +30,8 @@
 
 /* Without arena-bytes: as the option's help says. */
 #define ARENA_PERCENT 85u
+/* A fifth of what an H200 does, so that the first long request is not cut into crumbs. */
+#define FLOPS_PER_US_FIRST 1e8
 /* Beside its tile lists a launch brings end marks, one for each SM, and what it says of each of its
  * requests: some KiB. */
 #define PLAN_MORE_BYTES (4u << 20)
@@ -477,6 +479,7 @@ static enum fas_status cuda_open(struct device *device, const struct config *con
     struct cuda *cuda = calloc(1, sizeof *cuda);
     device->state = cuda;
     device->depth = DEVICE_DEPTH_MAX;
+    device->flops_per_us = FLOPS_PER_US_FIRST;
     if (!cuda || !open_rings(cuda, device_work_max(config))) {
         return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "connections-max", "no memory for %s",
                         device->name);

@@ -12,8 +12,6 @@
 #include "server/log.h"
 #include "server/server.h"
 
-/* Before the first launch: a slow core. The measured rate replaces it within a few slices. */
-#define FLOPS_PER_US_FIRST 1e4
 /* Weight of a new measurement of the rate. */
 #define RATE_SMOOTHING 0.2
 /* Slices with less work say more about the launch than about the rate. */
@@ -23,12 +21,13 @@ enum fas_status executor_open(struct executor *executor, uint32_t index, const c
                               const struct config *config, uint32_t principals, device_wake *wake,
                               void *wake_context, struct fas_error *error)
 {
-    *executor = (struct executor){.index = index, .flops_per_us = FLOPS_PER_US_FIRST};
+    *executor = (struct executor){.index = index};
     enum fas_status status =
         device_open(&executor->device, device, config, wake, wake_context, error);
     if (status != FAS_OK) {
         return status;
     }
+    executor->flops_per_us = executor->device.flops_per_us;
     uint32_t requests = config->batch_requests_max;
     executor->picked = calloc(requests, sizeof *executor->picked);
     executor->parts = calloc(requests, sizeof *executor->parts);

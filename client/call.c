@@ -317,6 +317,10 @@ enum fas_status fas_submit(struct fas_client *client, const struct fas_request *
     if (!call_out && !request->on_end && !request->queue) {
         return fas_fail(error, FAS_INVALID_ARGUMENT, "call", "nobody would learn of its end");
     }
+    enum fas_status shared = place_share(client, request, error);
+    if (shared != FAS_OK) {
+        return shared;
+    }
     connection_lock(client->connection);
     struct fas_error failure = {0};
     count_eager(client, request, 1);

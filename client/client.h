@@ -107,6 +107,7 @@ struct fas_client {
     struct call_queue small, bulk, cancels;
     TAILQ_HEAD(, question) questions;
     struct place *places; /* a chain */
+    uint64_t places_used; /* counts calls' uses of them */
     STAILQ_HEAD(, release) releases;
     uint64_t upload_credit, result_window, credit_owed;
     uint64_t next_id;
@@ -155,6 +156,10 @@ void call_tell(struct fas_client *client);
 void call_lose_all(struct fas_client *client, const struct fas_error *error);
 
 /* place.c. Under the lock. */
+/* CUDA allocations that the request names and the daemon does not know are opened by it. Waits, so
+ * without the lock. */
+enum fas_status place_share(struct fas_client *client, const struct fas_request *request,
+                            struct fas_error *error);
 /* Tensors of the call that lie in shared memory are named by place instead of being sent. */
 void place_locate(struct fas_call *call);
 /* Calls of which the daemon may be using shared memory are cancelled and waited for. Not under the

@@ -274,6 +274,11 @@ enum fas_status fas_release(struct fas_client *client, uint64_t handle, struct f
  * Memory that the daemon uses where it is: tensors that lie in it do not travel, and the report's
  * places say so. FAS_PLACE_REGION: memory of this node that the daemon made; the connection must be
  * ipc:// and the daemon willing (UNAUTHENTICATED, field "place": its option share-with).
+ * FAS_PLACE_CUDA: memory of the daemon's first GPU; any other CUDA memory of the program's
+ * (cudaMalloc, not a pool) is recognised as well: the first call on an allocation lets the daemon
+ * open it, and waits for that, so it is not for callbacks; the 64 most recently used stay open, and
+ * an open one keeps freed memory from coming back. Work on it that a stream still has to do must be
+ * over before the call is made.
  * FAS_PLACE_INLINE: ordinary memory, so that a program can choose by one variable. At least 64-byte
  * aligned and zero. Ask for large pieces and divide them: a tensor is recognised by its address,
  * wherever in a piece it begins; it must begin at a multiple of 16 bytes (statistics: of 4), its
@@ -290,6 +295,9 @@ enum fas_status fas_alloc(struct fas_client *client, enum fas_place place, uint6
  * fas_close. A lost connection leaves the memory readable until then. NULL is ignored.
  */
 void fas_free(struct fas_client *client, void *memory);
+
+/* Copies between host and CUDA memory, either way, and returns when it is done. */
+enum fas_status fas_copy(void *to, const void *from, uint64_t bytes, struct fas_error *error);
 
 /* ---- the daemon ---- */
 

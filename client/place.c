@@ -3,7 +3,9 @@
  * given back by fas_free. The list is short (a program shares few large pieces), so it is walked.
  */
 #include "client/client.h"
+#include "client/cuda.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -14,6 +16,10 @@
 /* The daemon may have to make a region known to a GPU: some seconds for tens of gigabytes. */
 #define OPEN_TIMEOUT_MS 60000u
 
+/* Allocations of the program's that the daemon has open at once: a caching allocator has some tens
+ * of segments; more would keep freed memory from coming back. */
+#define CUDA_PLACES_MAX 64u
+
 /* How often place_settle looks whether the daemon has answered. */
 #define SETTLE_MS 10
 
@@ -22,14 +28,51 @@ struct place {
     uint32_t id; /* the daemon's; INLINE: 0 */
     uint8_t *data;
     uint64_t bytes;
+    uint64_t number; /* CUDA: of the allocation */
+    bool allocated;  /* here, by fas_alloc */
+    uint64_t used;   /* counts up */
     struct place *next;
 };
 
+static void place_free(struct place *place)
+{
+    if (place->kind == FAS_PLACE_REGION) {
+        munmap(place->data, place->bytes);
+    } else if (place->kind == FAS_PLACE_INLINE) {
+        free(place->data);
+    } else if (place->allocated) {
+        cuda_free(place->data);
+    }
+    free(place);
+}
+
+/* Out of the chain. Under the lock. */
+static struct place *place_take(struct fas_client *client, const void *memory)
+{
+    struct place **link = &client->places;
+    while (*link && (*link)->data != memory) {
+        link = &(*link)->next;
+    }
+    struct place *place = *link;
+    if (place) {
+        *link = place->next;
+    }
+    return place;
+}
+
+static void place_add(struct fas_client *client, struct place *place)
+{
+    connection_lock(client->connection);
+    place->next = client->places;
+    client->places = place;
+    connection_unlock(client->connection);
+}
+
 /* ---- which tensors lie in it ---- */
 
-static const struct place *place_of(const struct fas_client *client, const void *data)
+static struct place *place_of(const struct fas_client *client, const void *data)
 {
-    for (const struct place *place = client->places; place; place = place->next) {
+    for (struct place *place = client->places; place; place = place->next) {
         uint64_t offset = (uint64_t)((uintptr_t)data - (uintptr_t)place->data);
         if (offset < place->bytes && place->kind != FAS_PLACE_INLINE) {
             return place;
@@ -44,11 +87,12 @@ void place_locate(struct fas_call *call)
     for (uint32_t left = call->inputs | call->outputs; left; left &= left - 1) {
         enum fas_tensor tensor = (enum fas_tensor)__builtin_ctz(left);
         const struct fas_buffer *buffer = &call->request.tensors[tensor];
-        const struct place *place = place_of(call->client, buffer->data);
+        struct place *place = place_of(call->client, buffer->data);
         if (!place || fas_tensor_bytes(&call->request.dims, tensor) == 0) {
             continue;
         }
         call->placed |= 1u << tensor;
+        place->used = ++call->client->places_used;
         call->wire.tensors[tensor] = (struct wire_tensor){
             .place = place->kind,
             .place_id = place->id,
@@ -101,9 +145,141 @@ static enum fas_status open_ordinary(struct place *place, struct fas_error *erro
     return FAS_OK;
 }
 
+/* ---- CUDA memory ---- */
+
+static enum fas_status open_cuda(struct fas_client *client, struct place *place,
+                                 const struct cuda_allocation *allocation, struct fas_error *error)
+{
+    struct wire_open open;
+    enum fas_status status = cuda_export(allocation, &open, error);
+    if (status == FAS_OK) {
+        struct question question = {
+            .asks = FRAME_OPEN, .answered_by = FRAME_OPENED, .open = &open, .fd = -1};
+        status = question_ask(client, &question, OPEN_TIMEOUT_MS, error);
+        place->id = question.opened.id;
+    }
+    place->kind = FAS_PLACE_CUDA;
+    place->data = allocation->base;
+    place->bytes = allocation->bytes;
+    place->number = allocation->number;
+    return status;
+}
+
+/* Whether a call that has not ended uses it. Under the lock. */
+static bool place_busy(const struct fas_client *client, const struct place *place)
+{
+    for (uint32_t i = 0; i < client->call_count; i++) {
+        const struct fas_call *call = &client->calls[i];
+        for (uint32_t left = call->state == CALL_OPEN ? call->placed : 0; left; left &= left - 1) {
+            if (call->wire.tensors[__builtin_ctz(left)].place_id == place->id) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+/* One that need not stay: another allocation where it was, or the least recently used of too many.
+ * Under the lock. */
+static struct place *place_stale(struct fas_client *client, const struct cuda_allocation *fresh)
+{
+    struct place *oldest = NULL;
+    uint32_t count = 0;
+    for (struct place *place = client->places; place; place = place->next) {
+        if (place->kind != FAS_PLACE_CUDA || place->allocated) {
+            continue;
+        }
+        if (place->data < fresh->base + fresh->bytes && fresh->base < place->data + place->bytes) {
+            return place;
+        }
+        bool older = !oldest || place->used < oldest->used;
+        oldest = older && !place_busy(client, place) ? place : oldest;
+        count++;
+    }
+    return count >= CUDA_PLACES_MAX ? oldest : NULL;
+}
+
+/* The daemon opens an allocation that it does not know yet. */
+static enum fas_status share_cuda(struct fas_client *client, const void *data,
+                                  struct fas_error *error)
+{
+    struct cuda_allocation allocation;
+    if (!cuda_find(data, &allocation)) {
+        return FAS_OK;
+    }
+    if (!connection_is_ipc(client->connection)) {
+        return fas_fail(error, FAS_UNSUPPORTED, "", "CUDA memory is shared over ipc:// only");
+    }
+    connection_lock(client->connection);
+    const struct place *known = place_of(client, data);
+    bool current = known && known->number == allocation.number;
+    struct place *stale = current ? NULL : place_stale(client, &allocation);
+    stale = stale ? place_take(client, stale->data) : NULL;
+    connection_unlock(client->connection);
+    if (stale) {
+        question_release(client, 0, stale->id, NULL);
+        place_free(stale);
+    }
+    if (current) {
+        return FAS_OK;
+    }
+    struct place *place = calloc(1, sizeof(*place));
+    enum fas_status status = place ? open_cuda(client, place, &allocation, error)
+                                   : fas_fail(error, FAS_RESOURCE_EXHAUSTED, "", "out of memory");
+    if (status != FAS_OK) {
+        free(place);
+        return status;
+    }
+    place_add(client, place);
+    return FAS_OK;
+}
+
+enum fas_status place_share(struct fas_client *client, const struct fas_request *request,
+                            struct fas_error *error)
+{
+    enum fas_status status = FAS_OK;
+    for (int tensor = 0; tensor < FAS_TENSOR_COUNT && status == FAS_OK; tensor++) {
+        const void *data = request->tensors[tensor].data;
+        status = data ? share_cuda(client, data, error) : FAS_OK;
+        if (status != FAS_OK && error && !error->field[0]) {
+            snprintf(error->field, sizeof(error->field), "%s",
+                     fas_tensor_row((enum fas_tensor)tensor)->name);
+        }
+    }
+    return status;
+}
+
+/* Device memory of fas_alloc's own: on the daemon's first CUDA device. */
+static enum fas_status make_cuda(struct fas_client *client, struct place *place,
+                                 struct fas_error *error)
+{
+    struct cuda_allocation allocation;
+    void *memory = NULL;
+    const char *uuid = client->server.device_count > 0 ? client->server.devices[0].uuid : "";
+    enum fas_status status = cuda_alloc(uuid, place->bytes, &memory, error);
+    if (status != FAS_OK) {
+        return status;
+    }
+    if (!cuda_find(memory, &allocation)) {
+        cuda_free(memory);
+        return fas_fail(error, FAS_INTERNAL, "place", "the driver does not know its own memory");
+    }
+    place->allocated = true;
+    status = open_cuda(client, place, &allocation, error);
+    if (status != FAS_OK) {
+        cuda_free(memory);
+    }
+    return status;
+}
+
+enum fas_status fas_copy(void *to, const void *from, uint64_t bytes, struct fas_error *error)
+{
+    return cuda_copy(to, from, bytes, error);
+}
+
 static enum fas_status check_wish(enum fas_place place, uint64_t bytes, struct fas_error *error)
 {
-    if (place != FAS_PLACE_INLINE && place != FAS_PLACE_REGION) {
+    if ((unsigned)place >= FAS_PLACE_COUNT) {
         return fas_fail(error, FAS_UNSUPPORTED, "place", "not one that fas_alloc makes");
     }
     if (bytes == 0 || bytes > (uint64_t)FAS_EXTENT_BYTES_MAX) {
@@ -126,45 +302,19 @@ enum fas_status fas_alloc(struct fas_client *client, enum fas_place place, uint6
     }
     made->kind = place;
     made->bytes = bytes;
-    status =
-        place == FAS_PLACE_REGION ? open_region(client, made, error) : open_ordinary(made, error);
+    status = place == FAS_PLACE_REGION ? open_region(client, made, error)
+             : place == FAS_PLACE_CUDA ? make_cuda(client, made, error)
+                                       : open_ordinary(made, error);
     if (status != FAS_OK) {
         free(made);
         return status;
     }
     *memory = made->data;
-    connection_lock(client->connection);
-    made->next = client->places;
-    client->places = made;
-    connection_unlock(client->connection);
+    place_add(client, made);
     return FAS_OK;
 }
 
 /* ---- giving it back ---- */
-
-static void place_free(struct place *place)
-{
-    if (place->kind == FAS_PLACE_REGION) {
-        munmap(place->data, place->bytes);
-    } else {
-        free(place->data);
-    }
-    free(place);
-}
-
-/* Out of the chain. Under the lock. */
-static struct place *place_take(struct fas_client *client, const void *memory)
-{
-    struct place **link = &client->places;
-    while (*link && (*link)->data != memory) {
-        link = &(*link)->next;
-    }
-    struct place *place = *link;
-    if (place) {
-        *link = place->next;
-    }
-    return place;
-}
 
 void fas_free(struct fas_client *client, void *memory)
 {

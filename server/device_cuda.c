@@ -104,19 +104,31 @@ static bool fault(const struct device *device, enum device_lane lane)
     return fault_here(lane == DEVICE_LAUNCH ? device->name : site);
 }
 
+/* Any memory there is: the driver knows from addresses which way it goes. */
+static cudaError_t issue_plane(enum device_lane lane, const struct device_copy *copy,
+                               uint8_t *arena, uint8_t *host, cudaStream_t stream)
+{
+    bool up = lane == DEVICE_UPLOAD;
+    if (copy->height == 1) {
+        return cudaMemcpyAsync(up ? arena : host, up ? host : arena, copy->width, cudaMemcpyDefault,
+                               stream);
+    }
+    return cudaMemcpy2DAsync(up ? arena : host, up ? copy->arena_pitch : copy->host_pitch,
+                             up ? host : arena, up ? copy->host_pitch : copy->arena_pitch,
+                             copy->width, copy->height, cudaMemcpyDefault, stream);
+}
+
 static cudaError_t issue_copy(const struct device *device, enum device_lane lane,
                               const struct device_copy *copy, cudaStream_t stream)
 {
-    uint8_t *arena = device->arena + copy->arena_offset;
-    bool up = lane == DEVICE_UPLOAD;
-    enum cudaMemcpyKind kind = up ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToHost;
-    if (copy->height == 1) {
-        return cudaMemcpyAsync(up ? arena : copy->host, up ? copy->host : arena, copy->width, kind,
-                               stream);
+    uint8_t *arena = device->arena + copy->arena_offset, *host = copy->host;
+    uint32_t planes = copy->depth ? copy->depth : 1;
+    cudaError_t result = cudaSuccess;
+    for (uint32_t i = 0; i < planes && result == cudaSuccess; i++) {
+        result = issue_plane(lane, copy, arena + i * copy->arena_plane, host + i * copy->host_plane,
+                             stream);
     }
-    return cudaMemcpy2DAsync(up ? arena : copy->host, up ? copy->arena_pitch : copy->host_pitch,
-                             up ? copy->host : arena, up ? copy->host_pitch : copy->arena_pitch,
-                             copy->width, copy->height, kind, stream);
+    return result;
 }
 
 static cudaError_t issue_launch(const struct device *device, const struct device_launch *work)
@@ -500,6 +512,82 @@ static enum fas_status cuda_open(struct device *device, const struct config *con
     return cuda->status;
 }
 
+/* ---- memory of clients, on the mapper's thread ---- */
+
+/* How long an allocation is: the driver's word. The runtime has no name for that. */
+static bool measure(uint8_t *memory, uint64_t *bytes)
+{
+    typedef int range(uintptr_t * base, size_t * bytes, uintptr_t memory);
+    void *entry = NULL;
+    range *function = NULL;
+    uintptr_t base = 0;
+    size_t length = 0;
+    if (cudaGetDriverEntryPointByVersion("cuMemGetAddressRange", &entry, 12000, cudaEnableDefault,
+                                         NULL) != cudaSuccess ||
+        !entry) {
+        return false;
+    }
+    memcpy(&function, &entry, sizeof function);
+    bool known = function(&base, &length, (uintptr_t)memory) == 0;
+    *bytes = length - ((uintptr_t)memory - base);
+    return known;
+}
+
+static enum fas_status open_allocation(struct device *device, struct device_mapping *mapping,
+                                       struct fas_error *error)
+{
+    cudaIpcMemHandle_t handle;
+    struct cudaPointerAttributes attributes = {0};
+    void *memory = NULL;
+    static_assert(sizeof handle == DEVICE_HANDLE_BYTES, "the runtime's handle");
+    memcpy(&handle, mapping->handle, sizeof handle);
+    cudaError_t result = cudaIpcOpenMemHandle(&memory, handle, cudaIpcMemLazyEnablePeerAccess);
+    if (result != cudaSuccess) {
+        cudaGetLastError(); /* it is the client's, and not to be found by the next launch */
+        return fas_fail(error, FAS_INVALID_ARGUMENT, "cuda_memory", "%s can not open it: %s",
+                        device->name, cudaGetErrorString(result));
+    }
+    result = cudaPointerGetAttributes(&attributes, memory);
+    mapping->own = result == cudaSuccess && attributes.device == device->ordinal;
+    bool named = strcmp(mapping->uuid, device->uuid) == 0;
+    if (!measure(memory, &mapping->bytes) || (named && !mapping->own)) {
+        cudaIpcCloseMemHandle(memory);
+        return fas_fail(error, FAS_INVALID_ARGUMENT, "device_uuid", "it is no memory of %s",
+                        mapping->uuid);
+    }
+    mapping->memory = memory;
+    return FAS_OK;
+}
+
+static enum fas_status cuda_map(struct device *device, struct device_mapping *mapping,
+                                struct fas_error *error)
+{
+    cudaSetDevice(device->ordinal);
+    if (mapping->kind == FAS_PLACE_CUDA) {
+        return open_allocation(device, mapping, error);
+    }
+    cudaError_t result =
+        cudaHostRegister(mapping->memory, mapping->bytes, cudaHostRegisterPortable);
+    if (result != cudaSuccess) {
+        cudaGetLastError();
+        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "bytes", "%llu can not be pinned: %s",
+                        (unsigned long long)mapping->bytes, cudaGetErrorString(result));
+    }
+    return FAS_OK;
+}
+
+static void cuda_unmap(struct device *device, const struct device_mapping *mapping)
+{
+    cudaSetDevice(device->ordinal);
+    cudaError_t result = mapping->kind == FAS_PLACE_CUDA ? cudaIpcCloseMemHandle(mapping->memory)
+                                                         : cudaHostUnregister(mapping->memory);
+    if (result != cudaSuccess) {
+        cudaGetLastError();
+        log_warn("unmap_failed", log_str("device", device->name),
+                 log_str("reason", cudaGetErrorString(result)));
+    }
+}
+
 static int cuda_count(void)
 {
     int count = 0;
@@ -515,4 +603,6 @@ const struct device_ops device_cuda = {
     .download = cuda_download,
     .launch = cuda_launch,
     .take = cuda_take,
+    .map = cuda_map,
+    .unmap = cuda_unmap,
 };

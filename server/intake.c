@@ -218,10 +218,13 @@ static enum fas_status decode(const struct server *server, const struct connecti
     return status == FAS_OK ? check_window(connection, wire, error) : status;
 }
 
-/* Where it runs: where its retained forward is, else where it can run soonest. NULL: nowhere. */
+/* Where it runs: where its retained forward is, else its CUDA memory, else where it can run
+ * soonest. NULL: nowhere. */
 static struct executor *route_device(struct server *server, struct connection *connection,
-                                     uint64_t handle, struct hold **hold, struct fas_error *error)
+                                     const struct wire_request *wire, struct hold **hold,
+                                     struct fas_error *error)
 {
+    uint64_t handle = wire->handle;
     *hold = NULL;
     if (handle != 0) {
         *hold = hold_find(server, connection, handle);
@@ -232,7 +235,9 @@ static struct executor *route_device(struct server *server, struct connection *c
                  "%" PRIu64 " is not kept (any more): send the tensors", handle);
         return NULL;
     }
-    struct executor *executor = executor_choose(server);
+    uint32_t at = place_executor(server, connection, wire);
+    bool bound = at < server->executor_count && !server->executors[at].lost;
+    struct executor *executor = bound ? &server->executors[at] : executor_choose(server);
     if (!executor) {
         fas_fail(error, FAS_UNAVAILABLE, "", "no device is left");
     }
@@ -308,7 +313,7 @@ static struct slot *admit(struct server *server, struct connection *connection,
         return NULL;
     }
     *pass = (enum stats_pass)wire.pass;
-    struct executor *executor = route_device(server, connection, wire.handle, &hold, error);
+    struct executor *executor = route_device(server, connection, &wire, &hold, error);
     if (!executor) {
         return NULL;
     }

@@ -5,7 +5,9 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "server/intake.h"
@@ -132,33 +134,82 @@ static struct device *copying_device(struct server *server)
     return NULL;
 }
 
-enum fas_status place_open(struct server *server, struct connection *connection,
-                           const struct wire_open *open, uint64_t request, struct fas_error *error)
+/* The device of that uuid, or, for memory of a GPU that this daemon does not compute on, any that
+ * may reach it as a neighbour. */
+static struct device *opening_device(struct server *server, const char *uuid)
 {
-    if (open->place != FAS_PLACE_REGION) {
-        return fas_fail(error, FAS_UNSUPPORTED, "place", "%s: no device of this server has it",
-                        fas_place_name(open->place));
+    for (uint32_t i = 0; i < server->executor_count; i++) {
+        struct device *device = &server->executors[i].device;
+        if (device->ops->map && strcmp(device->uuid, uuid) == 0) {
+            return device;
+        }
     }
+    return copying_device(server);
+}
+
+static enum fas_status open_cuda(struct server *server, struct connection *connection,
+                                 const struct wire_open *open, uint64_t request,
+                                 struct fas_error *error)
+{
+    struct device_mapping mapping = {.kind = FAS_PLACE_CUDA,
+                                     .device = opening_device(server, open->device_uuid)};
+    if (!mapping.device || !open->has_memory) {
+        return fas_fail(error, FAS_UNSUPPORTED, open->has_memory ? "place" : "cuda_event",
+                        "no device of this server opens it");
+    }
+    static_assert(DEVICE_HANDLE_BYTES == WIRE_CUDA_HANDLE_BYTES, "one handle");
+    memcpy(mapping.handle, open->cuda_memory, sizeof mapping.handle);
+    snprintf(mapping.uuid, sizeof mapping.uuid, "%s", open->device_uuid);
+    return begin(server, connection, &mapping, 0, request, error);
+}
+
+static enum fas_status open_region(struct server *server, struct connection *connection,
+                                   uint64_t bytes, uint64_t request, struct fas_error *error)
+{
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
     const struct device_mapping mapping = {.kind = FAS_PLACE_REGION,
-                                           .bytes = (open->bytes + page - 1) / page * page,
+                                           .bytes = (bytes + page - 1) / page * page,
                                            .device = copying_device(server)};
     return begin(server, connection, &mapping, mapping.bytes, request, error);
 }
 
+enum fas_status place_open(struct server *server, struct connection *connection,
+                           const struct wire_open *open, uint64_t request, struct fas_error *error)
+{
+    return open->place == FAS_PLACE_REGION
+               ? open_region(server, connection, open->bytes, request, error)
+               : open_cuda(server, connection, open, request, error);
+}
+
 /* ---- requests that use it ---- */
+
+static struct place *find(struct server *server, const struct connection *connection, uint32_t id)
+{
+    struct place *place = id - 1 < PLACES_MAX ? &server->places.entries[id - 1] : NULL;
+    return place && place->state == PLACE_OPEN && place->connection == connection ? place : NULL;
+}
+
+uint32_t place_executor(struct server *server, const struct connection *connection,
+                        const struct wire_request *wire)
+{
+    for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
+        const struct wire_tensor *at = &wire->tensors[tensor];
+        const struct place *place =
+            at->place == FAS_PLACE_CUDA ? find(server, connection, at->place_id) : NULL;
+        for (uint32_t i = 0; place && i < server->executor_count; i++) {
+            if (&server->executors[i].device == place->mapping.device) {
+                return i;
+            }
+        }
+    }
+    return UINT32_MAX;
+}
 
 /* Kernels of this device use the memory where it is. */
 static bool reaches(const struct device *device, const struct place *place)
 {
     return place->kind == FAS_PLACE_REGION ? device->host_reaches_arena
                                            : place->mapping.own && place->mapping.device == device;
-}
-
-static struct place *find(struct server *server, const struct connection *connection, uint32_t id)
-{
-    struct place *place = id - 1 < PLACES_MAX ? &server->places.entries[id - 1] : NULL;
-    return place && place->state == PLACE_OPEN && place->connection == connection ? place : NULL;
 }
 
 static enum fas_status enter(struct server *server, struct slot *slot, enum fas_tensor tensor,

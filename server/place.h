@@ -9,6 +9,10 @@
  * decision reads them: lengths and strides come with REQUEST and are checked against the size the
  * daemon itself gave the region.
  *
+ * A CUDA allocation of the client is opened by its IPC handle, on the device it is memory of, where
+ * kernels use it in place; memory of a neighbour is copied. Its size is what the driver says, never
+ * the client's word. An open mapping keeps the memory from being freed for good.
+ *
  * A place belongs to the connection that opened it and is named by an id nobody else can use. It
  * goes with CLOSE or with its connection; while a request uses it the memory stays, though its name
  * is gone, and CLOSED follows the last use. A connection is closed only when no launch uses its
@@ -83,6 +87,10 @@ void place_close_all(struct server *server, struct connection *connection);
 /* Puts the next answer that is due, OPENED or CLOSED, into the connection's outbox, which has room.
  * False: none is. */
 bool place_answer(struct server *server, struct connection *connection);
+
+/* Which executor has its CUDA memory, as far as it names any; UINT32_MAX: it may run anywhere. */
+uint32_t place_executor(struct server *server, const struct connection *connection,
+                        const struct wire_request *wire);
 
 /* The tensors of the slot's request that lie in places use them until place_leave: in place where
  * its device reaches them, else they are copied. NOT_FOUND, or INVALID_ARGUMENT beyond the end:

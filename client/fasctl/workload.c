@@ -95,15 +95,21 @@ static enum fas_status tensors_open(struct workload *w, uint32_t inputs, uint32_
         return status;
     }
     tensors_place(w, inputs | outputs, w->memory);
-    for (uint32_t left = inputs | outputs; left; left &= left - 1) {
+    void *numbers = malloc(bytes);
+    if (!numbers) {
+        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "", "out of memory");
+    }
+    for (uint32_t left = inputs | outputs; left && status == FAS_OK; left &= left - 1) {
         enum fas_tensor tensor = (enum fas_tensor)__builtin_ctz(left);
         uint64_t tensor_bytes = fas_tensor_bytes(dims, tensor);
         bool fp32 = dims->dtype == FAS_FP32 || fas_tensor_row(tensor)->statistics;
         /* outputs, too: pages are touched */
-        fill(w->request.tensors[tensor].data, tensor_bytes, fp32, (uint64_t)tensor + 1);
+        fill(numbers, tensor_bytes, fp32, (uint64_t)tensor + 1);
+        status = fas_copy(w->request.tensors[tensor].data, numbers, tensor_bytes, error);
         *(inputs >> tensor & 1 ? &w->bytes_in : &w->bytes_out) += tensor_bytes;
     }
-    return FAS_OK;
+    free(numbers);
+    return status;
 }
 
 static bool lengths_open(struct workload *w, const struct shape *shape)

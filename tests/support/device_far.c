@@ -8,12 +8,16 @@
  * everything as failed.
  */
 #include <assert.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "server/arena.h"
 #include "server/clock.h"
@@ -224,17 +228,18 @@ static bool open_lanes(struct device *device)
 static enum fas_status far_open(struct device *device, const struct config *config,
                                 struct fas_error *error)
 {
-    struct far *far = calloc(1, sizeof *far);
     uint64_t bytes = config->arena_bytes ? config->arena_bytes : FAR_ARENA_BYTES;
     enum fas_status status = device_divide(device, config, bytes, error);
     if (status != FAS_OK) {
         return status;
     }
+    struct far *far = calloc(1, sizeof *far);
     device->state = far;
     device->arch = ATTN_CPU;
     device->depth = DEVICE_DEPTH_MAX;
     device->plan_bytes = FAR_PLAN_BYTES;
-    snprintf(device->uuid, sizeof device->uuid, "FAR-%d", device->ordinal);
+    snprintf(device->uuid, sizeof device->uuid, "GPU-fa000000-0000-0000-0000-00000000000%d",
+             device->ordinal);
     if (!far || !open_memory(device, config)) {
         return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "arena-bytes", "no memory for a far device");
     }
@@ -245,6 +250,40 @@ static enum fas_status far_open(struct device *device, const struct config *conf
         return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "device", "no threads for a far device");
     }
     return FAS_OK;
+}
+
+/* A handle is what a fake libcuda exports (tests/support/fake_cuda.c): "PID FD". */
+static enum fas_status far_map(struct device *device, struct device_mapping *mapping,
+                               struct fas_error *error)
+{
+    char path[64];
+    long pid = 0, number = 0;
+    if (mapping->kind == FAS_PLACE_REGION) {
+        return FAS_OK;
+    }
+    mapping->handle[DEVICE_HANDLE_BYTES - 1] = 0;
+    char *end;
+    pid = strtol((const char *)mapping->handle, &end, 10);
+    number = strtol(end, NULL, 10);
+    snprintf(path, sizeof path, "/proc/%ld/fd/%ld", pid, number);
+    int fd = pid > 0 ? open(path, O_RDWR | O_CLOEXEC) : -1;
+    struct stat stat;
+    if (fd < 0 || fstat(fd, &stat) != 0) {
+        return fas_fail(error, FAS_INVALID_ARGUMENT, "cuda_memory", "no such handle: %s", path);
+    }
+    mapping->bytes = (uint64_t)stat.st_size;
+    mapping->memory = mmap(NULL, mapping->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    mapping->own = strcmp(mapping->uuid, device->uuid) == 0;
+    close(fd);
+    return FAS_OK;
+}
+
+static void far_unmap(struct device *device, const struct device_mapping *mapping)
+{
+    (void)device;
+    if (mapping->kind == FAS_PLACE_CUDA) {
+        munmap(mapping->memory, mapping->bytes);
+    }
 }
 
 static int far_count(void)
@@ -261,4 +300,6 @@ const struct device_ops device_far = {
     .download = far_download,
     .launch = far_launch,
     .take = far_take,
+    .map = far_map,
+    .unmap = far_unmap,
 };

@@ -1,0 +1,187 @@
+/*
+ * fake_cuda.c: a libcuda.so.1 for tests: device memory is a memfd, a handle is "PID FD", the
+ * devices are those of device_far.c. What libfaserve asks of the driver, and nothing else.
+ */
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum { ALLOCATIONS_MAX = 256, FAILED = 1 };
+
+static struct allocation {
+    uint8_t *base;
+    size_t bytes;
+    unsigned long long number;
+    int fd;
+} allocations[ALLOCATIONS_MAX];
+static unsigned long long numbers;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+int cuInit(unsigned flags);
+int cuDeviceGetCount(int *count);
+int cuDeviceGet(int *device, int ordinal);
+int cuDeviceGetUuid_v2(uint8_t *uuid, int device);
+int cuDevicePrimaryCtxRetain(void **context, int device);
+int cuCtxPushCurrent_v2(void *context);
+int cuCtxPopCurrent_v2(void **context);
+int cuPointerGetAttribute(void *value, int attribute, uintptr_t memory);
+int cuIpcGetMemHandle(char *handle, uintptr_t memory);
+int cuMemAlloc_v2(uintptr_t *memory, size_t bytes);
+int cuMemsetD8_v2(uintptr_t memory, unsigned char value, size_t bytes);
+int cuMemFree_v2(uintptr_t memory);
+int cuMemcpy(uintptr_t to, uintptr_t from, size_t bytes);
+
+int cuInit(unsigned flags)
+{
+    return flags == 0 ? 0 : FAILED;
+}
+
+int cuDeviceGetCount(int *count)
+{
+    *count = 2;
+    return 0;
+}
+
+int cuDeviceGet(int *device, int ordinal)
+{
+    *device = ordinal;
+    return 0;
+}
+
+int cuDeviceGetUuid_v2(uint8_t *uuid, int device)
+{
+    memset(uuid, 0, 16);
+    uuid[0] = 0xfa;
+    uuid[15] = (uint8_t)device;
+    return 0;
+}
+
+int cuDevicePrimaryCtxRetain(void **context, int device)
+{
+    *context = &allocations[device];
+    return 0;
+}
+
+int cuCtxPushCurrent_v2(void *context)
+{
+    return context ? 0 : FAILED;
+}
+
+int cuCtxPopCurrent_v2(void **context)
+{
+    *context = NULL;
+    return 0;
+}
+
+/* Under the lock. */
+static struct allocation *find(uintptr_t memory)
+{
+    for (int i = 0; i < ALLOCATIONS_MAX; i++) {
+        struct allocation *a = &allocations[i];
+        if (a->base && memory - (uintptr_t)a->base < a->bytes) {
+            return a;
+        }
+    }
+    return NULL;
+}
+
+static int attribute_of(void *value, int attribute, const struct allocation *a)
+{
+    switch (attribute) {
+    case 1: /* context */
+        *(void **)value = (void *)(uintptr_t)a;
+        return 0;
+    case 2: /* memory type: device */
+        *(unsigned *)value = 2;
+        return 0;
+    case 7: /* buffer id */
+        *(unsigned long long *)value = a->number;
+        return 0;
+    case 9: /* ordinal */
+        *(int *)value = 0;
+        return 0;
+    case 11: /* start */
+        *(uintptr_t *)value = (uintptr_t)a->base;
+        return 0;
+    case 12: /* size */
+        *(size_t *)value = a->bytes;
+        return 0;
+    default:
+        return FAILED;
+    }
+}
+
+int cuPointerGetAttribute(void *value, int attribute, uintptr_t memory)
+{
+    pthread_mutex_lock(&lock);
+    const struct allocation *a = find(memory);
+    int failed = a ? attribute_of(value, attribute, a) : FAILED;
+    pthread_mutex_unlock(&lock);
+    return failed;
+}
+
+int cuIpcGetMemHandle(char *handle, uintptr_t memory)
+{
+    pthread_mutex_lock(&lock);
+    const struct allocation *a = find(memory);
+    if (a) {
+        memset(handle, 0, 64);
+        snprintf(handle, 64, "%d %d", (int)getpid(), a->fd);
+    }
+    pthread_mutex_unlock(&lock);
+    return a ? 0 : FAILED;
+}
+
+static int make(struct allocation *a, size_t bytes)
+{
+    int fd = memfd_create("fake-cuda", MFD_CLOEXEC);
+    if (fd < 0 || ftruncate(fd, (off_t)bytes) != 0) {
+        return FAILED;
+    }
+    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    *a = (struct allocation){base, bytes, ++numbers, fd};
+    return 0;
+}
+
+int cuMemAlloc_v2(uintptr_t *memory, size_t bytes)
+{
+    int failed = FAILED;
+    pthread_mutex_lock(&lock);
+    for (int i = 0; i < ALLOCATIONS_MAX && failed; i++) {
+        if (!allocations[i].base) {
+            failed = make(&allocations[i], bytes);
+            *memory = (uintptr_t)allocations[i].base;
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    return failed;
+}
+
+int cuMemsetD8_v2(uintptr_t memory, unsigned char value, size_t bytes)
+{
+    memset((void *)memory, value, bytes);
+    return 0;
+}
+
+int cuMemFree_v2(uintptr_t memory)
+{
+    pthread_mutex_lock(&lock);
+    struct allocation *a = find(memory);
+    if (a) {
+        munmap(a->base, a->bytes);
+        close(a->fd);
+        *a = (struct allocation){0};
+    }
+    pthread_mutex_unlock(&lock);
+    return a ? 0 : FAILED;
+}
+
+int cuMemcpy(uintptr_t to, uintptr_t from, size_t bytes)
+{
+    memmove((void *)to, (const void *)from, bytes);
+    return 0;
+}

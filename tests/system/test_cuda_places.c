@@ -1,0 +1,190 @@
+/*
+ * Tensors in CUDA memory, without a GPU: a fake driver (tests/support/fake_cuda.c, found as
+ * libcuda.so.1) at the client's end, a far device that opens its handles at the daemon's.
+ */
+#include <dlfcn.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/support/check_main.h"
+#include "tests/support/daemon.h"
+#include "tests/support/job.h"
+
+enum { MIB = 1 << 20, ALL = ~0 };
+
+static const char *const options[] = {"--device", "far:0", "--cpu-threads", "1", "--slice-time",
+                                      "2ms",      NULL};
+static const struct job_shape shape = {FAS_BF16, 4, 2, 64, 32, 5, 60, true, true};
+
+static struct daemon server;
+static struct fas_client *client;
+static struct fas_error error;
+static int (*cuda_alloc)(uintptr_t *memory, size_t bytes);
+static int (*cuda_free)(uintptr_t memory);
+
+static struct fas_client *connect_client(void)
+{
+    struct fas_connect_options connect = {.url = server.url};
+    struct fas_client *connected = NULL;
+    ck_assert_msg(fas_connect(&connect, &connected, &error) == FAS_OK, "%s", error.text);
+    return connected;
+}
+
+static void start(void)
+{
+    void *library = dlopen("libcuda.so.1", RTLD_NOW);
+    ck_assert_ptr_nonnull(library);
+    *(void **)&cuda_alloc = dlsym(library, "cuMemAlloc_v2");
+    *(void **)&cuda_free = dlsym(library, "cuMemFree_v2");
+    daemon_start(&server, options);
+    client = connect_client();
+}
+
+static void stop(void)
+{
+    fas_close(client);
+    ck_assert_int_eq(daemon_stop(&server), 0);
+}
+
+static uint8_t *device_memory(size_t bytes)
+{
+    uintptr_t memory = 0;
+    ck_assert_int_eq(cuda_alloc(&memory, bytes), 0);
+    return (uint8_t *)memory;
+}
+
+static double places(void)
+{
+    static struct fas_stat stats[512];
+    uint32_t count;
+    ck_assert_int_eq(fas_stats(client, 5000, stats, 512, &count, &error), FAS_OK);
+    for (uint32_t i = 0; i < count; i++) {
+        if (strcmp(stats[i].name, "places") == 0) {
+            return stats[i].value;
+        }
+    }
+    return -1;
+}
+
+static void wait_for_places(double wanted)
+{
+    for (int waited_ms = 0; places() != wanted && waited_ms < 20000; waited_ms += 10) {
+        usleep(10000);
+    }
+    ck_assert_double_eq(places(), wanted);
+}
+
+static void run_right(struct job *job)
+{
+    struct fas_report report;
+    ck_assert_msg(fas_run(client, &job->request, &report) == FAS_OK, "%s: %s", report.error.field,
+                  report.error.text);
+    ck_assert(job_right(job));
+    ck_assert_uint_eq(report.places, 1u << FAS_PLACE_CUDA);
+}
+
+START_TEST(memory_of_the_program_is_recognised)
+{
+    struct random random = random_open(1);
+    struct job forward, backward;
+    start();
+    uint8_t *memory = device_memory(2 * MIB);
+    for (int round = 0; round < 5; round++) {
+        job_forward(&forward, &shape, &random);
+        job_backward(&backward, &forward, &random);
+        job_place(&forward, ALL, memory);
+        job_place(&backward, ALL, memory + MIB);
+        run_right(&forward);
+        run_right(&backward);
+        job_close(&forward);
+        job_close(&backward);
+    }
+    ck_assert_double_eq(places(), 1);
+    stop();
+}
+END_TEST
+
+START_TEST(memory_that_was_freed_and_allocated_anew)
+{
+    struct random random = random_open(2);
+    struct job job;
+    start();
+    for (int round = 0; round < 100; round++) {
+        uint8_t *memory = device_memory(MIB);
+        job_forward(&job, &shape, &random);
+        job_place(&job, ALL, memory);
+        run_right(&job);
+        ck_assert_int_eq(cuda_free((uintptr_t)memory), 0);
+        job_close(&job);
+    }
+    ck_assert_double_le(places(), 64);
+    stop();
+}
+END_TEST
+
+START_TEST(memory_made_for_the_purpose)
+{
+    struct random random = random_open(3);
+    struct job job;
+    void *memory;
+    char back[64];
+    start();
+    ck_assert_msg(fas_alloc(client, FAS_PLACE_CUDA, MIB, &memory, &error) == FAS_OK, "%s",
+                  error.text);
+    job_forward(&job, &shape, &random);
+    job_place(&job, ALL, memory);
+    run_right(&job);
+    ck_assert_int_eq(fas_copy(back, memory, sizeof back, &error), FAS_OK);
+    ck_assert_mem_eq(back, job.tensors[FAS_Q], sizeof back);
+    job.request.tensors[FAS_Q].data = (uint8_t *)memory + MIB - 64;
+    struct fas_report report;
+    ck_assert_int_eq(fas_run(client, &job.request, &report), FAS_INVALID_ARGUMENT);
+    ck_assert_str_eq(report.error.field, "tensors.q");
+    fas_free(client, memory);
+    ck_assert_double_eq(places(), 0);
+    job_close(&job);
+    stop();
+}
+END_TEST
+
+START_TEST(a_killed_client_leaves_nothing)
+{
+    struct random random = random_open(4);
+    struct job job;
+    void *library = dlopen("libcuda.so.1", RTLD_NOW);
+    *(void **)&cuda_alloc = dlsym(library, "cuMemAlloc_v2");
+    daemon_start(&server, options);
+    job_forward(&job, &shape, &random);
+    for (int round = 0; round < 10; round++) {
+        pid_t child = fork();
+        if (child == 0) {
+            client = connect_client();
+            job_place(&job, ALL, device_memory(MIB));
+            for (;;) {
+                fas_run(client, &job.request, NULL);
+            }
+        }
+        usleep(30000 + (useconds_t)random_below(&random, 20000));
+        kill(child, SIGKILL);
+        waitpid(child, NULL, 0);
+    }
+    client = connect_client();
+    wait_for_places(0);
+    job_close(&job);
+    stop();
+}
+END_TEST
+
+int main(void)
+{
+    static const struct check_row rows[] = {
+        {"recognised", &memory_of_the_program_is_recognised},
+        {"anew", &memory_that_was_freed_and_allocated_anew},
+        {"made", &memory_made_for_the_purpose},
+        {"killed", &a_killed_client_leaves_nothing},
+    };
+    return check_main("cuda_places", rows, sizeof rows / sizeof rows[0]);
+}

@@ -231,6 +231,11 @@ static void bulk_leaves(int halts)
 START_TEST(bulk_lands_where_it_was_routed)
 {
     bulk_arrives(0);
+}
+END_TEST
+
+START_TEST(bulk_of_a_halting_peer_lands_too)
+{
     bulk_arrives(5);
 }
 END_TEST
@@ -238,6 +243,11 @@ END_TEST
 START_TEST(bulk_is_sent_from_where_it_lies)
 {
     bulk_leaves(0);
+}
+END_TEST
+
+START_TEST(a_peer_that_halts_gets_all_of_it)
+{
     bulk_leaves(5);
 }
 END_TEST
@@ -385,7 +395,9 @@ END_TEST
 
 static const struct check_row rows[] = {
     {"bulk lands where it was routed", &bulk_lands_where_it_was_routed},
+    {"bulk of a halting peer", &bulk_of_a_halting_peer_lands_too},
     {"bulk is sent from where it lies", &bulk_is_sent_from_where_it_lies},
+    {"a peer that halts", &a_peer_that_halts_gets_all_of_it},
     {"a small send is over at once", &a_small_send_is_over_at_once},
     {"half a message and then silence", &half_a_message_and_then_silence_ends_the_stream},
     {"a peer that does not take", &a_peer_that_does_not_take_ends_the_stream},

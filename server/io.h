@@ -22,7 +22,7 @@ struct io_task {
 struct io_pool;
 
 /* Starts the threads, which take no signals. Field of errors: "io-threads". */
-enum fas_status io_open(struct io_pool **pool, uint32_t threads, struct fas_error *error);
+enum fas_status io_open(struct io_pool **opened, uint32_t threads, struct fas_error *error);
 
 void io_push(struct io_pool *pool, struct io_task *task);
 

@@ -596,6 +596,12 @@ static enum fas_status listen_at(struct side *side, const struct config *config,
     return status;
 }
 
+static enum fas_status no_room(const struct transport *transport, struct fas_error *error)
+{
+    return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "connections-max",
+                    "no memory or descriptors for %u", stream_count(transport));
+}
+
 static enum fas_status open_listener(struct transport *transport, const struct config *config,
                                      void **state, struct fas_error *error)
 {
@@ -603,25 +609,25 @@ static enum fas_status open_listener(struct transport *transport, const struct c
         return FAS_OK;
     }
     struct side *side = calloc(1, sizeof *side);
-    struct own *owns = calloc(stream_count(transport), sizeof *owns);
-    int epoll = epoll_create1(EPOLL_CLOEXEC);
-    if (!side || !owns || epoll < 0) {
-        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "connections-max",
-                        "no memory or descriptors for %u", stream_count(transport));
+    *state = side;
+    if (!side) {
+        return no_room(transport, error);
     }
     *side = (struct side){.transport = transport,
-                          .owns = owns,
+                          .owns = calloc(stream_count(transport), sizeof *side->owns),
                           .progress_timeout_us = config->progress_timeout_us,
-                          .epoll = epoll,
+                          .epoll = epoll_create1(EPOLL_CLOEXEC),
                           .listener = -1,
                           .accepting = true};
-    *state = side;
+    if (!side->owns || side->epoll < 0) {
+        return no_room(transport, error);
+    }
     enum fas_status status = io_open(&side->pool, config->io_threads, error);
     if (status == FAS_OK) {
         status = listen_at(side, config, error);
     }
     struct epoll_event event = {.events = EPOLLIN, .data.u32 = LISTENER};
-    if (status == FAS_OK && epoll_ctl(epoll, EPOLL_CTL_ADD, side->listener, &event) != 0) {
+    if (status == FAS_OK && epoll_ctl(side->epoll, EPOLL_CTL_ADD, side->listener, &event) != 0) {
         status = refuse(config->listen_ipc, strerror(errno), error);
     }
     if (status == FAS_OK) {

@@ -13,9 +13,14 @@
 #else
 #define ATTN_SM90_ROWS
 #endif
+#ifdef ATTN_HAVE_SM100
+#include "kernels/sm100/rows.h"
+#else
+#define ATTN_SM100_ROWS
+#endif
 
 static const struct attn_row rows[] = {
-    ATTN_SM90_ROWS
+    ATTN_SM90_ROWS ATTN_SM100_ROWS
     /* name, arch, pass, dtypes, d, dv, refuse, scratch_bytes, launch */
     {"cpu_fwd", ATTN_CPU, ATTN_FORWARD, ATTN_CPU_DTYPES, ATTN_HEAD_DIM_STEP, ATTN_HEAD_DIM_MAX,
      ATTN_HEAD_DIM_STEP, ATTN_HEAD_DIM_MAX, NULL, attn_cpu_forward_scratch, attn_cpu_forward},

@@ -50,15 +50,21 @@ GPU_INLINE uint64_t operand_mn(uint32_t tile)
     return gpu::tcgen05_descriptor_mn(SWIZZLE, tile, ROWS);
 }
 
+/* Of the low word only, which never carries: the high one stays a constant of the code. */
+GPU_INLINE uint64_t advance(uint64_t operand, uint32_t bytes)
+{
+    return operand >> 32 << 32 | (static_cast<uint32_t>(operand) + (bytes >> 4));
+}
+
 template <int ROWS>
 GPU_INLINE uint64_t step_k(uint64_t operand, int step)
 {
-    return gpu::descriptor_advance(operand, gpu::step_bytes_k(SWIZZLE, ROWS, step));
+    return advance(operand, gpu::step_bytes_k(SWIZZLE, ROWS, step));
 }
 
 GPU_INLINE uint64_t step_mn(uint64_t operand, int step)
 {
-    return gpu::descriptor_advance(operand, gpu::step_bytes_mn(SWIZZLE, step));
+    return advance(operand, gpu::step_bytes_mn(SWIZZLE, step));
 }
 
 /* d (128 x n) = A B^T; tiles of A_ROWS and B_ROWS rows; the first `steps` of at most STEPS. */
@@ -71,6 +77,26 @@ GPU_INLINE void multiply_kk(uint32_t d, uint64_t a, uint64_t b, uint32_t instruc
             gpu::tcgen05_multiply(d, step_k<A_ROWS>(a, k), step_k<B_ROWS>(b, k), instruction,
                                   k > 0);
         }
+    }
+}
+
+/* The same, any number of steps. Panels are not unrolled: their operands, all constant for a tile,
+ * would fill the registers of one thread. */
+template <int A_ROWS, int B_ROWS>
+GPU_INLINE void multiply_panels(uint32_t d, uint64_t a, uint64_t b, uint32_t instruction, int steps)
+{
+    constexpr int PANEL_STEPS = PANEL / K_STEP;
+#pragma unroll 1
+    for (int done = 0; done < steps; done += PANEL_STEPS) {
+#pragma unroll
+        for (int k = 0; k < PANEL_STEPS; k++) {
+            if (done + k < steps) {
+                gpu::tcgen05_multiply(d, step_k<A_ROWS>(a, k), step_k<B_ROWS>(b, k), instruction,
+                                      done + k > 0);
+            }
+        }
+        a = step_k<A_ROWS>(a, PANEL_STEPS);
+        b = step_k<B_ROWS>(b, PANEL_STEPS);
     }
 }
 

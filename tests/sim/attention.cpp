@@ -2,13 +2,21 @@
 
 #include <check.h>
 
+#include "kernels/sm100/rows.h"
 #include "kernels/sm90/rows.h"
 
-const std::vector<attention_row> attention_rows = {
+const std::vector<attention_row> attention_rows_sm90 = {
     {"sm90_fwd_64", sm90_fwd_64, 64, 64},
     {"sm90_fwd_128", sm90_fwd_128, 128, 128},
     {"sm90_fwd_192", sm90_fwd_192, 192, 128},
     {"sm90_fwd_256", sm90_fwd_256, 256, 256},
+};
+
+const std::vector<attention_row> attention_rows_sm100 = {
+    {"sm100_fwd_64", sm100_fwd_64, 64, 64},
+    {"sm100_fwd_128", sm100_fwd_128, 128, 128},
+    {"sm100_fwd_192", sm100_fwd_192, 192, 128},
+    {"sm100_fwd_256", sm100_fwd_256, 256, 256},
 };
 
 const std::vector<item> attention_ragged = {
@@ -79,15 +87,16 @@ attn_status launch_running(attn_context *context, const attn_launch *launch)
 
 } // namespace
 
-std::vector<attention_case> attention_hazards()
+std::vector<attention_case> attention_hazards(const std::vector<attention_row> &rows,
+                                              const std::vector<item> &items)
 {
     std::vector<attention_case> cases;
-    for (const attention_row &row : attention_rows) {
+    for (const attention_row &row : rows) {
         for (size_t mask = 0; mask < 2; mask++) {
             attn_shape shape = shape_of(ATTN_BF16, 2, 1, row.d, row.dv);
             shape.mask = attention_masks[mask];
             cases.push_back(
-                {std::string(row.name) + (mask ? " causal" : " full"), &row, shape, attention_few});
+                {std::string(row.name) + (mask ? " causal" : " full"), &row, shape, items});
         }
     }
     return cases;

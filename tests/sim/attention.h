@@ -22,7 +22,7 @@ struct attention_row {
     attn_status (*launch)(attn_context *, const attn_launch *);
     int d, dv;
 };
-extern const std::vector<attention_row> attention_rows;
+extern const std::vector<attention_row> attention_rows_sm90, attention_rows_sm100;
 
 /* A batch and what is computed on it. */
 struct attention_case {
@@ -39,8 +39,9 @@ extern const std::vector<item> attention_ragged;
 extern const std::vector<item> attention_few;
 extern const std::vector<attn_mask> attention_masks;
 
-/* The hazard cases: every row, full and causal, on attention_few. */
-std::vector<attention_case> attention_hazards();
+/* The hazard cases: every one of the rows, full and causal. */
+std::vector<attention_case> attention_hazards(const std::vector<attention_row> &rows,
+                                              const std::vector<item> &items = attention_few);
 
 struct attention_outcome {
     std::string error;            /* of the simulator; empty: it ran through */

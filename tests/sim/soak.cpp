@@ -9,10 +9,8 @@
 #include <string.h>
 #include <time.h>
 
-#include "tests/sim/bed.h"
-#ifdef HAVE_ATTENTION
 #include "tests/sim/attention.h"
-#endif
+#include "tests/sim/bed.h"
 
 namespace
 {
@@ -46,15 +44,17 @@ std::vector<soak_case> all_cases()
                              return outcome{r.error, 0, r.multiplies};
                          }});
     }
-#ifdef HAVE_ATTENTION
-    for (const attention_case &c : attention_hazards()) {
+    std::vector<attention_case> attention = attention_hazards(attention_rows_sm90);
+    for (attention_case &c : attention_hazards(attention_rows_sm100)) {
+        attention.push_back(c);
+    }
+    for (const attention_case &c : attention) {
         int products = 8 * (c.row->d + 128) / 16; /* eight warps, Q K^T then P V, 16 at a time */
         cases.push_back({c.name, products, [c](uint64_t seed) {
                              attention_outcome o = attention_run(c, seed, nothing);
                              return outcome{o.error, o.bits, o.multiplies};
                          }});
     }
-#endif
     return cases;
 }
 

@@ -9,12 +9,12 @@
 #include <string.h>
 
 #include "tests/sim/attention.h"
+#include "tests/sim/mutations.h"
 
 namespace
 {
 
 constexpr uint64_t SEEDS = 20;
-constexpr uint64_t MUTATION_SEEDS = 200;
 
 void nothing(sim::device &)
 {
@@ -22,7 +22,7 @@ void nothing(sim::device &)
 
 START_TEST(forward_of_ragged_batches_under_every_mask)
 {
-    const attention_row &row = attention_rows[static_cast<size_t>(_i)];
+    const attention_row &row = attention_rows_sm90[static_cast<size_t>(_i)];
     for (const attn_mask &mask : attention_masks) {
         attention_case c = {row.name, &row, shape_of(ATTN_BF16, 4, 2, row.d, row.dv),
                             attention_ragged};
@@ -34,7 +34,7 @@ END_TEST
 
 START_TEST(forward_with_softcap_and_sink)
 {
-    const attention_row &row = attention_rows[static_cast<size_t>(_i)];
+    const attention_row &row = attention_rows_sm90[static_cast<size_t>(_i)];
     attention_case c = {row.name, &row, shape_of(ATTN_FP16, 3, 3, row.d, row.dv), attention_ragged};
     c.shape.mask = attention_masks[1];
     c.shape.softcap = 5.0f;
@@ -46,7 +46,7 @@ END_TEST
 /* Narrower than the row's, also by whole panels of 64 columns, on either side. */
 START_TEST(forward_of_odd_head_dims)
 {
-    const attention_row &row = attention_rows[static_cast<size_t>(_i)];
+    const attention_row &row = attention_rows_sm90[static_cast<size_t>(_i)];
     const int dims[][2] = {
         {row.d - 16, row.dv - 24}, {40, row.dv}, {row.d, 40}, {row.d / 2, row.dv}};
     for (const int(&pair)[2] : dims) {
@@ -59,7 +59,7 @@ END_TEST
 
 START_TEST(bits_do_not_depend_on_the_schedule)
 {
-    for (const attention_case &c : attention_hazards()) {
+    for (const attention_case &c : attention_hazards(attention_rows_sm90)) {
         attention_check(c, 1);
         attention_outcome first = attention_run(c, 1, nothing);
         for (uint64_t seed = 2; seed <= SEEDS; seed++) {
@@ -73,15 +73,7 @@ START_TEST(bits_do_not_depend_on_the_schedule)
 }
 END_TEST
 
-/*
- * Steps that are there for speed, or double another: without them every result is right, so nothing
- * can object. Known by what the kernel's line says.
- */
-struct spare_step {
-    const char *text, *why;
-};
-
-const spare_step SPARE[] = {
+const std::vector<spare_step> SPARE = {
     {"barrier_sync<FIRST_ID + ", "turns are for speed only; and in store_rows the later consumers "
                                  "have met the first"},
     {"warp_sync(); /* no lane still",
@@ -91,61 +83,9 @@ const spare_step SPARE[] = {
                        "waits for the rest"},
 };
 
-bool is_spare(const sim::step &step)
-{
-    FILE *file = fopen(step.at.file, "r");
-    if (file == nullptr) {
-        return false; /* the first wgmma_fence of a kernel has no place of its own */
-    }
-    char line[256] = "";
-    for (int i = 0; i < step.at.line && fgets(line, sizeof line, file) != nullptr; i++) {
-    }
-    fclose(file);
-    for (const spare_step &spare : SPARE) {
-        if (strstr(line, spare.text) != nullptr) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* The first seed that objects, 0 if none does. */
-uint64_t caught(const attention_case &c, const sim::step &step, uint64_t bits, std::string *message)
-{
-    for (uint64_t seed = 1; seed <= MUTATION_SEEDS; seed++) {
-        attention_outcome o = attention_run(c, seed, [&](sim::device &d) { d.dropped = step; });
-        *message = o.error.empty() ? "other bits" : o.error;
-        if (!o.error.empty() || o.bits != bits) {
-            return seed;
-        }
-    }
-    return 0;
-}
-
 START_TEST(every_left_out_step_is_caught)
 {
-    int made = 0, missed = 0, spare = 0;
-    for (const attention_case &c : attention_hazards()) {
-        attention_outcome clean = attention_run(c, 1, [](sim::device &d) { d.record = true; });
-        for (const sim::step &step : clean.steps) {
-            std::string message;
-            if (is_spare(step)) {
-                spare++;
-                continue;
-            }
-            uint64_t seed = caught(c, step, clean.bits, &message);
-            made++;
-            missed += seed == 0;
-            if (seed == 0 || getenv("SIM_VERBOSE") != nullptr) {
-                printf("%s without %s at %s, first seed that objects: %lu\n    %s\n",
-                       c.name.c_str(), step.name, sim::where_text(step.at),
-                       static_cast<unsigned long>(seed), message.c_str());
-            }
-        }
-    }
-    printf("mutations: %d made, %d caught; %d steps are for speed only\n", made, made - missed,
-           spare);
-    ck_assert_int_eq(missed, 0);
+    ck_assert_int_eq(mutations_missed(attention_hazards(attention_rows_sm90), SPARE), 0);
 }
 END_TEST
 
@@ -153,7 +93,7 @@ END_TEST
 
 int main()
 {
-    int rows = static_cast<int>(attention_rows.size());
+    int rows = static_cast<int>(attention_rows_sm90.size());
     Suite *suite = suite_create("sim_sm90");
     TCase *tests = tcase_create("forward");
     tcase_set_timeout(tests, 300);

@@ -1,0 +1,108 @@
+/*
+ * The sm_100 forward, unchanged, in the simulator: every result against the fp64 answer, every gap
+ * and neighbour NaN, every write counted, over seeds; and with any one protocol step left out,
+ * something objects.
+ */
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/sim/attention.h"
+#include "tests/sim/mutations.h"
+
+namespace
+{
+
+constexpr uint64_t SEEDS = 10;
+
+/* Rings go round more than twice; tiles of two halves and of one; an empty sequence. */
+const std::vector<item> FEW = {
+    {0, 400, 700, 0, 0, 1}, {1, 140, 333, 150, 0, 2}, {0, 0, 5, 3, 0, 3}, {1, 100, 290, 0, 0, 4}};
+
+void nothing(sim::device &)
+{
+}
+
+START_TEST(forward_of_ragged_batches_under_every_mask)
+{
+    const attention_row &row = attention_rows_sm100[static_cast<size_t>(_i)];
+    for (const attn_mask &mask : attention_masks) {
+        attention_case c = {row.name, &row, shape_of(ATTN_BF16, 4, 2, row.d, row.dv),
+                            attention_ragged};
+        c.shape.mask = mask;
+        attention_check(c, 1);
+    }
+}
+END_TEST
+
+START_TEST(forward_with_softcap_and_sink)
+{
+    const attention_row &row = attention_rows_sm100[static_cast<size_t>(_i)];
+    attention_case c = {row.name, &row, shape_of(ATTN_FP16, 3, 3, row.d, row.dv), attention_ragged};
+    c.shape.mask = attention_masks[1];
+    c.shape.softcap = 5.0f;
+    c.shape.has_sink = true;
+    attention_check(c, 2);
+}
+END_TEST
+
+/* Narrower than the row's, also by whole panels of 64 columns, on either side. */
+START_TEST(forward_of_odd_head_dims)
+{
+    const attention_row &row = attention_rows_sm100[static_cast<size_t>(_i)];
+    const int dims[][2] = {
+        {row.d - 16, row.dv - 24}, {40, row.dv}, {row.d, 40}, {row.d / 2, row.dv}};
+    for (const int(&pair)[2] : dims) {
+        attention_case c = {row.name, &row, shape_of(ATTN_BF16, 2, 2, pair[0], pair[1]), FEW};
+        attention_check(c, 3);
+    }
+}
+END_TEST
+
+START_TEST(bits_do_not_depend_on_the_schedule)
+{
+    for (const attention_case &c : attention_hazards(attention_rows_sm100, FEW)) {
+        attention_check(c, 1);
+        attention_outcome first = attention_run(c, 1, nothing);
+        for (uint64_t seed = 2; seed <= SEEDS; seed++) {
+            attention_outcome o = attention_run(c, seed, nothing);
+            ck_assert_msg(o.error.empty(), "%s, seed %lu: %s", c.name.c_str(),
+                          static_cast<unsigned long>(seed), o.error.c_str());
+            ck_assert_msg(o.bits == first.bits, "%s: seed %lu gives other bits than seed 1",
+                          c.name.c_str(), static_cast<unsigned long>(seed));
+        }
+    }
+}
+END_TEST
+
+const std::vector<spare_step> SPARE = {
+    {"warp_sync(); /* block_sync wants", "the simulator lets lanes come to block_sync one by one"},
+};
+
+START_TEST(every_left_out_step_is_caught)
+{
+    ck_assert_int_eq(mutations_missed(attention_hazards(attention_rows_sm100, FEW), SPARE), 0);
+}
+END_TEST
+
+} // namespace
+
+int main()
+{
+    int rows = static_cast<int>(attention_rows_sm100.size());
+    Suite *suite = suite_create("sim_sm100");
+    TCase *tests = tcase_create("forward");
+    tcase_set_timeout(tests, 600);
+    tcase_add_loop_test(tests, forward_of_ragged_batches_under_every_mask, 0, rows);
+    tcase_add_loop_test(tests, forward_with_softcap_and_sink, 0, rows);
+    tcase_add_loop_test(tests, forward_of_odd_head_dims, 0, rows);
+    tcase_add_test(tests, bits_do_not_depend_on_the_schedule);
+    tcase_add_test(tests, every_left_out_step_is_caught);
+    suite_add_tcase(suite, tests);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}

@@ -5,6 +5,7 @@
 #include "client/cuda.h"
 
 #include <dlfcn.h>
+#include <link.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -80,12 +81,42 @@ static bool resolve(void *library)
     return driver.init(0) == 0;
 }
 
+static unsigned long long objects_seen; /* loaded in all when none of them was it; by lock */
+
+static int count_objects(struct dl_phdr_info *info, size_t bytes, void *count)
+{
+    (void)bytes;
+    *(unsigned long long *)count = info->dlpi_adds;
+    return 1;
+}
+
+static int look(struct dl_phdr_info *info, size_t bytes, void *found)
+{
+    (void)bytes;
+    *(bool *)found = info->dlpi_name && strstr(info->dlpi_name, LIBRARY);
+    return *(bool *)found;
+}
+
+/* Whether the program has loaded it. Asked with every call, so the list is walked only when
+ * something was loaded since. Under the lock. */
+static bool is_present(void)
+{
+    unsigned long long objects = 0;
+    bool found = false;
+    dl_iterate_phdr(count_objects, &objects);
+    if (objects != objects_seen) {
+        dl_iterate_phdr(look, &found);
+        objects_seen = found ? objects_seen : objects;
+    }
+    return found;
+}
+
 /* present: only if the program has loaded it already. Without that there is no device memory. */
 static bool load(bool present)
 {
     pthread_mutex_lock(&lock);
-    if (!loaded) {
-        void *library = dlopen(LIBRARY, RTLD_NOW | (present ? RTLD_NOLOAD : 0));
+    if (!loaded && (!present || is_present())) {
+        void *library = dlopen(LIBRARY, RTLD_NOW);
         loaded = library && resolve(library);
     }
     bool there = loaded;

@@ -17,8 +17,8 @@
  * Per 64 x 64 step at d 256: 10.5 MFLOP, 2560 cycles of the tensor cores; shared memory about 3900
  * cycles (products of 32 columns read 48 bytes for each 32 multiplied), which is the bound: 65 % of
  * the tensor cores' peak. 4 x 8192, full / causal / deterministic full / causal: d 256, 8 heads,
- * 447 / 444 / 397 / 386 TFLOP/s; 192/128, 16 heads, 428 / 424 / 294 / 290 (2026-11-22, H200, one
- * round).
+ * 417 / 418 / 386 / 377 TFLOP/s; 192/128, 16 heads, 427 / 422 / 308 / 304 (2026-11-22, H200, driver
+ * 580).
  */
 #ifndef SM90_BWD_WIDE_CUH
 #define SM90_BWD_WIDE_CUH

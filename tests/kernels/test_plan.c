@@ -280,6 +280,72 @@ START_TEST(stripes_cover_the_spans)
 }
 END_TEST
 
+/*
+ * A deterministic launch ends with any number of resident CTAs from PLAN_GROUP up, because a tile
+ * waits only for tiles that stand before it, or in its own group of neighbours: with a right edge
+ * for later keys, with only a left one for earlier keys, without a mask for the groups before its
+ * own and for members of its own, which lie within PLAN_GROUP entries of the list.
+ */
+static bool waits_in_order(const struct batch *b, const struct plan_tile *tile,
+                           const struct plan_tile *other)
+{
+    const struct attn_mask *mask = &b->shape.mask;
+    int32_t group = tile->row / b->shape.k_block / PLAN_GROUP;
+    int32_t other_group = other->row / b->shape.k_block / PLAN_GROUP;
+    if (mask->has_right) {
+        return other->row < tile->row || other <= tile;
+    }
+    if (mask->has_left) {
+        return other->row > tile->row || other <= tile;
+    }
+    if (group == other_group) {
+        return other - tile < PLAN_GROUP && tile - other < PLAN_GROUP;
+    }
+    return other_group > group || other < tile;
+}
+
+static void check_waits(const struct batch *b)
+{
+    for (int64_t t = 0; t < b->size.tiles; t++) {
+        for (int64_t u = 0; u < b->size.tiles; u++) {
+            const struct plan_tile *tile = &b->tiles[t], *other = &b->tiles[u];
+            bool related = tile->sequence == other->sequence && tile->head == other->head;
+            must(!related || waits_in_order(b, tile, other));
+        }
+    }
+}
+
+START_TEST(a_tile_waits_only_for_tiles_before_it_or_in_its_group)
+{
+    static struct batch b;
+    draw_state = 5;
+    for (int i = 0; i < 2000; i++) {
+        draw_batch(&b);
+        if (b.shape.pass == ATTN_BACKWARD && b.shape.deterministic) {
+            check_waits(&b);
+        }
+    }
+    /* Two and a half groups of each head. */
+    for (int mask = 0; mask < 3; mask++) {
+        int32_t len = 64 * PLAN_GROUP * 5 / 2;
+        b.shape = (struct plan_shape){.pass = ATTN_BACKWARD,
+                                      .mask = {.has_left = mask == 2, .has_right = mask == 1},
+                                      .hq = 6,
+                                      .hkv = 3,
+                                      .q_block = 64,
+                                      .k_block = 64,
+                                      .walked_bytes = 1024,
+                                      .deterministic = true};
+        b.sequences[0] =
+            (struct attn_sequence){.q_len = len, .k_len = len, .q_span = len, .k_span = len};
+        b.size = plan_measure(&b.shape, b.sequences, 1);
+        must(b.size.tiles == 3 * PLAN_GROUP * 5 / 2);
+        plan_make(&b.shape, b.sequences, 1, b.tiles, b.fills);
+        check_waits(&b);
+    }
+}
+END_TEST
+
 /* The last tiles of a causal launch are its shortest: no SM works alone at the end. */
 START_TEST(long_tiles_start_first)
 {
@@ -371,6 +437,7 @@ int main(void)
     tcase_add_test(all, every_pair_once);
     tcase_add_test(all, tiles_are_the_sequences_own);
     tcase_add_test(all, stripes_cover_the_spans);
+    tcase_add_test(all, a_tile_waits_only_for_tiles_before_it_or_in_its_group);
     tcase_add_test(all, long_tiles_start_first);
     tcase_add_test(all, parts_are_even_and_leave_groups_whole);
     suite_add_tcase(suite, all);

@@ -1,0 +1,280 @@
+/*
+ * Deterministic backward launches that only a GPU is fast enough for, every row of this device:
+ * the same bits from grids of any size and a thousand times over, an end with the fewest CTAs that
+ * a launch is promised to end with, and tensors of more than 2^31 elements. Results are compared
+ * with each other; test_attn_gpu compares them with the answer. Skipped without a GPU.
+ */
+#include <check.h>
+#include <cuda_runtime_api.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "kernels/attn_cuda.h"
+#include "kernels/plan.h"
+
+enum { PLAN_BYTES = 1 << 24, SEQUENCES_MAX = 4096, REPEATS = 1000, WATCHDOG_MS = 20000 };
+enum { HQ = 4, HKV = 2, INPUTS = 5, OUTPUTS = 3 };
+
+static const struct attn_row *row;
+
+static void must(cudaError_t error)
+{
+    ck_assert_msg(error == cudaSuccess, "%s", cudaGetErrorString(error));
+}
+
+static bool pick_row(int i)
+{
+    size_t count;
+    const struct attn_row *rows = attn_rows(&count);
+    row = (size_t)i < count ? &rows[i] : NULL;
+    return row && row->arch == attn_cuda_arch() && row->pass == ATTN_BACKWARD;
+}
+
+/* One set of packed sequences of equal lengths on both sides, in device memory. */
+struct batch {
+    struct attn_launch launch;
+    struct attn_set set;
+    struct attn_sequence sequences[SEQUENCES_MAX];
+    int64_t tokens;
+};
+
+/* Values in (-1, 1): a block of them, again and again; its length is no multiple of a row's. */
+static void *random_rows(size_t bytes, unsigned seed)
+{
+    enum { BLOCK = 1 << 20 };
+    static uint16_t block[BLOCK - 24];
+    for (size_t i = 0; i < sizeof block / sizeof block[0]; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        float x = (float)(seed >> 8) * 0x1p-23f - 1;
+        uint32_t bits;
+        memcpy(&bits, &x, sizeof bits);
+        block[i] = (uint16_t)(bits >> 16);
+    }
+    unsigned char *there;
+    must(cudaMalloc((void **)&there, bytes + 1));
+    for (size_t at = 0; at < bytes; at += sizeof block) {
+        size_t part = bytes - at < sizeof block ? bytes - at : sizeof block;
+        must(at == 0 ? cudaMemcpy(there, block, part, cudaMemcpyHostToDevice)
+                     : cudaMemcpy(there + at, there, part, cudaMemcpyDeviceToDevice));
+    }
+    return there;
+}
+
+static struct attn_tensor tensor_of(int64_t tokens, int heads, int columns, unsigned seed)
+{
+    int64_t head_bytes = (int64_t)columns * 2;
+    return (struct attn_tensor){random_rows((size_t)(tokens * heads * head_bytes), seed),
+                                heads * head_bytes, head_bytes};
+}
+
+static void open_batch(struct batch *b, const int *lengths, int count, bool causal)
+{
+    *b = (struct batch){0};
+    for (int i = 0; i < count; i++) {
+        b->sequences[i] = (struct attn_sequence){.index = i,
+                                                 .q_first = b->tokens,
+                                                 .k_first = b->tokens,
+                                                 .q_len = lengths[i],
+                                                 .k_len = lengths[i],
+                                                 .q_span = lengths[i],
+                                                 .k_span = lengths[i]};
+        b->tokens += lengths[i];
+    }
+    int d = row->d_max, dv = row->dv_max;
+    struct attn_set *s = &b->set;
+    struct attn_tensor *tensors[INPUTS + OUTPUTS] = {&s->q,   &s->k,  &s->v,  &s->o,
+                                                     &s->do_, &s->dq, &s->dk, &s->dv};
+    const int heads[] = {HQ, HKV, HKV, HQ, HQ, HQ, HKV, HKV};
+    const int columns[] = {d, d, dv, dv, dv, d, d, dv};
+    for (unsigned i = 0; i < INPUTS + OUTPUTS; i++) {
+        *tensors[i] = tensor_of(b->tokens, heads[i], columns[i], i + 1);
+    }
+    /* 0x3f3f3f3f is 0.747: with scores around 0, probabilities around a half. */
+    s->lse = (struct attn_tensor){NULL, 4, 4 * b->tokens};
+    must(cudaMalloc(&s->lse.data, (size_t)b->tokens * HQ * 4));
+    must(cudaMemset(s->lse.data, 0x3f, (size_t)b->tokens * HQ * 4));
+    b->launch = (struct attn_launch){.shape = {.pass = ATTN_BACKWARD,
+                                               .dtype = ATTN_BF16,
+                                               .hq = HQ,
+                                               .hkv = HKV,
+                                               .d = d,
+                                               .dv = dv,
+                                               .mask = {.has_right = causal},
+                                               .softmax_scale = 1 / sqrtf((float)d),
+                                               .deterministic = true},
+                                     .sets = s,
+                                     .sequences = b->sequences,
+                                     .set_count = 1,
+                                     .sequence_count = count};
+    b->launch.scratch_bytes = row->scratch_bytes(&b->launch);
+    must(cudaMalloc(&b->launch.scratch, b->launch.scratch_bytes + 1));
+    must(cudaMemset(b->launch.scratch, 0xff, b->launch.scratch_bytes));
+}
+
+static void close_batch(struct batch *b)
+{
+    struct attn_set *s = &b->set;
+    void *all[] = {s->q.data,  s->k.data,  s->v.data,  s->o.data,   s->do_.data,
+                   s->dq.data, s->dk.data, s->dv.data, s->lse.data, b->launch.scratch};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        must(cudaFree(all[i]));
+    }
+}
+
+/* The launch, which has to end: where it does not, nothing on this GPU would any more. */
+static void run(struct attn_context *context, const struct batch *b)
+{
+    ck_assert_int_eq(row->launch(context, &b->launch), ATTN_OK);
+    cudaEvent_t done;
+    must(cudaEventCreate(&done));
+    must(cudaEventRecord(done, NULL));
+    cudaError_t state = cudaErrorNotReady;
+    for (int ms = 0; ms < WATCHDOG_MS && state == cudaErrorNotReady; ms++) {
+        state = cudaEventQuery(done);
+        struct timespec pause = {0, state == cudaErrorNotReady ? 1000000 : 0};
+        nanosleep(&pause, NULL);
+    }
+    if (state == cudaErrorNotReady) {
+        fprintf(stderr, "%s: a launch did not end\n", row->name);
+        _Exit(EXIT_FAILURE);
+    }
+    must(state);
+    must(cudaEventDestroy(done));
+}
+
+/* FNV-1a of the gradients of rows [first, tokens). */
+static uint64_t bits_of(const struct batch *b, int64_t first)
+{
+    const struct attn_tensor *outputs[OUTPUTS] = {&b->set.dq, &b->set.dk, &b->set.dv};
+    uint64_t hash = 0;
+    for (int i = 0; i < OUTPUTS; i++) {
+        size_t bytes = (size_t)((b->tokens - first) * outputs[i]->row_stride);
+        uint64_t *words = malloc(bytes + 8);
+        ck_assert_ptr_nonnull(words);
+        must(cudaMemcpy(words, (unsigned char *)outputs[i]->data + first * outputs[i]->row_stride,
+                        bytes, cudaMemcpyDeviceToHost));
+        for (size_t w = 0; w < bytes / 8; w++) {
+            hash = (hash ^ words[w]) * 0x100000001b3u;
+            hash ^= hash >> 29;
+        }
+        free(words);
+    }
+    return hash;
+}
+
+static uint64_t run_and_hash(const struct batch *b, int32_t ctas)
+{
+    struct attn_context *context = attn_cuda_open(NULL, PLAN_BYTES);
+    ck_assert_ptr_nonnull(context);
+    attn_cuda_limit(context, ctas);
+    run(context, b);
+    uint64_t bits = bits_of(b, 0);
+    attn_cuda_close(context);
+    return bits;
+}
+
+START_TEST(bits_do_not_depend_on_the_grid)
+{
+    static struct batch b;
+    const int lengths[] = {5000, 130, 1, 2049, 64};
+    for (int causal = 0; pick_row(_i) && causal < 2; causal++) {
+        open_batch(&b, lengths, 5, causal);
+        uint64_t all = run_and_hash(&b, 0);
+        ck_assert(run_and_hash(&b, PLAN_GROUP) == all);
+        ck_assert(run_and_hash(&b, 114) == all);
+        ck_assert(run_and_hash(&b, 132) == all);
+        close_batch(&b);
+    }
+}
+END_TEST
+
+START_TEST(a_thousand_runs_give_the_same_bits)
+{
+    static struct batch b;
+    const int lengths[] = {700, 130, 1, 320};
+    for (int causal = 0; pick_row(_i) && causal < 2; causal++) {
+        open_batch(&b, lengths, 4, causal);
+        struct attn_context *context = attn_cuda_open(NULL, PLAN_BYTES);
+        ck_assert_ptr_nonnull(context);
+        run(context, &b);
+        uint64_t first = bits_of(&b, 0);
+        for (int i = 1; i < REPEATS; i++) {
+            run(context, &b);
+            ck_assert_msg(bits_of(&b, 0) == first, "%s: run %d differs", row->name, i);
+        }
+        attn_cuda_close(context);
+        close_batch(&b);
+    }
+}
+END_TEST
+
+START_TEST(the_fewest_ctas_end_the_longest_sequence)
+{
+    static struct batch b;
+    const int length = 32768;
+    for (int causal = 0; pick_row(_i) && causal < 2; causal++) {
+        open_batch(&b, &length, 1, causal);
+        ck_assert(run_and_hash(&b, PLAN_GROUP) == run_and_hash(&b, 0));
+        close_batch(&b);
+    }
+}
+END_TEST
+
+/* The last of many sequences, past 2^31 elements of q, has the bits that it has alone. */
+START_TEST(offsets_beyond_two_to_the_31_elements)
+{
+    static struct batch b;
+    static struct attn_sequence last;
+    static int lengths[SEQUENCES_MAX];
+    if (!pick_row(_i)) {
+        return;
+    }
+    int count = (int)(((int64_t)1 << 31) / (HQ * row->d_max) / 4096) + 2;
+    for (int i = 0; i < count; i++) {
+        lengths[i] = i == count - 1 ? 300 : 4096;
+    }
+    open_batch(&b, lengths, count, true);
+    ck_assert_int_gt((b.tokens - 300) * HQ * row->d_max, (int64_t)1 << 31);
+    struct attn_context *context = attn_cuda_open(NULL, PLAN_BYTES);
+    ck_assert_ptr_nonnull(context);
+    run(context, &b);
+    uint64_t together = bits_of(&b, b.tokens - 300);
+    last = b.sequences[count - 1];
+    last.index = 0;
+    b.launch.sequences = &last;
+    b.launch.sequence_count = 1;
+    must(cudaMemset((unsigned char *)b.set.dq.data + (b.tokens - 300) * b.set.dq.row_stride, 0,
+                    (size_t)(300 * b.set.dq.row_stride)));
+    run(context, &b);
+    ck_assert(bits_of(&b, b.tokens - 300) == together);
+    attn_cuda_close(context);
+    close_batch(&b);
+}
+END_TEST
+
+int main(void)
+{
+    if (attn_cuda_arch() == ATTN_CPU) {
+        printf("no GPU with kernels of its own here\n");
+        return 77;
+    }
+    size_t rows;
+    attn_rows(&rows);
+    Suite *suite = suite_create("attn_gpu_long");
+    TCase *all = tcase_create("all");
+    tcase_set_timeout(all, 120);
+    tcase_add_loop_test(all, bits_do_not_depend_on_the_grid, 0, (int)rows);
+    tcase_add_loop_test(all, a_thousand_runs_give_the_same_bits, 0, (int)rows);
+    tcase_add_loop_test(all, the_fewest_ctas_end_the_longest_sequence, 0, (int)rows);
+    tcase_add_loop_test(all, offsets_beyond_two_to_the_31_elements, 0, (int)rows);
+    suite_add_tcase(suite, all);
+    SRunner *runner = srunner_create(suite);
+    srunner_set_fork_status(runner, CK_NOFORK); /* a CUDA context does not survive a fork */
+    srunner_run_all(runner, CK_ENV);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}

@@ -10,13 +10,13 @@ ref: autograd in float64. low: the math of attn.h rounded to the input type afte
 orders of summation. factor: 2, with softcap or in fp32 3. atol: two rounding steps of the output
 type. LSE: 1e-3.
 
-Is low an honest yardstick? It shares one thing with the kernels: delta is the sum of do times the o
-that the forward gave, rounded. That is the backward's contract (o is its input), not its accuracy:
-autograd's form, the sum of p times dp, has no error at all where a row sees one key, which nothing
-that is handed a rounded o can match. All else is plain: torch's products, each result rounded, so in
-16 bits low is far coarser than kernels that sum in fp32, and twice its error is room enough. In fp32
-it is as fine as they are: both errors are draws of one distribution, and the largest of one draw has
-been seen 2.3 times that of the other. Therefore 3 there.
+Is low an honest yardstick? It shares one thing with the kernels: delta is the sum of do times the
+o that the forward gave, rounded. That is the backward's contract (o is its input), not its
+accuracy: autograd's form, the sum of p times dp, has no error at all where a row sees one key,
+which nothing that is handed a rounded o can match. All else is plain: torch's products, each result
+rounded, so in 16 bits low is far coarser than kernels that sum in fp32, and twice its error is room
+enough. In fp32 it is as fine as they are: both errors are draws of one distribution, and the
+largest of one draw has been seen 2.3 times that of the other. Therefore 3 there.
 
 The cases cover all pairs of values of all factors, and then the hazards; --full takes every
 combination of mask, layout, zero lengths and length relation.
@@ -361,9 +361,10 @@ def rounding_steps(ref, dtype):
 
 
 def low_error(name, batch, ref, lows):
-    """max|low - ref| over both orders of summation. dsink has few elements, each a sum of row errors
-    of random sign, and their largest says little: there the root of the sum of their squares stands
-    in for it, and, as that too is luck where a sequence has a row or two, what rounding o can do."""
+    """max|low - ref| over both orders of summation. dsink has few elements, each a sum of row
+    errors of random sign, and their largest says little: there the root of the sum of their squares
+    stands in for it, and, as that too is luck where a sequence has a row or two, what rounding o
+    can do."""
     if name == "dsink":
         rows = [batch.sink_rows(low) - batch.sink_rows(ref) for low in lows]
         return math.hypot(max(float(x.square().sum(1).sqrt().max()) for x in rows),

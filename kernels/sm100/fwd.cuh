@@ -497,7 +497,7 @@ GPU_INLINE void arrive_ready(uint32_t smem, int half, const fwd_lane &me)
 template <class C>
 GPU_INLINE void release_tile(uint32_t smem, uint32_t use, const fwd_lane &me)
 {
-    gpu::warp_sync();
+    gpu::warp_sync(); /* no lane still reads it */
     if (me.leader) {
         attn::ring_release<C::TILE_SLOTS>(smem + fwd_smem<C>::TILE_RING, use);
     }

@@ -62,12 +62,26 @@ GPU_INLINE float row_top(const float (&s)[N / 2], int row, float start)
 }
 
 /*
- * Scores become probabilities relative to the new maximum; returned are the factors by which what
- * was accumulated before shrinks. FIRST: nothing was. MASKED: a row may have seen no key yet, its
+ * What the scores of a row are relative to stays until they outgrow it by 2^SLACK: the factor is
+ * then exactly 1, and O need not be touched. Sums and P grow by no more than that, far inside fp16.
+ * A row decides for itself, so its bits do not depend on its neighbours.
+ */
+constexpr float SLACK = 8.0f;
+
+/* The shift of a row; one that saw no key yet (only where MASKED) has 0. */
+template <bool MASKED>
+GPU_INLINE float softmax_shift(float top, float scale)
+{
+    return MASKED && top == -gpu::infinity() ? 0.0f : top * scale;
+}
+
+/*
+ * Maxima take in a block of scores; returned are the factors by which what was accumulated before
+ * shrinks; the sums already have. FIRST: nothing was. MASKED: a row may have seen no key yet, its
  * maximum is -inf and everything relative to it is 0.
  */
 template <int N, bool FIRST, bool MASKED>
-GPU_INLINE gpu::f32x2 softmax_step(float (&s)[N / 2], softmax_state &state, float scale)
+GPU_INLINE gpu::f32x2 softmax_raise(const float (&s)[N / 2], softmax_state &state, float scale)
 {
     static_assert(N % 16 == 0, "row_top takes pairs of column groups");
     float factor[2];
@@ -75,25 +89,33 @@ GPU_INLINE gpu::f32x2 softmax_step(float (&s)[N / 2], softmax_state &state, floa
     for (int row = 0; row < 2; row++) {
         float before = state.top[row];
         float top = row_top<N>(s, row, FIRST ? -gpu::infinity() : before);
-        float shift = top * scale;
-        if (MASKED) {
-            shift = top == -gpu::infinity() ? 0.0f : shift;
-        }
-        factor[row] = FIRST ? 1.0f : gpu::exp2_approx(gpu::fma_f32(before, scale, -shift));
-        float sum[2] = {FIRST ? 0.0f : state.sum[row] * factor[row], 0.0f};
-#pragma unroll
-        for (int j = 0; j < N / 8; j++) {
-#pragma unroll
-            for (int e = 0; e < 2; e++) {
-                float &x = s[4 * j + 2 * row + e];
-                x = gpu::exp2_approx(gpu::fma_f32(x, scale, -shift));
-                sum[e] += x;
-            }
-        }
+        bool stays = !FIRST && (top - before) * scale <= SLACK; /* not so for NaN: both -inf */
+        top = stays ? before : top;
+        float shift = softmax_shift<MASKED>(top, scale);
+        factor[row] = FIRST || stays ? 1.0f : gpu::exp2_approx(gpu::fma_f32(before, scale, -shift));
+        state.sum[row] = FIRST ? 0.0f : state.sum[row] * factor[row];
         state.top[row] = top;
-        state.sum[row] = sum[0] + sum[1];
     }
     return {factor[0], factor[1]};
+}
+
+/* Scores become probabilities relative to the maxima, and join the sums. */
+template <int N, bool MASKED>
+GPU_INLINE void softmax_exponentials(float (&s)[N / 2], softmax_state &state, float scale)
+{
+    float shift[2] = {softmax_shift<MASKED>(state.top[0], scale),
+                      softmax_shift<MASKED>(state.top[1], scale)};
+    float even[2] = {state.sum[0], state.sum[1]}, odd[2] = {0.0f, 0.0f};
+#pragma unroll
+    for (int i = 0; i < N / 2; i += 2) {
+        int row = i / 2 % 2;
+        s[i] = gpu::exp2_approx(gpu::fma_f32(s[i], scale, -shift[row]));
+        s[i + 1] = gpu::exp2_approx(gpu::fma_f32(s[i + 1], scale, -shift[row]));
+        even[row] += s[i];
+        odd[row] += s[i + 1];
+    }
+    state.sum[0] = even[0] + odd[0];
+    state.sum[1] = even[1] + odd[1];
 }
 
 /* What becomes of a finished row: o is multiplied by scale; a row without keys has scale 0. */

@@ -10,18 +10,18 @@
  *   q     (2 slots)   back when O, staged in the same slot, has been read by the store
  *   k, v  (2 stages)  back, warp by warp, when the products that read them have retired
  * The other two or three warpgroups, the consumers, have 64 rows each and keep scores,
- * probabilities and O in registers. They take turns in issuing products, so that the softmax of one
- * runs under the products of the others. S(next) = Q K^T and O += P V of a step are issued
- * together, also across tiles: the last PV of a tile goes with the first QK of the next, and a
- * change of tiles leaves no bubble. In a tile of few rows the last consumers have nothing to do but
- * to return its stages.
+ * probabilities and O in registers. They drift apart by themselves, so that the softmax of one runs
+ * under the products of the others. S(next) = Q K^T and O += P V of a step are issued together,
+ * also across tiles: the last PV of a tile goes with the first QK of the next, and a change of
+ * tiles leaves no bubble. In a tile of few rows the last consumers have nothing to do but to return
+ * its stages.
  *
  * Per 128 x 128 block at d 128: 8.4 MFLOP, 2048 cycles of the tensor cores; shared memory 160 KB
  * read and 64 KB written, 1792 cycles; 16384 exponentials, 1024 cycles. Bound: tensor cores, and in
  * launches of many milliseconds the power cap (1665 of 1980 MHz).
- * Measured on an H200, 2026-11-22, bf16, d 128, 16 heads, TFLOP/s full / causal: 4 x 8192 596 to
- * 689 / 599 to 630, 16 x 2048 615 / 522, 32 x 1024 571 / 440, short1024 352 / 216; GEMM beside it
- * 769 to 790. tests/bench/results has them all.
+ * Measured on an H200, 2026-11-22, bf16, 16 heads, TFLOP/s full / causal, GEMM beside it 775 to
+ * 796: 4 x 8192 d 128 745 / 696 (flash-attention 3 in the same run, dense: 755 / 734), d 64 598 /
+ * 548, d 96 669 / 587; 8 heads: d 192 and 128 762 / 665, d 256 821 / 710. notes.md has the rest.
  */
 #ifndef SM90_FWD_CUH
 #define SM90_FWD_CUH
@@ -98,6 +98,9 @@ template <class C, int COLUMNS>
 GPU_INLINE void clear_stages(uint32_t stages, int32_t columns)
 {
     constexpr uint32_t BYTES = tile_bytes(C::N, COLUMNS);
+    if (tile_bytes(C::N, columns) == BYTES) {
+        return;
+    }
     uint32_t mine = tile_bytes(C::N, columns) + 16 * static_cast<uint32_t>(gpu::thread_index());
     for (uint32_t at = mine; at < BYTES; at += 16 * C::THREADS) {
 #pragma unroll
@@ -105,6 +108,7 @@ GPU_INLINE void clear_stages(uint32_t stages, int32_t columns)
             gpu::smem_store(stages + stage * BYTES + at, gpu::u32x4{0, 0, 0, 0});
         }
     }
+    gpu::fence_async_smem();
 }
 
 template <class C>
@@ -113,7 +117,6 @@ GPU_INLINE void fwd_init(const fwd_params &p, uint32_t smem)
     using S = fwd_smem<C>;
     clear_stages<C, C::D>(smem + S::K, p.d);
     clear_stages<C, C::DV>(smem + S::V, p.dv);
-    gpu::fence_async_smem();
     if (gpu::thread_index() == 0) {
         attn::ring_init<C::TILE_SLOTS>(smem + S::TILE_RING, 1, C::CONSUMER_WARPS);
         attn::ring_init<C::Q_SLOTS>(smem + S::Q_RING, 1, C::CONSUMER_WARPS);
@@ -270,7 +273,6 @@ struct fwd_work {
     uint32_t use;   /* of the tile and q rings */
     uint32_t block; /* use of the k and v rings of the block at hand */
     uint32_t tile;  /* address of the record; 0: the end */
-    bool whole;     /* all consumers work on it: they take turns */
 };
 
 template <class C>
@@ -287,49 +289,16 @@ struct fwd_lane {
     bool leader; /* of its warp */
 };
 
-/* Named barriers, of a consumer each. */
-enum { TURN = 1, STORE = 4 };
-
-/* The ids are immediates, hence the branches. */
-template <int FIRST_ID>
-GPU_INLINE void wg_barrier_sync(int wg, int threads)
-{
-    if (wg == 0) {
-        gpu::barrier_sync<FIRST_ID>(threads);
-    } else if (wg == 1) {
-        gpu::barrier_sync<FIRST_ID + 1>(threads);
-    } else {
-        gpu::barrier_sync<FIRST_ID + 2>(threads);
-    }
-}
-
-template <int FIRST_ID>
-GPU_INLINE void wg_barrier_arrive(int wg, int threads)
-{
-    if (wg == 0) {
-        gpu::barrier_arrive<FIRST_ID>(threads);
-    } else if (wg == 1) {
-        gpu::barrier_arrive<FIRST_ID + 1>(threads);
-    } else {
-        gpu::barrier_arrive<FIRST_ID + 2>(threads);
-    }
-}
-
-/* Wait until it is this consumer's turn to issue products; then hand the turn to the next. */
-GPU_INLINE void turn_take(int wg)
-{
-    wg_barrier_sync<TURN>(wg, 2 * WARPGROUP);
-}
-
-template <class C>
-GPU_INLINE void turn_give(int wg)
-{
-    wg_barrier_arrive<TURN>(wg + 1 == C::WGS ? 0 : wg + 1, 2 * WARPGROUP);
-}
-
+/* All warps of one consumer. The named barriers' ids are immediates, hence the branches. */
 GPU_INLINE void wg_sync(int wg)
 {
-    wg_barrier_sync<STORE>(wg, WARPGROUP);
+    if (wg == 0) {
+        gpu::barrier_sync<1>(WARPGROUP);
+    } else if (wg == 1) {
+        gpu::barrier_sync<2>(WARPGROUP);
+    } else {
+        gpu::barrier_sync<3>(WARPGROUP);
+    }
 }
 
 template <class C>
@@ -372,10 +341,10 @@ GPU_INLINE fwd_work take_tile(uint32_t smem, const fwd_lane &me, uint32_t use, u
         uint32_t tile = fwd_tile<C>(smem, use);
         int32_t rows = attn::tile_read_place(tile).rows;
         if (rows == 0) {
-            return {use, block, 0, false};
+            return {use, block, 0};
         }
         if (rows > me.wg * WG_ROWS) {
-            return {use, block, tile, rows > C::M - WG_ROWS};
+            return {use, block, tile};
         }
         attn::tile_blocks blocks = attn::tile_read_blocks(tile);
         uint32_t end = block + static_cast<uint32_t>(blocks.last - blocks.first);
@@ -384,21 +353,20 @@ GPU_INLINE fwd_work take_tile(uint32_t smem, const fwd_lane &me, uint32_t use, u
     }
 }
 
-/* s = Q K^T of block use `block`, issued as one group. */
+/* s = Q K^T, issued as one group. */
 template <class C>
-GPU_INLINE void issue_scores(fwd_registers<C> &r, uint32_t smem, uint32_t use, uint32_t block,
-                             int wg)
+GPU_INLINE void issue_scores(fwd_registers<C> &r, uint32_t q, uint32_t k, int wg)
 {
-    multiply_kk<typename C::T, C::N, C::D, C::M, C::N>(
-        r.s, operand_k(fwd_q<C>(smem, use), wg * WG_ROWS), operand_k(fwd_k<C>(smem, block)));
+    multiply_kk<typename C::T, C::N, C::D, C::M, C::N>(r.s, operand_k(q, wg * WG_ROWS),
+                                                       operand_k(k));
     gpu::wgmma_commit();
 }
 
-/* o (+)= P V of block use `block`, issued as one group. */
+/* o (+)= P V, issued as one group. */
 template <class C>
-GPU_INLINE void issue_values(fwd_registers<C> &r, uint32_t smem, uint32_t block, bool add)
+GPU_INLINE void issue_values(fwd_registers<C> &r, uint32_t v, bool add)
 {
-    multiply_rn<typename C::T, C::DV, C::N>(r.o, r.p, operand_mn<C::N>(fwd_v<C>(smem, block)), add);
+    multiply_rn<typename C::T, C::DV, C::N>(r.o, r.p, operand_mn<C::N>(v), add);
     gpu::wgmma_commit();
 }
 
@@ -408,10 +376,12 @@ GPU_INLINE void first_scores(fwd_registers<C> &r, uint32_t smem, const fwd_work 
                              const fwd_lane &me)
 {
     using S = fwd_smem<C>;
+    uint32_t q = uniform_tile(fwd_q<C>(smem, work.use));
+    uint32_t k = uniform_tile(fwd_k<C>(smem, work.block));
     attn::ring_wait_full<C::Q_SLOTS>(smem + S::Q_RING, work.use);
     attn::ring_wait_full<C::STAGES>(smem + S::K_RING, work.block);
     gpu::wgmma_fence(r.s);
-    issue_scores<C>(r, smem, work.use, work.block, me.wg);
+    issue_scores<C>(r, q, k, me.wg);
     gpu::wgmma_wait<0>(r.s);
     release_stage<C>(smem + S::K_RING, work.block, me);
 }
@@ -423,17 +393,14 @@ GPU_INLINE void issue_both(fwd_registers<C> &r, uint32_t smem, const fwd_work &w
                            uint32_t next_q, uint32_t next_block, bool add, const fwd_lane &me)
 {
     using S = fwd_smem<C>;
+    uint32_t q = uniform_tile(fwd_q<C>(smem, next_q));
+    uint32_t k = uniform_tile(fwd_k<C>(smem, next_block));
+    uint32_t v = uniform_tile(fwd_v<C>(smem, work.block));
     attn::ring_wait_full<C::STAGES>(smem + S::K_RING, next_block);
-    if (work.whole) {
-        turn_take(me.wg);
-    }
     gpu::wgmma_fence(r.s);
-    issue_scores<C>(r, smem, next_q, next_block, me.wg);
+    issue_scores<C>(r, q, k, me.wg);
     gpu::wgmma_fence(r.o, r.p);
-    issue_values<C>(r, smem, work.block, add);
-    if (work.whole) {
-        turn_give<C>(me.wg);
-    }
+    issue_values<C>(r, v, add);
     gpu::wgmma_wait<1>(r.s);
     release_stage<C>(smem + S::K_RING, next_block, me);
 }
@@ -461,11 +428,10 @@ GPU_INLINE fwd_view view_rows(const fwd_params &p, const fwd_work &work, const f
             attn::mask_row(p.reach, row + 8, q_len, k_len)};
 }
 
-/* Raw scores of key block n to probabilities; returns the factors of what came before. */
-template <class C, bool FIRST, bool MASKED>
-GPU_INLINE gpu::f32x2 softmax_block(fwd_registers<C> &r, attn::softmax_state &state,
-                                    const fwd_params &p, const fwd_work &work, int32_t n,
-                                    const fwd_lane &me)
+/* Raw scores of key block n as the softmax takes them. */
+template <class C, bool MASKED>
+GPU_INLINE void prepare_scores(fwd_registers<C> &r, const fwd_params &p, const fwd_work &work,
+                               int32_t n, const fwd_lane &me)
 {
     if constexpr (C::SOFTCAP) {
         attn::softcap(r.s, p.cap_inner);
@@ -476,7 +442,6 @@ GPU_INLINE gpu::f32x2 softmax_block(fwd_registers<C> &r, attn::softmax_state &st
         attn::key_range high = {view.high.first - n * C::N, view.high.last - n * C::N};
         attn::mask_fragment<C::N>(r.s, me.lane, low, high);
     }
-    return attn::softmax_step<C::N, FIRST, MASKED>(r.s, state, p.scale_log2);
 }
 
 template <int COUNT>
@@ -491,19 +456,35 @@ GPU_INLINE void scale_rows(float (&o)[COUNT], gpu::f32x2 factor)
     }
 }
 
+/* The first key block n: on return p holds it. */
+template <class C, bool MASKED>
+GPU_INLINE void first_block(fwd_registers<C> &r, attn::softmax_state &state, const fwd_params &p,
+                            const fwd_work &work, int32_t n, const fwd_lane &me)
+{
+    prepare_scores<C, MASKED>(r, p, work, n, me);
+    attn::softmax_raise<C::N, true, MASKED>(r.s, state, p.scale_log2);
+    attn::softmax_exponentials<C::N, MASKED>(r.s, state, p.scale_log2);
+    pack_fragment<typename C::T, C::N>(r.p, r.s);
+}
+
 /* One more key block n: on entry p holds block n + 1, on return block n. */
 template <class C, bool MASKED>
 GPU_INLINE void step_block(fwd_registers<C> &r, attn::softmax_state &state, const fwd_params &p,
                            uint32_t smem, fwd_work &work, int32_t n, bool add, const fwd_lane &me)
 {
     issue_both<C>(r, smem, work, work.use, work.block + 1, add, me);
-    gpu::f32x2 factor = softmax_block<C, false, MASKED>(r, state, p, work, n, me);
-    /* Needed by the next step only. Here it is also a branch, over which the compiler does not lift
-     * the wait of finish_values: else the softmax would start when the products have ended. */
+    prepare_scores<C, MASKED>(r, p, work, n, me);
+    gpu::f32x2 factor = attn::softmax_raise<C::N, false, MASKED>(r.s, state, p.scale_log2);
+    /* V is needed by the next step only. Here it is also a branch, over which the compiler does not
+     * lift the wait of finish_values, so that the maxima are found under the products. What is done
+     * to O and p after the wait is done in the shadow of the exponentials. */
     attn::ring_wait_full<C::STAGES>(smem + fwd_smem<C>::V_RING, work.block + 1);
     finish_values<C>(r, smem, work, me);
+    if (gpu::vote_any(factor.x != 1.0f || factor.y != 1.0f)) {
+        scale_rows(r.o, factor);
+    }
+    attn::softmax_exponentials<C::N, MASKED>(r.s, state, p.scale_log2);
     pack_fragment<typename C::T, C::N>(r.p, r.s);
-    scale_rows(r.o, factor);
     work.block++;
 }
 
@@ -539,8 +520,7 @@ GPU_INLINE fwd_work next_tile(uint32_t smem, const fwd_work &work, const fwd_lan
     attn::ring_wait_full<C::TILE_SLOTS>(smem + fwd_smem<C>::TILE_RING, use);
     uint32_t tile = fwd_tile<C>(smem, use);
     int32_t rows = attn::tile_read_place(tile).rows;
-    bool mine = rows > me.wg * WG_ROWS;
-    return {use, work.block + 1, mine ? tile : 0, rows > C::M - WG_ROWS};
+    return {use, work.block + 1, rows > me.wg * WG_ROWS ? tile : 0};
 }
 
 /* The last PV of a tile, with the first QK of the next one if there is such. */
@@ -553,14 +533,9 @@ GPU_INLINE void leave_tile(fwd_registers<C> &r, uint32_t smem, const fwd_work &w
         attn::ring_wait_full<C::Q_SLOTS>(smem + S::Q_RING, next.use);
         issue_both<C>(r, smem, work, next.use, next.block, add, me);
     } else {
-        if (work.whole) {
-            turn_take(me.wg);
-        }
+        uint32_t v = uniform_tile(fwd_v<C>(smem, work.block));
         gpu::wgmma_fence(r.o, r.p);
-        issue_values<C>(r, smem, work.block, add);
-        if (work.whole) {
-            turn_give<C>(me.wg);
-        }
+        issue_values<C>(r, v, add);
     }
     finish_values<C>(r, smem, work, me);
 }
@@ -652,16 +627,17 @@ GPU_INLINE void consume_all(const fwd_params &p, uint32_t smem, const fwd_lane &
     fwd_registers<C> r;
     fwd_work work = take_tile<C>(smem, me, 0, 0);
     bool fused = false; /* the scores of work's first block came with the tile before */
-    if (me.wg == C::WGS - 1) {
-        turn_give<C>(me.wg); /* the first turn is the first consumer's */
-    }
     while (work.tile != 0) {
         attn::softmax_state state;
         attn::tile_blocks blocks = attn::tile_read_blocks(work.tile);
         if (!fused) {
             first_scores<C>(r, smem, work, me);
         }
-        softmax_block<C, true, true>(r, state, p, work, blocks.last - 1, me);
+        if (blocks.last > blocks.clear_last) {
+            first_block<C, true>(r, state, p, work, blocks.last - 1, me);
+        } else {
+            first_block<C, false>(r, state, p, work, blocks.last - 1, me);
+        }
         if (fused) { /* by now the store has read it; before waiting, the loader may need it */
             release_q<C>(smem, work.use - 1, me);
         }

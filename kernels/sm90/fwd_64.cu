@@ -4,7 +4,7 @@
 
 enum attn_status sm90_fwd_64(struct attn_context *context, const struct attn_launch *launch)
 {
-    return sm90::fwd_dispatch<64, 64, 96, 3>(context, launch);
+    return sm90::fwd_dispatch<64, 64, 128, 96, 3>(context, launch);
 }
 
 size_t sm90_fwd_scratch(const struct attn_launch *launch)

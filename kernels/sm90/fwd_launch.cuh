@@ -24,14 +24,16 @@ attn_status fwd_launch(attn_context *context, const attn_launch *launch)
     return attn::forward_launch(context, launch, kernel);
 }
 
-/* Rows of the kernel table differ in dims; dtype and softcap are chosen here. */
-template <int D, int DV, int N, int WGS>
+/* Rows of the kernel table differ in dims; dtype and softcap are chosen here. The softcap takes
+ * registers, hence fewer keys a block where three consumers share them. */
+template <int D, int DV, int N, int N_CAPPED, int WGS>
 attn_status fwd_dispatch(attn_context *context, const attn_launch *launch)
 {
     bool bf16 = launch->shape.dtype == ATTN_BF16;
     if (launch->shape.softcap > 0.0f) {
-        return bf16 ? fwd_launch<fwd_config<gpu::bf16, D, DV, N, WGS, true>>(context, launch)
-                    : fwd_launch<fwd_config<gpu::fp16, D, DV, N, WGS, true>>(context, launch);
+        return bf16
+                   ? fwd_launch<fwd_config<gpu::bf16, D, DV, N_CAPPED, WGS, true>>(context, launch)
+                   : fwd_launch<fwd_config<gpu::fp16, D, DV, N_CAPPED, WGS, true>>(context, launch);
     }
     return bf16 ? fwd_launch<fwd_config<gpu::bf16, D, DV, N, WGS, false>>(context, launch)
                 : fwd_launch<fwd_config<gpu::fp16, D, DV, N, WGS, false>>(context, launch);

@@ -6,6 +6,7 @@
 #define SM90_OPERAND_CUH
 
 #include "gpu/descriptor.cuh"
+#include "gpu/warp.cuh"
 #include "gpu/wgmma.cuh"
 
 namespace sm90
@@ -22,6 +23,17 @@ constexpr int K_STEP = 16;          /* reduction length of one wgmma */
 GPU_BOTH uint32_t tile_bytes(int rows, int columns)
 {
     return static_cast<uint32_t>((columns + PANEL - 1) / PANEL * rows) * PANEL_ROW;
+}
+
+/*
+ * A tile's address as the descriptors of one group of products need it: ptxas takes what a loop
+ * counts, or memory said, for different in each lane, builds each descriptor in vector registers
+ * and moves it over in front of its wgmma: some 130 instructions a step. Call it right before the
+ * group: carried over a loop's end the knowledge is lost again.
+ */
+GPU_INLINE uint32_t uniform_tile(uint32_t tile)
+{
+    return gpu::shuffle(tile, 0);
 }
 
 /* Where the first operand row of a k-major tile of ROWS rows lies; row: a multiple of 8. */

@@ -9,6 +9,7 @@ extern "C" {
 #endif
 
 enum attn_status sm90_fwd_64(struct attn_context *context, const struct attn_launch *launch);
+enum attn_status sm90_fwd_96(struct attn_context *context, const struct attn_launch *launch);
 enum attn_status sm90_fwd_128(struct attn_context *context, const struct attn_launch *launch);
 enum attn_status sm90_fwd_192(struct attn_context *context, const struct attn_launch *launch);
 enum attn_status sm90_fwd_256(struct attn_context *context, const struct attn_launch *launch);
@@ -44,6 +45,7 @@ size_t sm90_fwd_scratch(const struct attn_launch *launch);
 
 #define ATTN_SM90_ROWS                                                                             \
     SM90_FORWARD("sm90_fwd_64", 64, 64, sm90_fwd_64),                                              \
+        SM90_FORWARD("sm90_fwd_96", 96, 96, sm90_fwd_96),                                          \
         SM90_FORWARD("sm90_fwd_128", 128, 128, sm90_fwd_128),                                      \
         SM90_FORWARD("sm90_fwd_192", 192, 128, sm90_fwd_192),                                      \
         SM90_FORWARD("sm90_fwd_256", 256, 256, sm90_fwd_256),                                      \

@@ -6,9 +6,8 @@
 #include "kernels/sm90/rows.h"
 
 const std::vector<attention_row> attention_rows_sm90 = {
-    {"sm90_fwd_64", sm90_fwd_64, 64, 64},
-    {"sm90_fwd_128", sm90_fwd_128, 128, 128},
-    {"sm90_fwd_192", sm90_fwd_192, 192, 128},
+    {"sm90_fwd_64", sm90_fwd_64, 64, 64},     {"sm90_fwd_96", sm90_fwd_96, 96, 96},
+    {"sm90_fwd_128", sm90_fwd_128, 128, 128}, {"sm90_fwd_192", sm90_fwd_192, 192, 128},
     {"sm90_fwd_256", sm90_fwd_256, 256, 256},
 };
 

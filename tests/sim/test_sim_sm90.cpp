@@ -74,8 +74,6 @@ START_TEST(bits_do_not_depend_on_the_schedule)
 END_TEST
 
 const std::vector<spare_step> SPARE = {
-    {"barrier_sync<FIRST_ID + ", "turns are for speed only; and in store_rows the later consumers "
-                                 "have met the first"},
     {"warp_sync(); /* no lane still",
      "K of a skipped tile: the same step for V, a line below, nearly "
      "always covers it, and is demanded"},

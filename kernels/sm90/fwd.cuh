@@ -322,7 +322,7 @@ GPU_INLINE void skip_tile(uint32_t smem, uint32_t use, uint32_t block, uint32_t 
         gpu::warp_sync(); /* no lane still waits for this round when the leader lets it be reused */
         release_stage<C>(smem + S::K_RING, block, me);
         attn::ring_wait_full<C::STAGES>(smem + S::V_RING, block);
-        gpu::warp_sync();
+        gpu::warp_sync(); /* likewise */
         release_stage<C>(smem + S::V_RING, block, me);
     }
     if (me.leader) { /* the other consumer holds both to its end, so nobody waits for these */

@@ -139,7 +139,8 @@ uint32_t slab_next_waiting(struct slab_pool *pool)
 
 uint32_t slab_index(const struct slab_pool *pool, const uint8_t *slab)
 {
-    if (slab < pool->memory || slab >= pool->memory + pool->count * pool->slab_bytes) {
+    if (!pool->memory || slab < pool->memory ||
+        slab >= pool->memory + pool->count * pool->slab_bytes) {
         return SLAB_NONE;
     }
     return (uint32_t)((uint64_t)(slab - pool->memory) / pool->slab_bytes);

@@ -607,9 +607,10 @@ void problem_visit(const struct problem *p,
 
 /*
  * The kernels compute in fp32 and round once, so the bound is tighter than the service's rule: one
- * rounding step of the output type, and fp32 sums relative to the largest element. These were off
- * by at most 3.1e-6 (lse; gradients 1.7e-6) over all of test_attn_cpu on an AVX2 machine; twice
- * that leaves room for another BLAS's order of summation.
+ * rounding step of the output type, and fp32 sums relative to the largest element. Largest seen:
+ * 3.1e-6 for lse, 1.7e-6 for gradients on an AVX2 machine; 7.6e-6 (CPU, clang without vectors) and
+ * 8.1e-6 (tensor cores) where dP - delta of a row that sees one key is 0 only up to the order of
+ * its sums.
  */
 static void check_close(const char *what, enum attn_dtype dtype, double got, double want,
                         double largest, double slack)
@@ -619,7 +620,7 @@ static void check_close(const char *what, enum attn_dtype dtype, double got, dou
     if (got == want) {
         return;
     }
-    double bound = step[dtype] * fabs(want) + 6e-6 * fmax(largest, 1) + 0x1p-24 + slack;
+    double bound = step[dtype] * fabs(want) + 2e-5 * fmax(largest, 1) + 0x1p-24 + slack;
     if (!(fabs(got - want) <= bound)) {
         ck_abort_msg("%s: got %.9g, want %.9g, off %.3g, bound %.3g", what, got, want,
                      fabs(got - want), bound);
@@ -764,19 +765,12 @@ static double largest_of(const double *x, int64_t count)
     return largest;
 }
 
-/* What tensor core kernels may be off beside the rounding of operands: exp2 is approximate, and
- * dP - delta of a row that sees one key is 0 only up to the order of its sums (8.1e-6 seen). */
-static double tensor_core_slack(const struct problem *p, double largest)
-{
-    return p->rounding > 0 ? 1.4e-5 * fmax(largest, 1) : 0;
-}
-
 static void check_gradient(const struct problem *p, const char *what,
                            const struct attn_tensor *tensor, int64_t first, int rows, int heads,
                            int width, const double *want)
 {
     double largest = largest_of(want, (int64_t)rows * heads * width);
-    double slack = 2 * p->rounding * largest + tensor_core_slack(p, largest);
+    double slack = 2 * p->rounding * largest;
     for (int head = 0; head < heads; head++) {
         for (int row = 0; row < rows; row++) {
             for (int c = 0; c < width; c++) {
@@ -801,7 +795,7 @@ static void check_backward(const struct problem *p, const struct attn_sequence *
     double largest = shape->has_sink ? largest_of(g.dsink, shape->hq) : 0;
     for (int head = 0; head < shape->hq && shape->has_sink; head++) {
         check_close("dsink", ATTN_FP32, (double)set->dsink[s->index * shape->hq + head],
-                    g.dsink[head], largest, tensor_core_slack(p, largest));
+                    g.dsink[head], largest, 0);
     }
     gradients_close(&g);
     check_zero_rows(p, "unused dq", &set->dq, s->q_first + s->q_len, s->q_span - s->q_len,

@@ -70,7 +70,7 @@ static void compute(struct fas_client *client, struct outcome *outcome)
     const struct fas_report *report = fas_call_report(call);
     uint64_t handle = report->handle;
     if (note(outcome, "wait", report->error.status, &report->error)) {
-        if (memcmp(o, expected, sizeof(o)) != 0) {
+        if (memcmp((const uint8_t *)o, (const uint8_t *)expected, sizeof(o)) != 0) {
             outcome->what = "wrong results";
         }
         note(outcome, "release", fas_release(client, handle, &error), &error);

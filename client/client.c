@@ -82,6 +82,18 @@ static void client_on_tick(void *context, bool heard)
     connection_push(client->connection);
 }
 
+/* Calls with tensors in shared memory are under way. */
+static bool client_lends(void *context)
+{
+    const struct fas_client *client = context;
+    for (uint32_t i = 0; client->calls && i < client->call_count; i++) {
+        if (client->calls[i].state == CALL_OPEN && client->calls[i].placed) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void client_on_lost(void *context, const struct fas_error *error)
 {
     struct fas_client *client = context;
@@ -205,6 +217,7 @@ enum fas_status fas_connect(const struct fas_connect_options *options, struct fa
                                            .next_batch = sender_next_batch,
                                            .batch_sent = sender_batch_sent,
                                            .on_tick = client_on_tick,
+                                           .lends = client_lends,
                                            .on_lost = client_on_lost};
     status = connection_open(options, &owner, &c->connection, error);
     if (status == FAS_OK) {

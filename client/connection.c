@@ -16,9 +16,10 @@
  * and either sends that in passing or hands it to the send thread, which goes on asking until there
  * is nothing to send.
  *
- * The end. Whoever sees a failure first closes the stream; then both directions come to rest, and
- * the last one to do so tells the owner. So on_lost means that nobody reads or writes the caller's
- * buffers any more.
+ * The end. Whoever sees a failure first closes the stream; then both directions come to rest. If
+ * the daemon may be using the caller's memory where it is, the receive thread waits until it has
+ * hung up, too: it does that when its last launch on that memory is over. The last of all tells the
+ * owner. So on_lost means that nobody reads or writes the caller's buffers any more.
  */
 #include "client/connection.h"
 
@@ -62,6 +63,7 @@ struct connection {
     pthread_mutex_t lock;
     pthread_cond_t tx_work, rx_work, rx_left;
     bool started, stopping, failed, told;
+    bool settled; /* after a failure: the daemon does not use memory of the owner's */
     bool tx_active, rx_active;
     bool tx_handed;           /* the send thread has the role */
     bool tx_pending;          /* and its batch is begun */
@@ -124,11 +126,20 @@ static void connection_rest(struct connection *c, bool *active)
     if (active) {
         *active = false;
     }
-    bool last = c->started && c->failed && !c->tx_active && !c->rx_active && !c->told;
+    bool last = c->started && c->failed && c->settled && !c->tx_active && !c->rx_active && !c->told;
     c->told |= last;
     pthread_mutex_unlock(&c->lock);
     if (last) {
         c->owner.on_lost(c->owner.context, &c->failure);
+    }
+}
+
+/* Under the lock. */
+static void rx_kick(struct connection *c)
+{
+    const uint64_t one = 1;
+    if (!c->kicked && write(c->kick, &one, sizeof(one)) == sizeof(one)) {
+        c->kicked = true;
     }
 }
 
@@ -140,6 +151,7 @@ void connection_fail(struct connection *c, const struct fas_error *error)
         c->failed = true;
         c->failure = *error;
         pthread_cond_signal(&c->rx_work);
+        rx_kick(c);
     }
     pthread_mutex_unlock(&c->lock);
     if (first) {
@@ -445,15 +457,6 @@ static bool rx_read(struct connection *c, uint32_t timeout_ms)
 
 /* ---- who receives ---- */
 
-/* Under the lock. */
-static void rx_kick(struct connection *c)
-{
-    const uint64_t one = 1;
-    if (!c->kicked && write(c->kick, &one, sizeof(one)) == sizeof(one)) {
-        c->kicked = true;
-    }
-}
-
 /* Waits until there is something to receive (true), or until kicked, or so long (-1: for ever). */
 static bool rx_await(struct connection *c, int timeout_ms)
 {
@@ -608,7 +611,6 @@ static void rx_share(struct connection *c)
         pthread_mutex_lock(&c->lock);
     }
     pthread_mutex_unlock(&c->lock);
-    connection_rest(c, NULL);
 }
 
 static void rx_alone(struct connection *c)
@@ -619,6 +621,21 @@ static void rx_alone(struct connection *c)
     connection_rest(c, &c->rx_active);
 }
 
+/* The stream is closed. */
+static void settle(struct connection *c)
+{
+    pthread_mutex_lock(&c->lock);
+    bool lends = c->kind->settle && c->started && c->owner.lends(c->owner.context);
+    pthread_mutex_unlock(&c->lock);
+    if (lends) {
+        c->kind->settle(c->stream);
+    }
+    pthread_mutex_lock(&c->lock);
+    c->settled = true;
+    pthread_mutex_unlock(&c->lock);
+    connection_rest(c, NULL);
+}
+
 static void *rx_run(void *context)
 {
     struct connection *c = context;
@@ -627,6 +644,7 @@ static void *rx_run(void *context)
     } else {
         rx_alone(c);
     }
+    settle(c);
     return NULL;
 }
 

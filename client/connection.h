@@ -52,8 +52,10 @@ struct connection_owner {
     void (*batch_sent)(void *context);
     /* Every period_ms, on the receive thread; heard: bytes came or went since the last time. */
     void (*on_tick)(void *context, bool heard);
-    /* The stream is closed and both directions rest: nothing touches anyone's memory any more.
-     * Last. */
+    /* Whether the daemon may be using memory of this process. Under the lock. */
+    bool (*lends)(void *context);
+    /* The stream is closed and both directions rest; a daemon that may have been using memory of
+     * this process has hung up or is dead: nothing touches anyone's memory any more. Last. */
     void (*on_lost)(void *context, const struct fas_error *error);
 };
 
@@ -99,7 +101,8 @@ pthread_mutex_t *connection_mutex(struct connection *connection);
 /* There may be something to send. Never waits for the peer. Without the lock. */
 void connection_push(struct connection *connection);
 
-/* Closes the stream; on_lost follows with the first error given. Any thread, without the lock. */
+/* Closes the stream; on_lost follows, at once unless the daemon has memory of ours in use, with the
+ * first error given. Any thread, without the lock. */
 void connection_fail(struct connection *connection, const struct fas_error *error);
 
 /* Fails it if that has not happened, waits until on_lost has returned, frees. Not from the owner's

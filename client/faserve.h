@@ -27,7 +27,9 @@
  *
  * Lost connections. Nothing reconnects by itself. All calls of the connection end with UNAVAILABLE,
  * later ones are refused with it; fas_close, then fas_connect again and resubmit. A daemon that has
- * hung or become unreachable is found out by pings, within silence_ms.
+ * hung or become unreachable is found out by pings, within silence_ms. A call whose tensors the
+ * daemon uses where they are (fas_alloc, CUDA memory) ends when the daemon has hung up or is dead,
+ * as one that only seems dead may write there yet.
  *
  * Threads. A client and its calls may be used from any number of threads at once; exceptions stand
  * at the function. Callbacks run on threads of the library with no lock held, those of one call one

@@ -43,8 +43,11 @@ struct stream_kind {
     int (*fd)(const struct stream *stream);
     /* The oldest descriptor received and not taken, or -1. NULL: none ever comes. */
     int (*take_fd)(struct stream *stream);
-    /* Ends what is under way, soon, with STREAM_FAILED. */
+    /* Ends what is under way, soon: sending with STREAM_FAILED. */
     void (*close)(struct stream *stream);
+    /* After close: waits until the daemon has hung up, too, or is no more. NULL: it can not be
+     * known, and nothing but messages is shared with it. */
+    void (*settle)(struct stream *stream);
     /* After close; nothing is under way. */
     void (*free)(struct stream *stream);
 };

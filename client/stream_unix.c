@@ -5,9 +5,12 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -15,8 +18,20 @@
 
 #define FDS_MAX 16 /* received and not taken: more than any honest daemon sends ahead */
 
+/* How often a sender that the kernel has no room for looks whether the stream was closed. */
+#define CLOSING_LOOK_MS 10
+
+/* How often the death of a daemon is looked for while it dies. */
+#define DYING_LOOK_MS 20
+
+/* In the flags of /proc/PID/stat: PF_EXITING of linux/sched.h. */
+#define EXITING 0x4u
+
 struct stream {
     int fd;
+    atomic_bool closing;
+    int daemon; /* pidfd; -1: unknown */
+    pid_t daemon_pid;
     struct iovec iov[STREAM_IOV_MAX]; /* of a send that is pending */
     int iov_count;
     int fds[FDS_MAX]; /* the receiving thread's */
@@ -27,6 +42,16 @@ static enum fas_status refuse(const char *url, enum fas_status status, const cha
                               struct fas_error *error)
 {
     return fas_fail(error, status, "url", "%s: %s", url, text);
+}
+
+/* The process at the other end, as long as it lives. */
+static void remember_daemon(struct stream *s)
+{
+    struct ucred peer = {0};
+    socklen_t length = sizeof(peer);
+    bool known = getsockopt(s->fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 && peer.pid > 0;
+    s->daemon = known ? (int)syscall(SYS_pidfd_open, peer.pid, 0) : -1;
+    s->daemon_pid = peer.pid;
 }
 
 static enum fas_status connect_unix(const struct fas_connect_options *options,
@@ -59,6 +84,7 @@ static enum fas_status connect_unix(const struct fas_connect_options *options,
         return status;
     }
     s->fd = fd;
+    remember_daemon(s);
     *opened = s;
     return FAS_OK;
 }
@@ -95,10 +121,10 @@ static enum stream_moved send_finish(struct stream *s, size_t *bytes, struct fas
     enum stream_moved moved;
     do {
         struct pollfd room = {.fd = s->fd, .events = POLLOUT};
-        poll(&room, 1, -1); /* a closed one is ready, too */
+        poll(&room, 1, CLOSING_LOOK_MS); /* one that the peer has closed is ready, too */
         moved = send_now(s, bytes, error);
-    } while (moved == STREAM_PENDING);
-    return moved;
+    } while (moved == STREAM_PENDING && !atomic_load(&s->closing));
+    return moved == STREAM_PENDING ? lost("it was closed here", error) : moved;
 }
 
 /* ---- receiving ---- */
@@ -180,15 +206,54 @@ static int take_fd(struct stream *s)
 
 /* ---- its end ---- */
 
+/* Only this end's half: that the daemon has closed its own has to be seen. */
 static void close_unix(struct stream *s)
 {
-    shutdown(s->fd, SHUT_RDWR); /* whoever polls it wakes */
+    atomic_store(&s->closing, true);
+    shutdown(s->fd, SHUT_WR);
+}
+
+/* Whether the daemon, which has not died yet, is about to: its sockets are closed then, but its
+ * devices may not be. */
+static bool dies(const struct stream *s)
+{
+    char path[32], line[512];
+    snprintf(path, sizeof(path), "/proc/%d/stat", (int)s->daemon_pid);
+    FILE *file = fopen(path, "re");
+    bool read = file && fgets(line, sizeof(line), file);
+    if (file) {
+        fclose(file);
+    }
+    /* PID (NAME) STATE PPID PGRP SESSION TTY TPGID FLAGS */
+    char *at = read ? strrchr(line, ')') : NULL;
+    for (int field = 0; at && field < 7; field++) {
+        at = strchr(at + 1, ' ');
+    }
+    return at && strtoul(at, NULL, 10) & EXITING;
+}
+
+/*
+ * A daemon hangs up when nothing it started uses this client's memory. One that was killed did not
+ * wait for that: the kernel closes its sockets, then its devices, on which a launch may still be
+ * running, and only then says that it is dead.
+ */
+static void settle_unix(struct stream *s)
+{
+    struct pollfd peer = {.fd = s->fd}, daemon = {.fd = s->daemon, .events = POLLIN};
+    while (poll(&peer, 1, -1) <= 0 || !(peer.revents & (POLLHUP | POLLERR))) {
+    }
+    while (s->daemon >= 0 && poll(&daemon, 1, 0) == 0 && dies(s)) {
+        poll(&daemon, 1, DYING_LOOK_MS);
+    }
 }
 
 static void free_unix(struct stream *s)
 {
     while (s->fd_count > 0) {
         close(s->fds[--s->fd_count]);
+    }
+    if (s->daemon >= 0) {
+        close(s->daemon);
     }
     close(s->fd);
     free(s);
@@ -204,5 +269,6 @@ const struct stream_kind stream_unix = {
     .fd = fd_of,
     .take_fd = take_fd,
     .close = close_unix,
+    .settle = settle_unix,
     .free = free_unix,
 };

@@ -16,7 +16,9 @@
 enum {
     OP_BYTES = 8,
     OPS_MAX = 40,
-    STREAM_BYTES_MAX = 2 << 20,
+    HEADER_UNIT_BYTES = 16,
+    MESSAGE_BYTES_MAX = FRAME_HEAD_BYTES_MAX + UINT8_MAX * HEADER_UNIT_BYTES + UINT16_MAX,
+    STREAM_BYTES_MAX = FRAME_SP_HELLO_BYTES + FRAME_HEAD_BYTES_MAX + OPS_MAX * MESSAGE_BYTES_MAX,
     CHUNK_BYTES = 64, /* the reader does not care that the protocol wants more */
     TENSOR_BYTES = 150,
     ROUTES = 6,
@@ -54,7 +56,7 @@ static void append_fill(struct stream *stream, int value, size_t count)
 /* Written by hand, because frame_encode asserts that a message keeps the rules. */
 static void append_message(struct stream *stream, const struct op *op, size_t index)
 {
-    uint32_t header_bytes = op->header * 16u, chunk = op->chunk;
+    uint32_t header_bytes = op->header * (uint32_t)HEADER_UNIT_BYTES, chunk = op->chunk;
     uint64_t payload_bytes = op->payload_low | (uint64_t)op->payload_high << 8;
     uint64_t length = htobe64(FAS_PREAMBLE_BYTES + header_bytes + payload_bytes);
     uint32_t magic = htole32(FRAME_MAGIC);

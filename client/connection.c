@@ -68,7 +68,7 @@ struct connection {
     bool tx_handed;           /* the send thread has the role */
     bool tx_pending;          /* and its batch is begun */
     bool tx_mute;             /* the peer takes no more; what it said last is still to be read */
-    bool heard;               /* bytes came or went since the last tick */
+    bool heard;               /* bytes came, or bulk went, since the last tick */
     struct fas_error failure; /* the first */
     struct batch batch;       /* whose who has the role */
 
@@ -88,6 +88,7 @@ struct connection {
     struct frame frame;
     uint8_t *payload;
     uint64_t payload_left;
+    bool flowing; /* in the midst of a payload, and the last receive brought some of it */
 };
 
 static uint64_t now_ns(void)
@@ -219,7 +220,9 @@ static bool tx_step(struct connection *c, bool *pending)
         return false;
     }
     if (moved == STREAM_MOVED) {
-        connection_heard(c);
+        if (c->batch.borrowed) { /* an upload goes on; that the kernel takes a PING says nothing */
+            connection_heard(c);
+        }
         tx_advance(&c->batch, bytes);
     }
     return true;
@@ -429,6 +432,7 @@ static bool rx_receive(struct connection *c, uint32_t timeout_ms)
     }
     iov[count++] = (struct iovec){c->buffer + c->end, room};
     enum stream_moved moved = c->kind->receive(c->stream, iov, count, timeout_ms, &bytes, &error);
+    c->flowing = moved == STREAM_MOVED && c->in_payload;
     if (moved == STREAM_FAILED) {
         connection_fail(c, &error);
         return false;
@@ -457,9 +461,13 @@ static bool rx_read(struct connection *c, uint32_t timeout_ms)
 
 /* ---- who receives ---- */
 
-/* Waits until there is something to receive (true), or until kicked, or so long (-1: for ever). */
+/* Waits until there is something to receive (true), or until kicked, or so long (-1: for ever). In
+ * bulk more has often come by now, and looking costs as much as trying. */
 static bool rx_await(struct connection *c, int timeout_ms)
 {
+    if (c->flowing) {
+        return true;
+    }
     struct pollfd fds[2] = {{.fd = c->kind->fd(c->stream), .events = POLLIN},
                             {.fd = c->kick, .events = POLLIN}};
     if (poll(fds, 2, timeout_ms) > 0 && fds[1].revents) {

@@ -50,7 +50,8 @@ struct connection_owner {
     bool (*next_batch)(void *context, struct batch *batch);
     /* The last batch is no longer read. */
     void (*batch_sent)(void *context);
-    /* Every period_ms, on the receive thread; heard: bytes came or went since the last time. */
+    /* Every period_ms, on the receive thread; heard: bytes came, or bulk went, since the last
+     * time. */
     void (*on_tick)(void *context, bool heard);
     /* Whether the daemon may be using memory of this process. Under the lock. */
     bool (*lends)(void *context);

@@ -18,13 +18,13 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <inttypes.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -36,8 +36,15 @@
 /* What the loop copies at most for one stream in one go, some 40 us; and more than what a unix
  * socket holds by default (208 KiB), so what fits there leaves at once. */
 #define BULK_BYTES (256u << 10)
-/* How long a thread of the pool waits for a peer in the midst of bulk. */
+/* How long a thread of the pool waits for a peer in the midst of bulk: in the system call itself,
+ * which saves a poll and a futile try for every time the peer is waited for. */
 #define STALL_MS 2
+/* What one such call moves at most. It may wait for each 36 KiB of it (what the kernel allocates at
+ * once), so a slow peer holds the thread for 30 ms. */
+#define PIECE_BYTES (512u << 10)
+/* Asked for; the kernel gives twice net.core.wmem_max, by default 416 KiB instead of 208: the two
+ * sides wait for each other half as often. */
+#define SEND_BUFFER_BYTES (2 << 20)
 /* How long it serves one stream while others wait. */
 #define TURN_US 4000u
 
@@ -88,14 +95,14 @@ static enum moved failed(const char *what, struct fas_error *why)
     return OVER;
 }
 
-/* MOVED_ALL: the peer had no more than that. */
-static enum moved receive(struct own *own, struct fas_error *why)
+/* MOVED_ALL: the peer had no more than that. patient: waits for STALL_MS. */
+static enum moved receive(struct own *own, bool patient, struct fas_error *why)
 {
     struct iovec targets[2];
     unsigned count = reader_targets(&own->stream->reader, targets);
     size_t room = targets[0].iov_len + (count > 1 ? targets[1].iov_len : 0);
     struct msghdr message = {.msg_iov = targets, .msg_iovlen = count};
-    ssize_t bytes = recvmsg(own->fd, &message, MSG_DONTWAIT);
+    ssize_t bytes = recvmsg(own->fd, &message, patient ? 0 : MSG_DONTWAIT);
     if (bytes < 0) {
         return errno == EAGAIN || errno == EINTR ? NOTHING : failed("receiving", why);
     }
@@ -109,13 +116,29 @@ static enum moved receive(struct own *own, struct fas_error *why)
     return (size_t)bytes < room && !early ? MOVED_ALL : MOVED;
 }
 
-static enum moved transmit(struct own *own, struct send *send, size_t *bytes, struct fas_error *why)
+/* The beginning of the send, as far as one call may go. */
+static unsigned next_piece(const struct send *send, struct iovec piece[TRANSPORT_IOV_MAX])
+{
+    size_t room = PIECE_BYTES;
+    unsigned count = 0;
+    while (count < send->count && room > 0) {
+        piece[count] = send->iov[count];
+        piece[count].iov_len = piece[count].iov_len < room ? piece[count].iov_len : room;
+        room -= piece[count++].iov_len;
+    }
+    return count;
+}
+
+/* patient: waits for STALL_MS, again and again while the peer moves. */
+static enum moved transmit(struct own *own, struct send *send, bool patient, size_t *bytes,
+                           struct fas_error *why)
 {
     union {
         struct cmsghdr head;
         char room[CMSG_SPACE(sizeof send->fds)];
     } control;
-    struct msghdr message = {.msg_iov = send->iov, .msg_iovlen = send->count};
+    struct iovec piece[TRANSPORT_IOV_MAX];
+    struct msghdr message = {.msg_iov = piece, .msg_iovlen = next_piece(send, piece)};
     if (send->fd_count > 0) {
         size_t bytes_of_fds = send->fd_count * sizeof send->fds[0];
         control.head = (struct cmsghdr){
@@ -124,7 +147,7 @@ static enum moved transmit(struct own *own, struct send *send, size_t *bytes, st
         message.msg_controllen = CMSG_SPACE(bytes_of_fds);
         memcpy(CMSG_DATA(&control.head), send->fds, bytes_of_fds);
     }
-    ssize_t sent = sendmsg(own->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    ssize_t sent = sendmsg(own->fd, &message, MSG_NOSIGNAL | (patient ? 0 : MSG_DONTWAIT));
     if (sent < 0) {
         return errno == EAGAIN || errno == EINTR ? NOTHING : failed("sending", why);
     }
@@ -185,7 +208,7 @@ static void read_in_loop(struct stream *stream)
             stream_note(stream, reader_has_news(&stream->reader) ? STREAM_RECEIVED : 0, NULL);
             return;
         }
-        moved = receive(own, &why);
+        moved = receive(own, false, &why);
         if (moved == OVER) {
             stream_note(stream, STREAM_ENDED, &why);
             return;
@@ -195,12 +218,6 @@ static void read_in_loop(struct stream *stream)
     await_input(own, moved == MOVED || own->at_end);
 }
 
-static bool wait_for(int fd, short events)
-{
-    struct pollfd pollfd = {.fd = fd, .events = events};
-    return poll(&pollfd, 1, STALL_MS) != 0;
-}
-
 static bool read_in_pool(struct io_task *task)
 {
     struct own *own = task->context;
@@ -208,12 +225,12 @@ static bool read_in_pool(struct io_task *task)
     struct fas_error why;
     uint64_t until_us = clock_us() + TURN_US;
     for (;;) {
-        enum moved moved = receive(own, &why);
+        enum moved moved = receive(own, true, &why);
         if (moved == OVER) {
             stream_end(stream, STREAM_ENDED, &why);
             return false;
         }
-        if (moved == NOTHING && !wait_for(own->fd, POLLIN)) {
+        if (moved == NOTHING) {
             await_input(own, true);
             stream_end(stream, 0, NULL);
             return false;
@@ -267,7 +284,7 @@ static void write_in_loop(struct stream *stream)
             break;
         }
         size_t bytes = 0;
-        enum moved moved = transmit(own, &stream->sends[0], &bytes, &why);
+        enum moved moved = transmit(own, &stream->sends[0], false, &bytes, &why);
         if (moved == OVER) {
             stream_note(stream, STREAM_SENT | STREAM_ENDED, &why);
             return;
@@ -305,19 +322,19 @@ static bool write_in_pool(struct io_task *task)
     for (;;) {
         size_t bytes = 0;
         /* Without the lock: the loop touches the send behind this one only. */
-        enum moved moved = transmit(own, &stream->sends[0], &bytes, &why);
+        enum moved moved = transmit(own, &stream->sends[0], true, &bytes, &why);
         if (moved == OVER) {
             stream_end(stream, STREAM_SENT | STREAM_ENDED, &why);
             return false;
         }
-        if (moved == NOTHING && !wait_for(own->fd, POLLOUT)) {
+        if (moved == NOTHING) {
             pthread_mutex_lock(&stream->post_lock);
             await_output(own);
             pthread_mutex_unlock(&stream->post_lock);
             stream_end(stream, 0, NULL);
             return false;
         }
-        if (moved == MOVED && written(stream, bytes)) {
+        if (written(stream, bytes)) {
             return false;
         }
         if (clock_us() > until_us && io_crowded(own->side->pool)) {
@@ -378,6 +395,16 @@ static void release(struct stream *stream)
 
 /* ---- accepting ---- */
 
+/* What is refused is only slower. */
+static void prepare(int fd)
+{
+    const int bytes = SEND_BUFFER_BYTES;
+    const struct timeval stall = {.tv_usec = STALL_MS * 1000};
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &stall, sizeof stall);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &stall, sizeof stall);
+}
+
 /* With all places taken the newcomer is closed: an end of stream tells it more than silence. */
 static void adopt(struct side *side, int fd)
 {
@@ -394,6 +421,7 @@ static void adopt(struct side *side, int fd)
                         .writing = {.run = write_in_pool, .context = own},
                         .polled = EPOLLIN | EPOLLRDHUP};
     stream->own = own;
+    prepare(fd);
     describe_peer(stream, fd);
     stream_accepted(stream);
     struct epoll_event event = {.events = own->polled | EPOLLET, .data.u32 = stream->index};

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "client/fasctl/baseline.h"
+#include "client/fasctl/bulk.h"
 #include "client/fasctl/fasctl.h"
 #include "client/fasctl/load.h"
 #include "client/fasctl/plain.h"
@@ -16,11 +17,6 @@
 
 #define CLIENTS_MAX 64
 #define ROWS_MAX 32
-/* Rows of 512 bytes: 128 MiB, far past any socket buffer and cache. */
-#define BULK_ROWS 131072
-#define BULK_BYTES ((uint64_t)BULK_ROWS * 2 * 512 + (4u << 20))
-#define BULK_ROUNDS 9
-
 struct bench {
     struct fas_client *clients[CLIENTS_MAX];
     int client_count;
@@ -91,65 +87,21 @@ static struct shape middle_shape(void)
 
 /* ---- bulk ---- */
 
-/* k and v travel, one row of them is used; or o comes back, one row of it computed. */
-static struct shape bulk_shape(bool up)
-{
-    return (struct shape){.dtype = FAS_BF16,
-                          .hq = 1,
-                          .hkv = 1,
-                          .batch = 1,
-                          .d = up ? 256 : 8,
-                          .dv = 256,
-                          .idle_q_rows = up ? 1 : 2 * BULK_ROWS,
-                          .idle_k_rows = up ? BULK_ROWS : 1};
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* Turn and turn about, so that a noisy machine disturbs both alike; medians. */
 static bool bench_bulk(struct bench *bench, bool up)
 {
     struct row *row = &bench->rows[bench->row_count];
-    struct workload workload;
-    const struct shape shape = bulk_shape(up);
-    double ours[BULK_ROUNDS], plain[BULK_ROUNDS];
-    struct fas_report report = {0};
-    if (!bench->plain.buffer || workload_open(&workload, &shape, bench->clients[0], bench->place,
-                                              &report.error) != FAS_OK) {
-        complain(up ? "bulk up" : "bulk down", &report.error);
-        workload_close(&workload);
+    struct bulk bulk = {
+        .client = bench->clients[0], .place = bench->place, .plain = &bench->plain, .up = up};
+    if (!bulk_run(&bulk)) {
+        complain(up ? "bulk up" : "bulk down", &bulk.error);
         return false;
     }
-    bool good = true;
-    for (int i = -1; good && i < BULK_ROUNDS; i++) { /* the first warms up */
-        good = fas_run(bench->clients[0], &workload.request, &report) == FAS_OK;
-        double seconds = plain_move(&bench->plain, workload.bytes_in, workload.bytes_out);
-        if (i >= 0) {
-            ours[i] = (double)report.client_us * 1e-6;
-            plain[i] = seconds;
-        }
-    }
-    double bytes = (double)(workload.bytes_in + workload.bytes_out);
-    workload_close(&workload);
-    if (!good) {
-        complain(up ? "bulk up" : "bulk down", &report.error);
-        return false;
-    }
-    qsort(ours, BULK_ROUNDS, sizeof(double), by_value);
-    qsort(plain, BULK_ROUNDS, sizeof(double), by_value);
-    double median = ours[BULK_ROUNDS / 2];
-    snprintf(row->what, sizeof(row->what), "bulk %s, %.0f MB", up ? "up" : "down", bytes * 1e-6);
+    snprintf(row->what, sizeof(row->what), "bulk %s, %.0f MB", up ? "up" : "down",
+             bulk.bytes * 1e-6);
     row->bulk = true;
     row->callers = 1;
-    row->outcome.requests = BULK_ROUNDS;
-    row->outcome.p50_us = median * 1e6;
-    row->outcome.p90_us = ours[BULK_ROUNDS * 9 / 10] * 1e6;
-    row->outcome.gbytes_per_s = bytes * 1e-9 / median;
-    row->plain_gbytes_per_s = bytes * 1e-9 / plain[BULK_ROUNDS / 2];
+    row->outcome = bulk.outcome;
+    row->plain_gbytes_per_s = bulk.plain_gbytes_per_s;
     bench->row_count++;
     return true;
 }
@@ -165,10 +117,10 @@ static void print_row(struct table *table, const struct row *row)
     table_cell(table, "%s", table_us(o->p90_us));
     table_cell(table, "%s", row->bulk ? "" : table_us(o->p99_us));
     table_cell(table, "%s", row->bulk ? "" : table_us(o->p999_us));
-    table_cell(table, "%s", row->bulk ? "" : table_us(o->queue_us));
-    table_cell(table, "%s", row->bulk ? "" : table_us(o->copy_in_us));
-    table_cell(table, "%s", row->bulk ? "" : table_us(o->compute_us));
-    table_cell(table, "%s", row->bulk ? "" : table_us(o->copy_out_us));
+    table_cell(table, "%s", table_us(o->queue_us));
+    table_cell(table, "%s", table_us(o->copy_in_us));
+    table_cell(table, "%s", table_us(o->compute_us));
+    table_cell(table, "%s", table_us(o->copy_out_us));
     if (row->bulk) {
         table_cell(table, "%s", "");
         table_cell(table, "%s", "");
@@ -276,6 +228,11 @@ static bool standard_loads(struct bench *bench)
             return false;
         }
     }
+    return true;
+}
+
+static bool bulk_loads(struct bench *bench)
+{
     return bench_bulk(bench, true) && bench_bulk(bench, false);
 }
 
@@ -332,7 +289,7 @@ static bool own_shape(const struct own *own, struct shape *shape, int32_t **leng
     return true;
 }
 
-static int bench_run(struct bench *bench, const struct own *own, int clients, bool json)
+static int bench_run(struct bench *bench, const struct own *own, int clients, bool bulk, bool json)
 {
     struct shape shape;
     int32_t *lengths = NULL;
@@ -341,13 +298,13 @@ static int bench_run(struct bench *bench, const struct own *own, int clients, bo
     }
     bool tcp = target.url && strncmp(target.url, "ipc://", 6) != 0;
     if (!own->lengths) {
-        plain_open(&bench->plain, tcp, BULK_BYTES); /* forks, so before connecting */
+        plain_open(&bench->plain, tcp, 1, BULK_BUFFER_BYTES); /* forks, so before connecting */
     }
     int code = EXIT_NO_SERVER;
     if (connect_all(bench, clients)) {
         bool good = own->lengths
                         ? bench_load(bench, own->lengths, shape, (int)own->callers, own->rate)
-                        : standard_loads(bench);
+                        : (bulk || standard_loads(bench)) && bulk_loads(bench);
         if (json) {
             print_json(bench);
         } else {
@@ -380,7 +337,7 @@ int command_bench(int argc, char **argv)
     static struct bench bench;
     struct own own = {NULL, "forward", "bf16", 8, 2, 64, 0, 1, 0, false};
     int64_t clients = 1;
-    bool json = false;
+    bool json = false, bulk = false;
     const char *place = "inline";
     bench.seconds = 2;
     const struct option_row rows[] = {
@@ -402,6 +359,7 @@ int command_bench(int argc, char **argv)
          "where the tensors are: inline (in messages), region (shared memory) or cuda", 0, 0},
         {"baseline", OPTION_TEXT, &bench.baseline_program, "FASERVED",
          "this program computes the same in process, for comparison", 0, 0},
+        {"bulk", OPTION_FLAG, &bulk, NULL, "of the standard loads only bulk, both ways", 0, 0},
         {"json", OPTION_FLAG, &json, NULL, "an array of objects instead of the table", 0, 0},
         TARGET_ROWS,
         {0}};
@@ -409,6 +367,6 @@ int command_bench(int argc, char **argv)
     if (!command_options("bench [OPTIONS]", rows, argc, argv, &code)) {
         return code;
     }
-    return read_place(place, &bench.place) ? bench_run(&bench, &own, (int)clients, json)
+    return read_place(place, &bench.place) ? bench_run(&bench, &own, (int)clients, bulk, json)
                                            : EXIT_USAGE;
 }

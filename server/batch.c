@@ -75,9 +75,9 @@ static struct batch_slice *slice_open(struct batch *batch, int32_t sequence, int
 }
 
 /* How many parts a sequence of that much work is launched in. */
-static int32_t parts_of(double flops, double slice_flops)
+static int32_t parts_of(double flops, double part_flops)
 {
-    double parts = flops > slice_flops ? ceil(flops / slice_flops) : 1;
+    double parts = flops > part_flops ? ceil(flops / part_flops) : 1;
     return parts < BATCH_PARTS_MAX ? (int32_t)parts : BATCH_PARTS_MAX;
 }
 
@@ -86,7 +86,7 @@ static int32_t parts_of(double flops, double slice_flops)
  * relative to their slice's first request, so that a launch sees only the sets it reads. Requests
  * without FLOPs come first, so all of them are in slice 0.
  */
-static void cut(struct batch *batch, double slice_flops)
+static void cut_slices(struct batch *batch, const struct batch_cut *cut)
 {
     batch->slice_count = 0;
     batch->flops = 0;
@@ -97,8 +97,8 @@ static void cut(struct batch *batch, double slice_flops)
         for (int32_t s = request->first; s < request->first + request->count; s++) {
             struct attn_sequence *sequence = &batch->sequences[s];
             double flops = attn_flops(&batch->shape, sequence->q_len, sequence->k_len);
-            int32_t parts = parts_of(flops, slice_flops);
-            if (slice->span > 0 && (parts > 1 || slice->flops + flops > slice_flops)) {
+            int32_t parts = parts_of(flops, cut->part_flops);
+            if (slice->span > 0 && (parts > 1 || slice->flops + flops > cut->slice_flops)) {
                 slice->request_count -= s == request->first ? 1 : 0;
                 slice = slice_open(batch, s, r);
                 slice->request_count = 1;
@@ -114,14 +114,14 @@ static void cut(struct batch *batch, double slice_flops)
 }
 
 void batch_layout(struct batch *batch, uint64_t id, const struct attn_shape *shape,
-                  const struct batch_part *parts, int32_t count, double slice_flops)
+                  const struct batch_part *parts, int32_t count, const struct batch_cut *cut)
 {
     assert(count >= 1 && count <= batch->requests_max);
     batch->id = id;
     batch->shape = *shape;
     sort_parts(batch, parts, count);
     concatenate(batch, parts, count);
-    cut(batch, slice_flops);
+    cut_slices(batch, cut);
 }
 
 struct attn_launch batch_launch(const struct batch *batch, int32_t slice, void *scratch,

@@ -2,11 +2,11 @@
  * batch.h: picked requests -> launches of bounded length.
  *
  * A batch is laid out once: one set per request, all their sequences one after another, cut into
- * slices of about slice_flops at whole sequences; a sequence with more work is a slice of its own,
- * launched in parts (attn_launch.part). The device runs slice after slice; after each, the results
- * of its sequences leave; after each part, a cancel or a deadline takes effect. Light requests come
- * first, so that they leave with the first slice instead of behind a heavy one. None of this can
- * change a bit of any result: attn.h, "bits come first".
+ * slices of about slice_flops at whole sequences; a sequence of more than part_flops is a slice of
+ * its own, launched in parts (attn_launch.part). The device runs slice after slice; after each, the
+ * results of its sequences leave; after each part, a cancel or a deadline takes effect. Light
+ * requests come first, so that they leave with the first slice instead of behind a heavy one. None
+ * of this can change a bit of any result: attn.h, "bits come first".
  *
  * Scratch: one region per device, for one slice at a time. A request's share of it is what the
  * request needs when launched alone; a slice needs at most the sum of its requests' shares
@@ -68,9 +68,14 @@ struct batch {
 bool batch_open(struct batch *batch, int32_t requests_max, int32_t sequences_max);
 void batch_close(struct batch *batch);
 
+/* How much work a slice has, and a part of a sequence: slice_flops <= part_flops. */
+struct batch_cut {
+    double slice_flops, part_flops;
+};
+
 /* Lays out 1 to requests_max parts, which have at most sequences_max sequences together. */
 void batch_layout(struct batch *batch, uint64_t id, const struct attn_shape *shape,
-                  const struct batch_part *parts, int32_t count, double slice_flops);
+                  const struct batch_part *parts, int32_t count, const struct batch_cut *cut);
 
 /* The launch of one slice: points into the batch. A slice may be empty after batch_drop. */
 struct attn_launch batch_launch(const struct batch *batch, int32_t slice, void *scratch,

@@ -282,7 +282,8 @@ void place_load(struct server *server, struct slot *slot)
         enum fas_tensor tensor = (enum fas_tensor)__builtin_ctz(left);
         uint64_t bytes = fas_tensor_bytes(&request->wire.dims, tensor);
         if (bytes > 0) {
-            struct device_copy copy = request_copy(request, tensor, slot->span.offset);
+            const struct request_rows all = {0, fas_tensor_rows(&request->wire.dims, tensor)};
+            struct device_copy copy = request_copy(request, tensor, all, slot->span.offset);
             slot->copies++;
             slot->bytes_missing += bytes;
             device->ops->upload(device, &copy, tag_of(slot, tensor));
@@ -290,18 +291,50 @@ void place_load(struct server *server, struct slot *slot)
     }
 }
 
+/* Rows of the tensor that belong to sequences [first, end). */
+static struct request_rows rows_of(const struct request *request, enum fas_tensor tensor,
+                                   int32_t first, int32_t end)
+{
+    int64_t from = first == 0 ? 0 : request_rows_before(request, tensor, first);
+    return (struct request_rows){from, request_rows_before(request, tensor, end) - from};
+}
+
+/* One range at a time: the work of a request that the device holds stays bounded. */
 void place_store(struct server *server, struct slot *slot)
 {
     struct device *device = &server->executors[slot->executor].device;
+    struct slot_progress *progress = &slot->progress;
     const struct request *request = &slot->request;
+    if (progress->stores > 0 || slot->error.status != FAS_OK || !slot->connection) {
+        return;
+    }
+    progress->storing = progress->computed;
     for (uint32_t left = request->copied & request->outputs; left; left &= left - 1) {
         enum fas_tensor tensor = (enum fas_tensor)__builtin_ctz(left);
-        if (fas_tensor_bytes(&request->wire.dims, tensor) > 0) {
-            struct device_copy copy = request_copy(request, tensor, slot->span.offset);
+        struct request_rows rows = rows_of(request, tensor, progress->ready, progress->storing);
+        if (rows.count > 0 && fas_tensor_bytes(&request->wire.dims, tensor) > 0) {
+            struct device_copy copy = request_copy(request, tensor, rows, slot->span.offset);
             slot->copies++;
+            progress->stores++;
             device->ops->download(device, &copy, tag_of(slot, tensor));
         }
     }
+    progress->ready = progress->stores > 0 ? progress->ready : progress->storing;
+}
+
+/* A copy of a range is over; with the last of them the range is in its places, and what was
+ * computed meanwhile follows. */
+static void stored(struct server *server, struct slot *slot, bool failed)
+{
+    struct slot_progress *progress = &slot->progress;
+    progress->stores--;
+    if (progress->stores == 0 && !failed) {
+        progress->ready = progress->storing;
+        if (progress->computed > progress->ready) {
+            place_store(server, slot);
+        }
+    }
+    intake_settle(server, slot);
 }
 
 void place_copied(struct server *server, const struct device_completion *completion,
@@ -312,6 +345,8 @@ void place_copied(struct server *server, const struct device_completion *complet
     slot->copies--;
     if (slot->state == SLOT_RECEIVING && !completion->failed) {
         intake_uploaded(server, slot, fas_tensor_bytes(&slot->request.wire.dims, tensor), now_us);
+    } else if (slot->progress.stores > 0) { /* all its inputs were there long before */
+        stored(server, slot, completion->failed);
     } else {
         intake_settle(server, slot);
     }

@@ -98,8 +98,9 @@ uint32_t place_executor(struct server *server, const struct connection *connecti
 enum fas_status place_enter(struct server *server, struct slot *slot, struct fas_error *error);
 void place_leave(struct server *server, struct slot *slot);
 
-/* Begins to copy the inputs to be copied into the slot's span; then the outputs out of it. Each is
- * one of slot->copies until place_copied. */
+/* Begins to copy the inputs to be copied into the slot's span; then, as sequences are computed,
+ * their outputs out of it: slot->progress.ready says how far they are. Each is one of slot->copies
+ * until place_copied. */
 void place_load(struct server *server, struct slot *slot);
 void place_store(struct server *server, struct slot *slot);
 

@@ -57,10 +57,10 @@ static bool enter_range(struct slot *slot)
     if (progress->range_end > progress->sent) {
         return true;
     }
-    if (progress->computed == progress->sent) {
+    if (progress->ready == progress->sent) {
         return false;
     }
-    progress->range_end = progress->computed;
+    progress->range_end = progress->ready;
     enter_tensor(slot, 0);
     return true;
 }

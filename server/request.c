@@ -174,19 +174,20 @@ void request_place(struct request *request, enum fas_tensor tensor, uint8_t *dat
 /* Three dimensions: elements, then the two with strides, the longer one as rows. Dimensions that
  * lie together on both sides are one. */
 struct device_copy request_copy(const struct request *request, enum fas_tensor tensor,
-                                uint64_t arena_offset)
+                                struct request_rows range, uint64_t arena_offset)
 {
     const struct fas_dims *dims = &request->wire.dims;
     const struct attn_tensor *there = &request->placed[tensor];
     const struct attn_tensor here = packed(request, NULL, tensor);
-    uint64_t rows = (uint64_t)fas_tensor_rows(dims, tensor);
+    uint64_t rows = (uint64_t)range.count;
     uint64_t heads = (uint64_t)fas_tensor_heads(dims, tensor);
     bool by_heads = rows < heads;
     struct device_copy copy = {
-        .arena_offset = arena_offset + request->layout.offsets[tensor],
+        .arena_offset = arena_offset + request->layout.offsets[tensor] +
+                        (uint64_t)(range.first * here.row_stride),
         .arena_pitch = (uint64_t)(by_heads ? here.head_stride : here.row_stride),
         .arena_plane = (uint64_t)(by_heads ? here.row_stride : here.head_stride),
-        .host = there->data,
+        .host = (uint8_t *)there->data + range.first * there->row_stride,
         .host_pitch = (uint64_t)(by_heads ? there->head_stride : there->row_stride),
         .host_plane = (uint64_t)(by_heads ? there->row_stride : there->head_stride),
         .width = (uint64_t)fas_tensor_width(dims, tensor) * fas_tensor_element_bytes(dims, tensor),
@@ -202,6 +203,12 @@ struct device_copy request_copy(const struct request *request, enum fas_tensor t
     }
     if (copy.height == 1 && copy.arena_plane == copy.width && copy.host_plane == copy.width) {
         copy.width *= copy.depth;
+        copy.depth = 1;
+    }
+    if (copy.height == 1 && copy.depth > 1) { /* planes of one row each are rows */
+        copy.height = copy.depth;
+        copy.arena_pitch = copy.arena_plane;
+        copy.host_pitch = copy.host_plane;
         copy.depth = 1;
     }
     return copy;

@@ -47,9 +47,13 @@ enum fas_status request_shape(struct request *request, const struct wire_request
  * (copied) where it is copied from or to. */
 void request_place(struct request *request, enum fas_tensor tensor, uint8_t *data, bool copied);
 
-/* What that copy is, with the span at `arena_offset`. */
+struct request_rows {
+    int64_t first, count;
+};
+
+/* What that copy is for some rows of the tensor, with the span at `arena_offset`. */
 struct device_copy request_copy(const struct request *request, enum fas_tensor tensor,
-                                uint64_t arena_offset);
+                                struct request_rows rows, uint64_t arena_offset);
 
 /* Bytes of host memory its sequences take. */
 uint64_t request_sequences_bytes(const struct request *request);

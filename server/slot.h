@@ -27,7 +27,10 @@ enum slot_state { SLOT_FREE, SLOT_RECEIVING, SLOT_QUEUED, SLOT_RUNNING, SLOT_REP
 
 /* How far the results have gone out: ranges of sequences, in them tensors, in them rows. */
 struct slot_progress {
-    int32_t computed;  /* sequences [0, computed) are ready */
+    int32_t computed;  /* sequences [0, computed) are done with */
+    int32_t ready;     /* sequences [0, ready) are in their places too: they may be told of */
+    int32_t storing;   /* on the way to their places: [ready, storing); equal to ready: none */
+    uint32_t stores;   /* copies of those, under way */
     int32_t sent;      /* sequences [0, sent) were sent whole */
     int32_t range_end; /* being sent: [sent, range_end); equal to sent: nothing */
     uint32_t tensor;   /* fas_tensor whose rows come next */

@@ -65,7 +65,9 @@ START_TEST(every_sequence_is_launched_once_and_reported_where_it_ran)
             make_part(r, (int)random_below(&random, SEQUENCES + 1), &random);
         }
         double slice_flops = 1e5 * (double)(1 + random_below(&random, 1000));
-        batch_layout(&batch, (uint64_t)round, &shape, parts, count, slice_flops);
+        double part_flops = slice_flops * (double)(1 + random_below(&random, 8));
+        const struct batch_cut cut = {slice_flops, part_flops};
+        batch_layout(&batch, (uint64_t)round, &shape, parts, count, &cut);
 
         int launched[REQUESTS][SEQUENCES] = {0};
         int ended[REQUESTS] = {0};
@@ -86,6 +88,7 @@ START_TEST(every_sequence_is_launched_once_and_reported_where_it_ran)
             }
             ck_assert(well);
             ck_assert(flops <= slice_flops || flops == heaviest);
+            ck_assert_int_eq(batch.slices[s].parts > 1, heaviest > part_flops);
             for (int r = 0; r < count; r++) {
                 int32_t first;
                 int32_t done = batch_completed(&batch, s, position_of(&batch, r), &first);
@@ -117,7 +120,7 @@ START_TEST(light_requests_come_first)
     for (int r = 0; r < REQUESTS; r++) {
         make_part(r, 1 + (int)random_below(&random, SEQUENCES), &random);
     }
-    batch_layout(&batch, 1, &shape, parts, REQUESTS, 1e6);
+    batch_layout(&batch, 1, &shape, parts, REQUESTS, &(struct batch_cut){1e6, 1e6});
     double before = 0;
     for (int32_t i = 0; i < batch.request_count; i++) {
         double flops = parts[batch.requests[i].slot - 100u].flops;
@@ -134,7 +137,7 @@ START_TEST(a_request_without_sequences_ends_with_the_first_slice)
     struct batch batch;
     ck_assert(batch_open(&batch, 2, SEQUENCES));
     make_part(0, 0, &random);
-    batch_layout(&batch, 1, &shape, parts, 1, 1e6);
+    batch_layout(&batch, 1, &shape, parts, 1, &(struct batch_cut){1e6, 1e6});
     ck_assert_int_eq(batch.slice_count, 1);
     ck_assert(batch_ends(&batch, 0, 0));
     ck_assert_int_eq(batch_launch(&batch, 0, NULL, 0).sequence_count, 0);
@@ -151,7 +154,7 @@ START_TEST(a_dropped_request_leaves_later_slices_and_nobody_else_moves)
         for (int r = 0; r < REQUESTS; r++) {
             make_part(r, 1 + (int)random_below(&random, SEQUENCES), &random);
         }
-        batch_layout(&batch, 1, &shape, parts, REQUESTS, 2e7);
+        batch_layout(&batch, 1, &shape, parts, REQUESTS, &(struct batch_cut){2e7, 2e7});
         int victim = (int)random_below(&random, REQUESTS);
         int32_t from = (int32_t)random_below(&random, (uint64_t)batch.slice_count);
         struct batch_slice running = batch.slices[from > 0 ? from - 1 : 0];

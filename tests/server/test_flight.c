@@ -30,7 +30,8 @@ static void lay_out(struct random *random, int count)
             parts[r].flops += attn_flops(&shape, length, length);
         }
     }
-    batch_layout(&flight.batch, 1, &shape, parts, count, 1e5); /* a third are in parts */
+    batch_layout(&flight.batch, 1, &shape, parts, count,
+                 &(struct batch_cut){3e4, 1e5}); /* a third are in parts */
     flight_begin(&flight, &row);
 }
 

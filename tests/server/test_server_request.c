@@ -130,7 +130,8 @@ END_TEST
 static void check_copy(const struct request *request, enum fas_tensor tensor,
                        struct device_copy expected)
 {
-    struct device_copy copy = request_copy(request, tensor, 4096);
+    const struct request_rows all = {0, fas_tensor_rows(&request->wire.dims, tensor)};
+    struct device_copy copy = request_copy(request, tensor, all, 4096);
     ck_assert_uint_eq(copy.arena_offset, 4096 + request->layout.offsets[tensor]);
     ck_assert_uint_eq(copy.width, expected.width);
     ck_assert_uint_eq(copy.height, expected.height);
@@ -172,7 +173,7 @@ START_TEST(copies_are_as_few_as_the_strides_allow)
         {FAS_LSE,
          4,
          64,
-         {.width = 48, .height = 1, .depth = 4, .arena_plane = 48, .host_plane = 64}},
+         {.width = 48, .height = 4, .depth = 1, .arena_pitch = 48, .host_pitch = 64}},
         {FAS_LSE,
          16,
          4,
@@ -196,6 +197,32 @@ START_TEST(copies_are_as_few_as_the_strides_allow)
         check_copy(&request, rows[i].tensor, rows[i].copy);
         *at = (struct wire_tensor){0};
     }
+}
+END_TEST
+
+/* Rows 3 to 7: of k as many bytes, further on at both ends; of lse a strip per head. */
+START_TEST(some_rows_are_copied_from_where_they_are)
+{
+    static uint8_t place[1 << 16];
+    struct wire_request wire = backward();
+    struct fas_error error;
+    struct request request;
+    const struct request_rows some = {3, 4};
+    wire.tensors[FAS_K] = (struct wire_tensor){FAS_PLACE_REGION, 1, 0, 768, 128};
+    wire.tensors[FAS_LSE] = (struct wire_tensor){FAS_PLACE_REGION, 1, 0, 0, 0};
+    ck_assert_int_eq(request_shape(&request, &wire, ATTN_CPU, &error), FAS_OK);
+    request_place(&request, FAS_K, place, true);
+    request_place(&request, FAS_LSE, place, true);
+    request_layout(&request);
+    struct device_copy k = request_copy(&request, FAS_K, some, 4096);
+    ck_assert_uint_eq(k.arena_offset, 4096 + request.layout.offsets[FAS_K] + 3 * 256);
+    ck_assert_ptr_eq(k.host, place + 3 * 768);
+    ck_assert(k.width == 256 && k.height == 4 && k.depth == 1 && k.host_pitch == 768);
+    struct device_copy lse = request_copy(&request, FAS_LSE, some, 4096);
+    ck_assert_uint_eq(lse.arena_offset, 4096 + request.layout.offsets[FAS_LSE] + 3 * 4);
+    ck_assert_ptr_eq(lse.host, place + 3 * 4);
+    ck_assert(lse.width == 16 && lse.height == 4 && lse.depth == 1);
+    ck_assert(lse.arena_pitch == 48 && lse.host_pitch == 48);
 }
 END_TEST
 
@@ -270,6 +297,7 @@ int main(void)
         {"bind", &the_kernels_see_the_layout},
         {"in_place", &tensors_in_place_are_bound_where_they_are},
         {"copies", &copies_are_as_few_as_the_strides_allow},
+        {"some_rows", &some_rows_are_copied_from_where_they_are},
         {"no_lse", &a_forward_without_lse_still_has_room_for_it},
         {"ranges", &ranges_of_results_end_at_sequences},
         {"handle", &a_backward_names_what_its_handle_does_not_have},

@@ -174,6 +174,25 @@ START_TEST(strides_are_used_where_the_tensors_are)
 }
 END_TEST
 
+static int32_t reported;
+static bool reported_right = true;
+
+/* What is reported is there: compared at that moment. */
+static void on_progress(struct fas_call *call, int32_t first, int32_t count, void *context)
+{
+    const struct job *job = context;
+    const struct fas_request *request = &job->request;
+    const int32_t *cu_seqlens = request->q.cu_seqlens;
+    size_t row_bytes = 4u * (size_t)request->dims.hq * (size_t)request->dims.dv;
+    size_t from = (size_t)cu_seqlens[first] * row_bytes;
+    size_t end = (size_t)cu_seqlens[first + count] * row_bytes;
+    (void)call;
+    reported_right =
+        reported_right && memcmp((uint8_t *)request->tensors[FAS_O].data + from,
+                                 (uint8_t *)job->expected[FAS_O] + from, end - from) == 0;
+    reported += count;
+}
+
 START_TEST(sequences_are_reported_as_they_are_done)
 {
     static const struct job_shape many = {FAS_FP32, 2, 2, 32, 32, 200, 64, false, false};
@@ -183,9 +202,13 @@ START_TEST(sequences_are_reported_as_they_are_done)
     start();
     job_forward(&job, &many, &random);
     job_place(&job, ALL, region(16 * MIB));
+    job.request.on_progress = on_progress;
+    job.request.context = &job;
     ck_assert_int_eq(fas_submit(client, &job.request, &call, &error), FAS_OK);
     ck_assert(fas_wait(call, ANSWER_MS));
     ck_assert_uint_eq(fas_call_report(call)->error.status, FAS_OK);
+    ck_assert(reported_right);
+    ck_assert_int_eq(reported, job.request.batch);
     ck_assert(job_right(&job));
     fas_call_close(call);
     job_close(&job);

@@ -20,6 +20,18 @@ GPU_INLINE void bulk_load(uint32_t target, const void *source, uint32_t bytes, u
                  : "memory");
 }
 
+/* To the same place, and the same mbarrier, in each block of the cluster that has its bit in the
+ * mask. */
+GPU_INLINE void bulk_load_multicast(uint32_t target, const void *source, uint32_t bytes,
+                                    uint32_t barrier, uint32_t mask, l2 hint = l2::normal)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".multicast::cluster.L2::cache_hint [%0], [%1], %2, [%3], %4, %5;" ::"r"(target),
+                 "l"(source), "r"(bytes), "r"(barrier), "h"(static_cast<uint16_t>(mask)),
+                 "l"(static_cast<uint64_t>(hint))
+                 : "memory");
+}
+
 GPU_INLINE void bulk_store(void *target, uint32_t source, uint32_t bytes, l2 hint = l2::normal)
 {
     asm volatile(

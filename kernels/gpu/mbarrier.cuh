@@ -42,15 +42,18 @@ GPU_INLINE void mbarrier_arrive_expect(uint32_t barrier, uint32_t bytes)
                  : "memory");
 }
 
-/* Arrive on the barrier at the same offset in another block of the cluster. */
-GPU_INLINE void mbarrier_arrive_remote(uint32_t barrier, uint32_t cluster_rank)
+/* The same on a barrier of any block of the cluster (gpu/cluster). */
+GPU_INLINE void mbarrier_arrive_cluster(cluster_address barrier)
 {
-    asm volatile("{\n"
-                 ".reg .b32 remote;\n"
-                 "mapa.shared::cluster.u32 remote, %0, %1;\n"
-                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
-                 "}\n" ::"r"(barrier),
-                 "r"(cluster_rank)
+    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier.bits)
+                 : "memory");
+}
+
+GPU_INLINE void mbarrier_arrive_expect_cluster(cluster_address barrier, uint32_t bytes)
+{
+    asm volatile("mbarrier.arrive.expect_tx.release.cluster.shared::cluster.b64 _, [%0], %1;" ::"r"(
+                     barrier.bits),
+                 "r"(bytes)
                  : "memory");
 }
 
@@ -75,6 +78,22 @@ GPU_INLINE void mbarrier_wait(uint32_t barrier, uint32_t rounds)
                  ".reg .pred p;\n"
                  "again:\n"
                  "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
+                 "@p bra done;\n"
+                 "bra again;\n"
+                 "done:\n"
+                 "}\n" ::"r"(barrier),
+                 "r"((rounds + 1) & 1)
+                 : "memory");
+}
+
+/* For what threads of other blocks did before they arrived; bytes of copies need no more than
+ * mbarrier_wait. */
+GPU_INLINE void mbarrier_wait_cluster(uint32_t barrier, uint32_t rounds)
+{
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1;\n"
                  "@p bra done;\n"
                  "bra again;\n"
                  "done:\n"

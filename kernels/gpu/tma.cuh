@@ -65,6 +65,33 @@ GPU_INLINE void tma_load(uint32_t target, const tensor_map *map, uint32_t barrie
                  : "memory");
 }
 
+/*
+ * To the same place in each block of the cluster that has its bit in the mask; each gets the bytes
+ * on its own mbarrier at the same place.
+ */
+GPU_INLINE void tma_load_multicast(uint32_t target, const tensor_map *map, uint32_t barrier,
+                                   uint32_t mask, l2 hint, int32_t c0, int32_t c1, int32_t c2)
+{
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".multicast::cluster.L2::cache_hint"
+                 " [%0], [%1, {%4, %5, %6}], [%2], %3, %7;" ::"r"(target),
+                 "l"(map), "r"(barrier), "h"(static_cast<uint16_t>(mask)), "r"(c0), "r"(c1),
+                 "r"(c2), "l"(static_cast<uint64_t>(hint))
+                 : "memory");
+}
+
+GPU_INLINE void tma_load_multicast(uint32_t target, const tensor_map *map, uint32_t barrier,
+                                   uint32_t mask, l2 hint, int32_t c0, int32_t c1, int32_t c2,
+                                   int32_t c3)
+{
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".multicast::cluster.L2::cache_hint"
+                 " [%0], [%1, {%4, %5, %6, %7}], [%2], %3, %8;" ::"r"(target),
+                 "l"(map), "r"(barrier), "h"(static_cast<uint16_t>(mask)), "r"(c0), "r"(c1),
+                 "r"(c2), "r"(c3), "l"(static_cast<uint64_t>(hint))
+                 : "memory");
+}
+
 GPU_INLINE void tma_store(const tensor_map *map, uint32_t source, l2 hint, int32_t c0, int32_t c1)
 {
     asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group.L2::cache_hint"

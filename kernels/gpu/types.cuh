@@ -60,6 +60,12 @@ enum class major { k, mn };
 /* XOR pattern of a shared memory tile: 16-byte chunks of a row of this many bytes are permuted. */
 enum class swizzle { none, b32, b64, b128 };
 
+/* A byte of the shared memory of any block of the cluster: cluster_map gives it, what takes one
+ * says so by its type. */
+struct cluster_address {
+    uint32_t bits;
+};
+
 } // namespace gpu
 
 #endif

@@ -101,7 +101,7 @@ void named_sync(int id, int threads, where at)
     for (thread *lane : w.lanes) {
         clock_join(&t.known, lane->known);
     }
-    t.known.generic.add_all(w.index, w.now);
+    own(t).generic.add_all(w.index, w.now);
     w.synced = w.now++;
     for (thread *lane : w.lanes) {
         lane->known = t.known;
@@ -136,32 +136,8 @@ void fence_async(where at)
     (void)at;
     thread &t = self();
     warp &w = *t.of;
-    t.known.fenced.add_lane(w.index, w.now, t.lane);
+    own(t).fenced.add_lane(w.index, w.now, t.lane);
     w.now++; /* what is written from here on is not fenced */
-}
-
-uint32_t cluster_rank()
-{
-    return 0;
-}
-
-/* With one block the arrival and the wait are one block-wide meeting, at the wait. */
-void cluster_arrive(where at)
-{
-    warp_trace("cluster_arrive", at);
-}
-
-void cluster_wait(where at)
-{
-    named_sync(0, the_machine().shape.threads, at);
-}
-
-void mbarrier_arrive_remote(uint32_t address, uint32_t rank, where at)
-{
-    if (rank != 0) {
-        fail_at(at, "mbarrier_arrive_remote on block %u of a cluster of one", rank);
-    }
-    mbarrier_arrive(address, 0, at);
 }
 
 /* ------------------------------------------------------------------ setmaxnreg */

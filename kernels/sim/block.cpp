@@ -22,6 +22,8 @@ void shadow_reset(shadow *s, uint32_t bytes)
     s->writers.assign(bytes / 4 + 4, 0);
     s->reader_slot.assign(bytes / 16 + 1, 0);
     s->readers.assign(1, {});
+    s->remote_reads.clear();
+    s->copies.clear();
     s->async.resize(bytes / 128 + 1);
     s->async_used.assign(bytes / 128 + 1, 0);
     std::fill(s->async.begin(), s->async.end(), async_marks{});
@@ -46,6 +48,8 @@ void warp_reset(warp *w, block *b, int index)
     w->bulk_groups = 0;
     w->tensor_multiplies = w->tensor_loads = w->tensor_stores = 0;
     w->tensor_lane = -1;
+    w->at_cluster_barrier = w->cluster_owes_wait = false;
+    w->cluster_rounds = 0;
 }
 
 void thread_reset(thread *t, block *b, warp *w, int index)
@@ -56,7 +60,7 @@ void thread_reset(thread *t, block *b, warp *w, int index)
     t->lane = index % LANES;
     t->done = false;
     t->asleep = false;
-    t->known = {};
+    t->known = clock();
     t->trace = 0;
     t->waits_for = nullptr;
     t->waits_at = {"start", 0};
@@ -90,7 +94,7 @@ void resize_owned(std::vector<std::unique_ptr<T>> *v, size_t count)
 block::block() = default;
 block::~block() = default;
 
-void block_reset(block &b, machine &m, int index)
+void block_reset(block &b, machine &m, int index, std::shared_ptr<cluster> in)
 {
     const int *grid = m.shape.grid;
     b.owner = &m;
@@ -102,7 +106,11 @@ void block_reset(block &b, machine &m, int index)
     b.data.assign(b.smem_bytes + 16, 0xcd);
     shadow_reset(&b.marks, b.smem_bytes);
     b.mbarriers.clear();
-    b.from_others.clear();
+    b.rank = static_cast<int>(in->blocks.size());
+    b.in = std::move(in);
+    b.in->blocks.push_back(&b);
+    b.visited = {};
+    b.from_peers = 0;
     b.tensor.reset(); /* made by the first tmem_take */
     for (named_barrier &n : b.named) {
         n = {};
@@ -161,6 +169,7 @@ void block_exit(const block &b)
             b.index);
     }
     tensor_block_exit(b);
+    cluster_block_exit(b);
     for (const auto &m : b.mbarriers) {
         if (m->missing_bytes != 0) {
             fail("block %d ends, but round %u of the mbarrier at 0x%x is %lld bytes short: "
@@ -173,7 +182,7 @@ void block_exit(const block &b)
 
 void publish(thread &t, clock *into)
 {
-    t.known.generic.add_lane(t.of->index, t.of->now, t.lane);
+    own(t).generic.add_lane(t.of->index, t.of->now, t.lane);
     tensor_publish(t);
     clock_join(into, t.known);
     t.of->now++;

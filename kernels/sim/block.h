@@ -24,29 +24,34 @@ constexpr uint32_t SMEM_MAX = 227 * 1024;
 constexpr int NAMED_BARRIERS = 16;
 
 struct block;
+struct cluster;
 struct warp;
 struct machine;
 
 /* ------------------------------------------------------------------ shadow of shared memory */
 
-/* Who wrote these four bytes last: an agent of the clock, its stamp, lane and source line. */
+/* Who wrote these four bytes last: an agent of the clock's part of block `rank` of the cluster, its
+ * stamp, lane and source line. */
 struct tag {
     uint32_t stamp;
     uint8_t agent;
     uint8_t lane;
+    uint8_t rank;
     uint16_t place;
 
     uint64_t bits() const
     {
-        return static_cast<uint64_t>(place) << 48 | static_cast<uint64_t>(lane) << 40 |
-               static_cast<uint64_t>(agent) << 32 | stamp;
+        return static_cast<uint64_t>(place) << 48 | static_cast<uint64_t>(rank) << 45 |
+               static_cast<uint64_t>(lane) << 40 | static_cast<uint64_t>(agent) << 32 | stamp;
     }
     static tag of(uint64_t bits)
     {
         return {static_cast<uint32_t>(bits), static_cast<uint8_t>(bits >> 32),
-                static_cast<uint8_t>(bits >> 40), static_cast<uint16_t>(bits >> 48)};
+                static_cast<uint8_t>(bits >> 40 & 31), static_cast<uint8_t>(bits >> 45 & 7),
+                static_cast<uint16_t>(bits >> 48)};
     }
 };
+static_assert(LANES <= 32 && CLUSTER_MAX <= 8, "the bits of a tag");
 
 constexpr uint8_t AGENT_NONE = 0;       /* never written */
 constexpr uint8_t AGENT_GENERIC = 1;    /* + warp */
@@ -70,12 +75,30 @@ struct async_marks {
     uint16_t place[3 * WARPS_MAX];
 };
 
+/* A load by a thread of another block of the cluster. */
+struct remote_read {
+    uint32_t address, bytes;
+    int rank, warp, lane;
+    uint32_t stamp;
+    uint16_t place;
+};
+
+/* A copy to another block reads these bytes until this round of that block's mbarrier. */
+struct copy_read {
+    uint32_t address, bytes;
+    int rank, barrier;
+    uint32_t round;
+    uint16_t place;
+};
+
 struct shadow {
     std::vector<uint64_t> writers;     /* per 4 bytes: tag */
     std::vector<uint16_t> reader_slot; /* per 16 bytes: index into readers, 0 none */
     std::vector<read_marks> readers;
     std::vector<async_marks> async;  /* per 128 bytes */
     std::vector<uint8_t> async_used; /* per 128 bytes */
+    std::vector<remote_read> remote_reads;
+    std::vector<copy_read> copies;
     std::vector<uint64_t> version; /* per 1024 bytes: when it last changed, for decoded operands */
 };
 
@@ -86,7 +109,7 @@ struct mbarrier {
     uint32_t arrivals, pending;
     int64_t missing_bytes; /* of the current round */
     uint32_t rounds;       /* completed */
-    bool visible_to_tma;   /* mbarrier_init_fence ran after the init */
+    bool visible;          /* mbarrier_init_fence ran after the init: TMA and the cluster see it */
     tag writer;            /* the init, as a write that users must know of */
     clock gathering, complete;
     std::vector<struct thread *> waiting;
@@ -194,17 +217,52 @@ struct warp {
     uint32_t bulk_groups;                                    /* closed */
     int registers;                                           /* per thread */
     uint32_t tensor_multiplies, tensor_loads, tensor_stores; /* issued */
-    int tensor_lane; /* that issued the multiplications since the last commit; -1 none */
+    int tensor_lane;         /* that issued the multiplications since the last commit; -1 none */
+    bool at_cluster_barrier; /* arrived in the round that gathers */
+    uint32_t cluster_rounds; /* of the cluster's barrier that it has waited for or arrived in */
+    bool cluster_owes_wait;  /* arrived and has not waited */
 };
 
 struct tensor_memory; /* sim/tensor.h */
 
-/* What other blocks had published in a flag when a thread of this block acquired it. */
-using published = std::map<int, clock>; /* by block */
+/* What other clusters had published in a flag when a thread of this one acquired it. */
+using published = std::map<int, clock>; /* by cluster */
 struct learned {
     std::shared_ptr<const published> what;
-    int warp, lane; /* who acquired, and when */
+    int rank, warp, lane; /* who acquired, and when */
     uint32_t stamp;
+};
+
+/* Blocks that run together and reach each other's shared memory; without clusters, one block. */
+struct cluster {
+    int index; /* of the grid */
+    std::vector<block *> blocks;
+    std::vector<learned> from_others;
+    /* its barrier: cluster_arrive, cluster_wait */
+    int arrived, ended; /* warps */
+    uint32_t rounds;    /* completed */
+    clock gathering, complete;
+    std::vector<thread *> waiting;
+};
+
+/* A thread of another block arrived on an mbarrier of this one. */
+struct remote_arrival {
+    int barrier;
+    uint32_t round;
+    int rank, warp, lane;
+    uint32_t stamp;
+    uint16_t place;
+};
+
+/*
+ * What other blocks did to this one, as newest stamps: before the last of its threads ends, one
+ * of them must know that it is done.
+ */
+struct visits {
+    clock by;
+    std::vector<remote_arrival> arrivals; /* of the newest round of each mbarrier */
+    uint16_t generic[CLUSTER_MAX][WARPS_MAX], tensor[CLUSTER_MAX][WARPS_MAX]; /* places */
+    uint16_t barrier[BARRIERS_MAX];
 };
 
 struct block {
@@ -219,14 +277,27 @@ struct block {
     std::vector<std::unique_ptr<mbarrier>> mbarriers;
     std::array<named_barrier, NAMED_BARRIERS> named;
     std::unique_ptr<tensor_memory> tensor;
-    std::vector<learned> from_others;
+    std::shared_ptr<cluster> in;
+    int rank; /* in the cluster */
+    visits visited;
     std::vector<std::unique_ptr<thread>> threads;
     std::vector<std::unique_ptr<warp>> warps;
-    int live;  /* threads */
-    int loads; /* asynchronous copies on their way into this block */
+    int live;       /* threads */
+    int loads;      /* asynchronous copies on their way into this block */
+    int from_peers; /* copies and arrivals on their way from other blocks */
     int registers_free;
     std::vector<thread *> waiting_for_registers;
 };
+
+/* What the thread knows of its own block. */
+inline clock_part &own(thread &t)
+{
+    return t.known.of[t.owner->rank];
+}
+inline const clock_part &own(const thread &t)
+{
+    return t.known.of[t.owner->rank];
+}
 
 } // namespace sim
 

@@ -90,10 +90,10 @@ void add_floats(float *to, const uint8_t *from, uint32_t bytes)
     }
 }
 
-mbarrier &tma_barrier(const char *what, uint32_t barrier, where at)
+mbarrier &tma_barrier(block &b, const char *what, uint32_t barrier, where at)
 {
-    mbarrier &m = mbarrier_at(what, barrier, at);
-    if (!m.visible_to_tma) {
+    mbarrier &m = mbarrier_of(b, what, barrier, at);
+    if (!m.visible) {
         fail_at(at,
                 "%s on the mbarrier at 0x%x: the thread that made it at %s did not run "
                 "mbarrier_init_fence",
@@ -132,21 +132,44 @@ void bulk_write_done(bulk_group &g)
     wake_lane(*g.owner);
 }
 
-void bulk_load(uint32_t target, const void *source, uint32_t bytes, uint32_t barrier, where at)
+namespace
 {
-    check_copy("bulk_load", source, target, bytes, at);
+
+/* Into `to`, which may be another block of the cluster. */
+void load_into(block &to, const char *what, uint32_t target, const void *source, uint32_t bytes,
+               uint32_t barrier, where at)
+{
     auto c = std::make_unique<load_operation>();
-    c->owner = self().owner;
-    c->barrier = &tma_barrier("bulk_load", barrier, at);
+    c->owner = &to;
+    c->barrier = &tma_barrier(to, what, barrier, at);
+    cluster_check_round(what, to, *c->barrier, at);
     c->from = source;
     c->to = target;
     c->bytes = bytes;
     c->round = c->barrier->rounds + 1;
     c->issuer = self().known;
     c->at = at;
-    async_write("bulk_load", target, bytes, mbarrier_number(*c->owner, *c->barrier), c->round, at);
-    c->owner->loads++;
+    async_write(to, what, target, bytes, to, mbarrier_number(to, *c->barrier), c->round, at);
+    cluster_visit_barrier(to, *c->barrier, c->round, at);
+    to.loads++;
     start(std::move(c));
+}
+
+} // namespace
+
+void bulk_load(uint32_t target, const void *source, uint32_t bytes, uint32_t barrier, where at)
+{
+    check_copy("bulk_load", source, target, bytes, at);
+    load_into(*self().owner, "bulk_load", target, source, bytes, barrier, at);
+}
+
+void bulk_load_multicast(uint32_t target, const void *source, uint32_t bytes, uint32_t barrier,
+                         uint32_t mask, where at)
+{
+    const char *what = "bulk_load_multicast";
+    check_copy(what, source, target, bytes, at);
+    cluster_each(what, mask, at,
+                 [&](block &to) { load_into(to, what, target, source, bytes, barrier, at); });
 }
 
 void bulk_store(void *target, uint32_t source, uint32_t bytes, bool add, where at)
@@ -160,8 +183,8 @@ void bulk_store(void *target, uint32_t source, uint32_t bytes, bool add, where a
     c->add = add;
     c->at = at;
     c->group = bulk_open();
-    async_read(add ? "bulk_reduce_add" : "bulk_store", source, bytes, WARPS_MAX + self().of->index,
-               bulk_next_number(), at);
+    async_read(*c->owner, add ? "bulk_reduce_add" : "bulk_store", source, bytes,
+               WARPS_MAX + self().of->index, bulk_next_number(), at);
     order_access(add ? "bulk_reduce_add" : "bulk_store", target, bytes, true, bulk_next_number(),
                  at);
     start(std::move(c));
@@ -195,15 +218,15 @@ void bulk_wait(int pending, bool only_reads, where at)
         while (only_reads ? g.reading > 0 : g.writing > 0) {
             sleep_until_woken("its bulk groups", at);
         }
-        if (g.number > t.known.bulk[t.of->index]) {
-            t.known.bulk[t.of->index] = g.number;
+        if (g.number > own(t).bulk[t.of->index]) {
+            own(t).bulk[t.of->index] = g.number;
         }
         if (!only_reads && g.number > t.bulk_waited) {
             t.bulk_waited = g.number;
         }
     }
     while (!t.bulk.empty() && t.bulk.front()->number != 0 && t.bulk.front()->writing == 0 &&
-           t.bulk.front()->number <= t.known.bulk[t.of->index]) {
+           t.bulk.front()->number <= own(t).bulk[t.of->index]) {
         t.bulk.erase(t.bulk.begin());
     }
 }

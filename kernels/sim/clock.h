@@ -1,10 +1,10 @@
 /*
- * sim/clock: who knows what. Every thread carries a vector clock over the agents of its block; an
- * access is legal if the accessing thread knows the accesses it must come after. Judging each
- * access when it is issued finds a missing wait even on schedules where the data happened to be
- * there.
+ * sim/clock: who knows what. Every thread carries a vector clock over the agents of its cluster's
+ * blocks; an access is legal if the accessing thread knows the accesses it must come after. Judging
+ * each access when it is issued finds a missing wait even on schedules where the data happened to
+ * be there.
  *
- * Agents (few, so that a clock is 1 KiB and a join some SIMD instructions):
+ * Agents (few, so that a block's part is 1 KiB and a join some SIMD instructions):
  *   generic[w]   ordinary accesses of warp w. Stamps count releases of the warp; of the newest
  * stamp it also matters which lanes are known (full up to one stamp, `lanes` up to `part`).
  *   fenced[w]    the same, as far as fence_async_smem made the writes visible to the async proxy
@@ -23,6 +23,7 @@
 namespace sim
 {
 
+constexpr int CLUSTER_MAX = 4;   /* blocks of a cluster */
 constexpr int WARPS_MAX = 16;    /* of a block: 512 threads */
 constexpr int BARRIERS_MAX = 64; /* mbarriers of a block */
 
@@ -50,7 +51,8 @@ struct knowledge {
     }
 };
 
-struct alignas(32) clock {
+/* Of the agents of one block. */
+struct clock_part {
     knowledge generic;
     knowledge fenced;
     uint32_t multiply[WARPS_MAX];
@@ -61,6 +63,18 @@ struct alignas(32) clock {
     uint32_t tensor_store[WARPS_MAX];
     uint32_t barrier[BARRIERS_MAX];
 };
+
+/* Only the parts of the blocks that a cluster of this launch has are set, copied and joined. */
+struct alignas(32) clock {
+    clock_part of[CLUSTER_MAX]; /* by rank */
+
+    clock();
+    clock(const clock &other);
+    clock &operator=(const clock &other);
+};
+
+/* Before the clocks of a launch are made: how many blocks a cluster has. */
+void clock_use(int blocks);
 
 /* into = what either knows. */
 void clock_join(clock *into, const clock &from);

@@ -10,8 +10,8 @@
 namespace sim
 {
 
-/* The mbarrier of a load: its init must have been made visible to TMA. */
-mbarrier &tma_barrier(const char *what, uint32_t barrier, where at);
+/* The mbarrier of a load into b: its init must have been made visible to TMA. */
+mbarrier &tma_barrier(block &b, const char *what, uint32_t barrier, where at);
 
 /* The open bulk group of this thread, with one more operation in it. */
 std::shared_ptr<bulk_group> bulk_open();

@@ -97,7 +97,7 @@ struct launch_shape {
     int grid[3];
     int threads;
     uint32_t smem_bytes;
-    int cluster;
+    int cluster; /* blocks of one, along x; 0 or 1: none */
 };
 
 /* Runs the grid to its end; body is called once in each thread. False: see d->error. */

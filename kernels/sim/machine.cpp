@@ -47,7 +47,9 @@ void thread_main(void *argument)
     (*current->body)();
     thread_exit(*t);
     t->done = true;
-    t->of->live--;
+    if (--t->of->live == 0) {
+        cluster_warp_exit(*t->of);
+    }
     if (--t->owner->live == 0) {
         block_exit(*t->owner);
     }
@@ -112,7 +114,7 @@ void release_late(machine &m)
     m.late.clear();
 }
 
-void open_block(machine &m, int index)
+void open_block(machine &m, int index, const std::shared_ptr<cluster> &in)
 {
     std::unique_ptr<block> b;
     if (!m.on->spare.empty()) {
@@ -121,7 +123,7 @@ void open_block(machine &m, int index)
     } else {
         b = std::make_unique<block>();
     }
-    block_reset(*b, m, index);
+    block_reset(*b, m, index, in);
     for (auto &t : b->threads) {
         fiber_open(&t->context, thread_main, t.get());
         queue(t.get());
@@ -134,22 +136,36 @@ void close_block(machine &m, std::unique_ptr<block> b)
     for (auto &t : b->threads) {
         fiber_close(&t->context);
     }
+    b->in.reset();
     m.on->spare.push_back(std::move(b));
 }
 
-/* Blocks that ended make room for the next ones. */
+bool has_ended(const cluster &c)
+{
+    return std::all_of(c.blocks.begin(), c.blocks.end(),
+                       [](const block *b) { return b->live == 0; });
+}
+
+/* Clusters that ended make room for the next ones; one at least runs. */
 void turn_over(machine &m, int *next, int total)
 {
-    for (size_t i = 0; i < m.blocks.size();) {
-        if (m.blocks[i]->live == 0) {
-            close_block(m, std::move(m.blocks[i]));
-            m.blocks.erase(m.blocks.begin() + static_cast<long>(i));
-        } else {
-            i++;
-        }
+    auto still =
+        std::stable_partition(m.blocks.begin(), m.blocks.end(),
+                              [](const std::unique_ptr<block> &b) { return !has_ended(*b->in); });
+    std::vector<std::unique_ptr<block>> ended(std::make_move_iterator(still),
+                                              std::make_move_iterator(m.blocks.end()));
+    m.blocks.erase(still, m.blocks.end());
+    for (auto &b : ended) {
+        close_block(m, std::move(b));
     }
-    while (*next < total && static_cast<int>(m.blocks.size()) < m.on->resident) {
-        open_block(m, (*next)++);
+    int size = m.shape.cluster;
+    while (*next < total &&
+           (m.blocks.empty() || static_cast<int>(m.blocks.size()) + size <= m.on->resident)) {
+        auto in = std::make_shared<cluster>();
+        in->index = *next / size;
+        for (int i = 0; i < size; i++) {
+            open_block(m, (*next)++, in);
+        }
     }
 }
 
@@ -322,8 +338,9 @@ bool device_run(device *d, const launch_shape &shape, const std::function<void()
         d->error = "a block has 32 to 512 threads, whole warps";
         return false;
     }
-    if (shape.cluster > 1) {
-        d->error = "clusters of more than one block are not modelled";
+    int cluster = shape.cluster > 1 ? shape.cluster : 1;
+    if (cluster > CLUSTER_MAX || shape.grid[0] % cluster != 0) {
+        d->error = "a cluster has at most 4 blocks, and x of the grid is a multiple of it";
         return false;
     }
     if (shape.smem_bytes > SMEM_MAX) {
@@ -333,9 +350,11 @@ bool device_run(device *d, const launch_shape &shape, const std::function<void()
     static const int EAGERNESS[] = {0, 10, 50, 95}; /* the lazy one finds nearly everything */
     static const uint32_t LAGS[] = {0, 50, 2000, 1u << 30}; /* none, short, long, to the end */
     d->launches++;
+    clock_use(cluster);
     machine m = {};
     m.on = d;
     m.shape = shape;
+    m.shape.cluster = cluster;
     m.body = &body;
     m.random_state = mix(d->seed);
     m.version = 1;

@@ -18,7 +18,7 @@ void complete_round(block &b, mbarrier &m)
 {
     m.rounds++;
     m.pending = m.arrivals;
-    m.gathering.barrier[mbarrier_number(b, m)] = m.rounds;
+    m.gathering.of[b.rank].barrier[mbarrier_number(b, m)] = m.rounds;
     m.complete = m.gathering;
     m.gathering = {};
     for (thread *t : m.waiting) {
@@ -46,25 +46,38 @@ int mbarrier_number(const block &b, const mbarrier &m)
     return 0;
 }
 
-mbarrier &mbarrier_at(const char *what, uint32_t address, where at)
+mbarrier &mbarrier_of(block &b, const char *what, uint32_t address, where at)
 {
     thread &t = self();
-    for (auto &m : t.owner->mbarriers) {
+    for (auto &m : b.mbarriers) {
         if (m->address != address) {
             continue;
         }
-        bool own = m->writer.agent == AGENT_GENERIC + t.of->index && m->writer.lane == t.lane;
-        if (!own && !t.known.generic.covers(m->writer.agent - AGENT_GENERIC, m->writer.stamp,
-                                            1u << m->writer.lane)) {
+        bool mine = &b == t.owner && m->writer.agent == AGENT_GENERIC + t.of->index &&
+                    m->writer.lane == t.lane;
+        if (!mine && !t.known.of[b.rank].generic.covers(m->writer.agent - AGENT_GENERIC,
+                                                        m->writer.stamp, 1u << m->writer.lane)) {
             fail_at(at,
-                    "%s uses the mbarrier at 0x%x, but nothing it waited for says that its init "
-                    "at %s is done (block_sync after the inits)",
-                    what, address, where_text(where_of(m->writer.place)));
+                    "%s uses the mbarrier at 0x%x of block %d, but nothing it waited for says that "
+                    "its init at %s is done (after the inits: block_sync, or cluster_arrive and "
+                    "cluster_wait)",
+                    what, address, b.index, where_text(where_of(m->writer.place)));
+        }
+        if (&b != t.owner && !m->visible) {
+            fail_at(at,
+                    "%s uses the mbarrier at 0x%x of block %d: the thread that made it at %s did "
+                    "not run mbarrier_init_fence",
+                    what, address, b.index, where_text(where_of(m->writer.place)));
         }
         return *m;
     }
-    fail_at(at, "%s: there is no mbarrier at shared 0x%x", what, address);
-    return *t.owner->mbarriers[0]; /* not reached */
+    fail_at(at, "%s: there is no mbarrier at shared 0x%x of block %d", what, address, b.index);
+    return *b.mbarriers[0]; /* not reached */
+}
+
+mbarrier &mbarrier_at(const char *what, uint32_t address, where at)
+{
+    return mbarrier_of(*self().owner, what, address, at);
 }
 
 void mbarrier_open(uint32_t address, uint32_t arrivals, where at)
@@ -84,15 +97,15 @@ void mbarrier_open(uint32_t address, uint32_t arrivals, where at)
     if (b.mbarriers.size() >= BARRIERS_MAX) {
         fail_at(at, "more than %d mbarriers in a block: raise BARRIERS_MAX", BARRIERS_MAX);
     }
-    generic_write("mbarrier_init", address, 8, at);
+    generic_write(b, "mbarrier_init", address, 8, at);
     auto m = std::make_unique<mbarrier>();
     m->address = address;
     m->arrivals = m->pending = arrivals;
     m->missing_bytes = 0;
     m->rounds = 0;
-    m->visible_to_tma = false;
+    m->visible = false;
     m->writer = {t.of->now, static_cast<uint8_t>(AGENT_GENERIC + t.of->index),
-                 static_cast<uint8_t>(t.lane), where_number(at)};
+                 static_cast<uint8_t>(t.lane), static_cast<uint8_t>(b.rank), where_number(at)};
     m->arrived_at = {nullptr, 0};
     b.mbarriers.push_back(std::move(m));
     reserve(address, at);
@@ -107,18 +120,23 @@ void mbarrier_fence(where at)
     thread &t = self();
     for (auto &m : t.owner->mbarriers) {
         if (m->writer.agent == AGENT_GENERIC + t.of->index && m->writer.lane == t.lane) {
-            m->visible_to_tma = true;
+            m->visible = true;
         }
     }
 }
 
 void mbarrier_arrive(uint32_t address, uint32_t expected_bytes, where at)
 {
-    if (dropped("mbarrier_arrive", at)) {
-        return;
+    if (!dropped("mbarrier_arrive", at)) {
+        mbarrier_arrive_at(*self().owner, "mbarrier_arrive", address, expected_bytes, at);
     }
+}
+
+void mbarrier_arrive_at(block &b, const char *what, uint32_t address, uint32_t expected_bytes,
+                        where at)
+{
     thread &t = self();
-    mbarrier &m = mbarrier_at("mbarrier_arrive", address, at);
+    mbarrier &m = mbarrier_of(b, what, address, at);
     if (m.pending == 0) {
         fail_at(at,
                 "one arrival too many on the mbarrier at 0x%x: round %u has all %u and waits for "
@@ -129,7 +147,7 @@ void mbarrier_arrive(uint32_t address, uint32_t expected_bytes, where at)
     m.pending--;
     m.arrived_at = at;
     publish(t, &m.gathering);
-    settle(*t.owner, m);
+    settle(b, m);
 }
 
 void mbarrier_arrive_from(block &b, mbarrier &m, const clock &issuer, where at)
@@ -182,6 +200,49 @@ void check_alias(const mbarrier &m, uint32_t rounds, where at)
 
 } // namespace
 
+namespace
+{
+
+/*
+ * A wait of the block's own scope sees what copies and commits report and what its own threads did;
+ * what threads of other blocks stored or loaded it sees only with the cluster's scope.
+ */
+void learn(thread &t, const mbarrier &m, bool of_cluster)
+{
+    t.tensor_fenced = false;
+    if (of_cluster || t.owner->in->blocks.size() == 1) {
+        clock_join(&t.known, m.complete);
+        return;
+    }
+    clock seen = m.complete;
+    for (size_t rank = 0; rank < t.owner->in->blocks.size(); rank++) {
+        if (static_cast<int>(rank) != t.owner->rank) {
+            seen.of[rank].generic = {};
+            seen.of[rank].fenced = {};
+        }
+    }
+    clock_join(&t.known, seen);
+}
+
+void wait_for(const char *what, uint32_t address, uint32_t rounds, bool of_cluster, where at)
+{
+    if (dropped(what, at)) {
+        return;
+    }
+    thread &t = self();
+    mbarrier &m = mbarrier_at(what, address, at);
+    check_alias(m, rounds, at);
+    while (m.rounds != rounds) {
+        m.waiting.push_back(&t);
+        sleep_until_woken("the mbarrier at", at, address, rounds);
+        check_alias(m, rounds, at);
+    }
+    t.wait_address = 0;
+    learn(t, m, of_cluster);
+}
+
+} // namespace
+
 bool mbarrier_try(uint32_t address, uint32_t rounds, where at)
 {
     mbarrier &m = mbarrier_at("mbarrier_test", address, at);
@@ -190,27 +251,18 @@ bool mbarrier_try(uint32_t address, uint32_t rounds, where at)
         yield(); /* a caller may ask again and again */
         return false;
     }
-    self().tensor_fenced = false;
-    clock_join(&self().known, m.complete);
+    learn(self(), m, false);
     return true;
 }
 
 void mbarrier_wait(uint32_t address, uint32_t rounds, where at)
 {
-    if (dropped("mbarrier_wait", at)) {
-        return;
-    }
-    thread &t = self();
-    mbarrier &m = mbarrier_at("mbarrier_wait", address, at);
-    check_alias(m, rounds, at);
-    while (m.rounds != rounds) {
-        m.waiting.push_back(&t);
-        sleep_until_woken("the mbarrier at", at, address, rounds);
-        check_alias(m, rounds, at);
-    }
-    t.wait_address = 0;
-    t.tensor_fenced = false;
-    clock_join(&t.known, m.complete);
+    wait_for("mbarrier_wait", address, rounds, false, at);
+}
+
+void mbarrier_wait_cluster(uint32_t address, uint32_t rounds, where at)
+{
+    wait_for("mbarrier_wait_cluster", address, rounds, true, at);
 }
 
 } // namespace sim

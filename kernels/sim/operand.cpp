@@ -107,11 +107,11 @@ uint32_t operand_chunk(const operand &o, uint32_t outer, uint32_t k)
     return (address & ~15u) ^ ((address >> 7 & chunk_bits) << 4);
 }
 
-void operand_check(const char *what, const operand &o, const operand_read &r)
+void operand_check(block &b, const char *what, const operand &o, const operand_read &r)
 {
     each_chunk(o, r.first, r.count, [&](uint32_t, uint32_t, uint32_t address) {
         smem_in_bounds(what, address, 16, 16, r.at);
-        async_read(what, address, 16, r.stream, r.group, r.at);
+        async_read(b, what, address, 16, r.stream, r.group, r.at);
     });
 }
 

@@ -37,7 +37,7 @@ struct operand_read {
     uint32_t group;
     where at;
 };
-void operand_check(const char *what, const operand &o, const operand_read &r);
+void operand_check(block &b, const char *what, const operand &o, const operand_read &r);
 void operand_decode(block &b, const operand &o, const operand_read &r, float *to, int outer_step,
                     int k_step);
 /* The newest change of the shared memory that the operand covers. */

@@ -5,10 +5,13 @@
 #ifndef SIM_OPS_H
 #define SIM_OPS_H
 
+#include <functional>
+#include <memory>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "gpu/tensor_shape.cuh"
+#include "gpu/types.cuh"
 #include "sim/block.h"
 #include "sim/device.h"
 
@@ -16,7 +19,7 @@ namespace sim
 {
 
 /* life of a block and of a thread (block.cpp) */
-void block_reset(block &b, machine &m, int index);
+void block_reset(block &b, machine &m, int index, std::shared_ptr<cluster> in);
 void thread_exit(thread &t);
 /* After its last thread. */
 void block_exit(const block &b);
@@ -47,11 +50,17 @@ void registers_change(int count, bool take, where at);
 /* mbarriers (mbarrier.cpp) */
 mbarrier &mbarrier_at(const char *what, uint32_t address, where at);
 int mbarrier_number(const block &b, const mbarrier &m);
+/* The same in another block of the cluster, which it may be reached from. */
+mbarrier &mbarrier_of(block &b, const char *what, uint32_t address, where at);
 void mbarrier_open(uint32_t address, uint32_t arrivals, where at);
 void mbarrier_fence(where at);
 void mbarrier_arrive(uint32_t address, uint32_t expected_bytes, where at);
+void mbarrier_arrive_at(block &b, const char *what, uint32_t address, uint32_t expected_bytes,
+                        where at);
 bool mbarrier_try(uint32_t address, uint32_t rounds, where at);
 void mbarrier_wait(uint32_t address, uint32_t rounds, where at);
+/* Learns of ordinary accesses by other blocks, too. */
+void mbarrier_wait_cluster(uint32_t address, uint32_t rounds, where at);
 /* From the engine: bytes arrived, issued by a thread that knew this. */
 void mbarrier_bytes(block &b, mbarrier &m, uint32_t bytes, uint32_t round, const clock &issuer,
                     where at);
@@ -59,11 +68,32 @@ void mbarrier_bytes(block &b, mbarrier &m, uint32_t bytes, uint32_t round, const
 /* From the engine: one arrival for a thread that knew this. */
 void mbarrier_arrive_from(block &b, mbarrier &m, const clock &issuer, where at);
 
-/* A cluster of one block (barrier.cpp): larger ones are refused at launch. */
+/* clusters (cluster.cpp) */
 uint32_t cluster_rank();
+uint32_t cluster_blocks();
 void cluster_arrive(where at);
 void cluster_wait(where at);
-void mbarrier_arrive_remote(uint32_t address, uint32_t rank, where at);
+void cluster_warp_exit(warp &w);
+/* Before the block's last thread ends: nobody else still uses its memory. */
+void cluster_block_exit(const block &b);
+/* A block of the running thread's cluster, which must run and not have ended. */
+block &cluster_peer(const char *what, uint32_t rank, where at);
+/* Those of a multicast. */
+void cluster_each(const char *what, uint32_t mask, where at,
+                  const std::function<void(block &)> &visit_block);
+/* An access by this thread to b, if that is not its own block: b must outlive it. */
+enum class visit { by_thread, by_tensor_stream };
+void cluster_visit(block &b, visit how, uint32_t stamp, where at);
+void cluster_visit_barrier(block &b, const mbarrier &m, uint32_t round, where at);
+/* Bytes from another block count for the round that the issuer has in mind, if it knows that the
+ * one before is complete. */
+void cluster_check_round(const char *what, const block &b, const mbarrier &m, where at);
+gpu::cluster_address cluster_map(uint32_t address, uint32_t rank);
+void mbarrier_arrive_cluster(gpu::cluster_address barrier, uint32_t expected_bytes, where at);
+void smem_read_cluster(gpu::cluster_address from, void *to, uint32_t bytes, where at);
+void smem_write_cluster(gpu::cluster_address to, const void *from, uint32_t bytes, where at);
+void bulk_copy_cluster(gpu::cluster_address target, uint32_t source, uint32_t bytes,
+                       gpu::cluster_address barrier, where at);
 
 /* fences (barrier.cpp) */
 void fence_async(where at);
@@ -75,9 +105,14 @@ void smem_write(uint32_t address, const void *from, uint32_t bytes, where at);
 /* asynchronous copies (tma.cpp, bulk.cpp) */
 void tensor_load(uint32_t target, const gpu::tensor_shape &map, uint32_t barrier,
                  const int32_t *coordinates, int rank, where at);
+/* To the same place in every block of the mask; each gets the bytes on its own mbarrier. */
+void tensor_load_multicast(uint32_t target, const gpu::tensor_shape &map, uint32_t barrier,
+                           uint32_t mask, const int32_t *coordinates, int rank, where at);
 void tensor_store(const gpu::tensor_shape &map, uint32_t source, const int32_t *coordinates,
                   int rank, bool add, where at);
 void bulk_load(uint32_t target, const void *source, uint32_t bytes, uint32_t barrier, where at);
+void bulk_load_multicast(uint32_t target, const void *source, uint32_t bytes, uint32_t barrier,
+                         uint32_t mask, where at);
 void bulk_store(void *target, uint32_t source, uint32_t bytes, bool add, where at);
 void bulk_commit(where at);
 void bulk_wait(int pending, bool only_reads, where at);
@@ -114,6 +149,9 @@ struct tensor_multiply_call {
 };
 void tensor_multiply(const tensor_multiply_call &call, where at);
 void tensor_commit(uint32_t barrier, where at);
+/* The rank whose tcgen05 streams read this block's memories: its own, or that of its pair's even
+ * block. */
+int tensor_issuer(const block &b);
 void tensor_load(uint32_t *registers, uint32_t count, uint32_t from, where at);
 void tensor_load_wait(const register_array *arrays, int count);
 void tensor_store(uint32_t to, const uint32_t *registers, uint32_t count, where at);

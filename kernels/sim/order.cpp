@@ -2,8 +2,8 @@
 #include "sim/ops.h"
 
 /*
- * Order between blocks. A release puts what its thread knows into the flag; an acquire gives it to
- * the acquiring thread's block, where it counts for every thread that knows of the acquire.
+ * Order between clusters. A release puts what its thread knows into the flag; an acquire gives it
+ * to the acquiring thread's cluster, where it counts for every thread that knows of the acquire.
  */
 namespace sim
 {
@@ -11,7 +11,7 @@ namespace sim
 namespace
 {
 
-bool covers(const clock &c, const global_tag &w)
+bool covers(const clock_part &c, const global_tag &w)
 {
     return w.bulk ? c.bulk_done[w.warp] >= w.stamp
                   : c.generic.covers(w.warp, w.stamp, 1u << w.lane);
@@ -19,20 +19,22 @@ bool covers(const clock &c, const global_tag &w)
 
 bool knows_acquire(const thread &t, const learned &l)
 {
-    return (l.warp == t.of->index && l.lane == t.lane) ||
-           t.known.generic.covers(l.warp, l.stamp, 1u << l.lane);
+    return (l.rank == t.owner->rank && l.warp == t.of->index && l.lane == t.lane) ||
+           t.known.of[l.rank].generic.covers(l.warp, l.stamp, 1u << l.lane);
 }
 
 bool knows(const thread &t, const global_tag &w)
 {
-    if (w.block == t.owner->index) {
-        bool own = w.warp == t.of->index && w.lane == t.lane;
-        return (own && (!w.bulk || t.bulk_waited >= w.stamp)) || covers(t.known, w);
+    const cluster &c = *t.owner->in;
+    int blocks = static_cast<int>(c.blocks.size()), rank = w.block % blocks;
+    if (w.block / blocks == c.index) {
+        bool mine = rank == t.owner->rank && w.warp == t.of->index && w.lane == t.lane;
+        return (mine && (!w.bulk || t.bulk_waited >= w.stamp)) || covers(t.known.of[rank], w);
     }
-    for (size_t i = t.owner->from_others.size(); i-- > 0;) {
-        const learned &l = t.owner->from_others[i];
-        auto of = l.what->find(w.block);
-        if (of != l.what->end() && covers(of->second, w) && knows_acquire(t, l)) {
+    for (size_t i = c.from_others.size(); i-- > 0;) {
+        const learned &l = c.from_others[i];
+        auto of = l.what->find(w.block / blocks);
+        if (of != l.what->end() && covers(of->second.of[rank], w) && knows_acquire(t, l)) {
             return true;
         }
     }
@@ -76,14 +78,14 @@ void order_release(const int32_t *flag)
     auto &slot = the_machine().flags[flag];
     auto next =
         slot != nullptr ? std::make_shared<published>(*slot) : std::make_shared<published>();
-    for (const learned &l : t.owner->from_others) {
+    for (const learned &l : t.owner->in->from_others) {
         if (knows_acquire(t, l)) {
-            for (const auto &[block, c] : *l.what) {
-                clock_join(&(*next)[block], c);
+            for (const auto &[index, c] : *l.what) {
+                clock_join(&(*next)[index], c);
             }
         }
     }
-    publish(t, &(*next)[t.owner->index]);
+    publish(t, &(*next)[t.owner->in->index]);
     slot = next;
 }
 
@@ -92,7 +94,8 @@ void order_acquire(const int32_t *flag)
     thread &t = self();
     auto slot = the_machine().flags.find(flag);
     if (slot != the_machine().flags.end()) {
-        t.owner->from_others.push_back({slot->second, t.of->index, t.lane, t.of->now});
+        t.owner->in->from_others.push_back(
+            {slot->second, t.owner->rank, t.of->index, t.lane, t.of->now});
     }
 }
 
@@ -100,7 +103,7 @@ void fence_async_global(where at)
 {
     thread &t = self();
     if (!dropped("fence_async_global", at)) {
-        t.known.bulk_done[t.of->index] = t.bulk_waited;
+        own(t).bulk_done[t.of->index] = t.bulk_waited;
     }
 }
 

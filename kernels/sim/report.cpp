@@ -59,18 +59,26 @@ void report_threads(std::string *to, const block &b)
 
 } // namespace
 
-std::string report_writer(const block &b, tag w)
+std::string report_writer(const cluster &c, tag w)
 {
     std::string text;
     const char *place = where_text(where_of(w.place));
+    const block &b = *c.blocks[w.rank];
     if (w.agent >= AGENT_BARRIER && w.agent != AGENT_RESERVED) {
         const mbarrier &m = *b.mbarriers[static_cast<size_t>(w.agent - AGENT_BARRIER)];
         add(&text, "the TMA data of %s, for round %u of the mbarrier at 0x%x", place, w.stamp,
             m.address);
+        if (c.blocks.size() > 1) {
+            add(&text, " of block %d", b.index);
+        }
     } else if (w.agent == AGENT_RESERVED) {
         add(&text, "an mbarrier made at %s", place);
     } else {
-        add(&text, "the store of warp %d lane %d at %s", w.agent - AGENT_GENERIC, w.lane, place);
+        add(&text, "the store of ");
+        if (c.blocks.size() > 1) {
+            add(&text, "block %d ", b.index);
+        }
+        add(&text, "warp %d lane %d at %s", w.agent - AGENT_GENERIC, w.lane, place);
     }
     return text;
 }
@@ -80,6 +88,11 @@ std::string report_deadlock(const machine &m)
     std::string text = "deadlock: every thread waits and nothing is in flight\n";
     for (const auto &b : m.blocks) {
         report_threads(&text, *b);
+        const cluster &c = *b->in;
+        if (b->rank == 0 && c.arrived > 0) {
+            add(&text, "  cluster %d: %d of %zu warps have arrived at its barrier, %d have ended\n",
+                c.index, c.arrived, c.blocks.size() * b->warps.size(), c.ended);
+        }
         for (const auto &k : b->mbarriers) {
             add(&text,
                 "  block %d mbarrier 0x%x: %u rounds complete; round %u misses %u of %u arrivals, "

@@ -15,17 +15,23 @@ namespace sim
 bool smem_in_bounds(const char *what, uint32_t address, uint32_t bytes, uint32_t alignment,
                     where at);
 
-void generic_read(const char *what, uint32_t address, uint32_t bytes, where at);
-void generic_write(const char *what, uint32_t address, uint32_t bytes, where at);
+/* b: whose shared memory; the running thread's own, or another block's of its cluster. */
+void generic_read(block &b, const char *what, uint32_t address, uint32_t bytes, where at);
+void generic_write(block &b, const char *what, uint32_t address, uint32_t bytes, where at);
 
 /* stream: a warp for its wgmma stream, WARPS_MAX + warp for its bulk stream,
  * 2 * WARPS_MAX + warp for its tcgen05 stream. Multiples of 16. */
-void async_read(const char *what, uint32_t address, uint32_t bytes, int stream, uint32_t group,
-                where at);
+void async_read(block &b, const char *what, uint32_t address, uint32_t bytes, int stream,
+                uint32_t group, where at);
 
-/* The bytes will arrive with this round of the mbarrier; until then they read as NaN. */
-void async_write(const char *what, uint32_t address, uint32_t bytes, int barrier, uint32_t round,
-                 where at);
+/* Bytes of this block, read by a copy until `round` of the mbarrier in the block it goes to. */
+void copy_reads(const char *what, uint32_t address, uint32_t bytes, const block &to, int barrier,
+                uint32_t round, where at);
+
+/* The bytes will arrive with this round of the mbarrier `barrier` of block `with` (mostly b
+ * itself); until then they read as NaN. */
+void async_write(block &b, const char *what, uint32_t address, uint32_t bytes, const block &with,
+                 int barrier, uint32_t round, where at);
 
 /* An mbarrier takes 8 bytes. */
 void reserve(uint32_t address, where at);

@@ -65,11 +65,11 @@ bool knows_write(const thread &t, const tensor_cell &c)
         return true;
     }
     if (c.writer < BY_STORE) {
-        return t.known.tensor[c.writer - BY_MULTIPLY] >= c.number;
+        return t.known.of[tensor_issuer(*t.owner)].tensor[c.writer - BY_MULTIPLY] >= c.number;
     }
     int by = c.writer - BY_STORE;
     uint32_t known = by == t.of->index ? t.tensor_stores_waited : 0;
-    known = known > t.known.tensor_store[by] ? known : t.known.tensor_store[by];
+    known = std::max(known, own(t).tensor_store[by]);
     return known >= c.number;
 }
 
@@ -102,13 +102,13 @@ void check_readers(const char *what, const tensor_cell &c, uint32_t column, int 
 {
     const thread &t = self();
     for (int w = 0; w < WARPS_MAX; w++) {
-        uint32_t loads = w == t.of->index && t.tensor_loads_waited > t.known.tensor_load[w]
+        uint32_t loads = w == t.of->index && t.tensor_loads_waited > own(t).tensor_load[w]
                              ? t.tensor_loads_waited
-                             : t.known.tensor_load[w];
+                             : own(t).tensor_load[w];
         if (c.loads[w] > loads) {
             refuse(what, column, "tmem_load", w, c.read_place, at);
         }
-        if (w != stream && c.multiplies[w] > t.known.tensor[w]) {
+        if (w != stream && c.multiplies[w] > t.known.of[tensor_issuer(*t.owner)].tensor[w]) {
             refuse(what, column, "tcgen05_multiply", w, c.read_place, at);
         }
     }
@@ -265,10 +265,10 @@ void check_smem_operands(const product &p, thread &t)
     int stream = 2 * WARPS_MAX + t.of->index;
     uint32_t number = t.of->tensor_multiplies;
     if (!p.call.a_in_tensor) {
-        operand_check("tcgen05 A", decode_tcgen05("A", p.call.a, p.a_mn, p.at),
+        operand_check(*t.owner, "tcgen05 A", decode_tcgen05("A", p.call.a, p.a_mn, p.at),
                       {0, p.m, p.bf16, stream, number, p.at});
     }
-    operand_check("tcgen05 B", decode_tcgen05("B", p.call.b, p.b_mn, p.at),
+    operand_check(*t.owner, "tcgen05 B", decode_tcgen05("B", p.call.b, p.b_mn, p.at),
                   {0, p.n, p.bf16, stream, number, p.at});
 }
 
@@ -329,6 +329,11 @@ void tensor_multiply(const tensor_multiply_call &call, where at)
     stream_of(t).queue.push_back({false, p, nullptr, {}, at});
 }
 
+int tensor_issuer(const block &b)
+{
+    return b.rank;
+}
+
 void tensor_commit(uint32_t barrier, where at)
 {
     thread &t = self();
@@ -342,7 +347,7 @@ void tensor_commit(uint32_t barrier, where at)
     t.of->tensor_lane = -1;
     mbarrier &m = mbarrier_at("tcgen05_commit", barrier, at);
     clock issuer = t.known; /* not this thread's own plain writes: only a release publishes those */
-    issuer.tensor[t.of->index] = t.of->tensor_multiplies;
+    issuer.of[t.owner->rank].tensor[t.of->index] = t.of->tensor_multiplies;
     memory_of("tcgen05_commit", at).in_flight++;
     stream_of(t).queue.push_back({true, {}, &m, issuer, at});
 }
@@ -486,8 +491,8 @@ void tensor_publish(thread &t)
         loads = std::min(loads, lane->tensor_loads_fenced);
         stores = std::min(stores, lane->tensor_stores_fenced);
     }
-    t.known.tensor_load[t.of->index] = loads;
-    t.known.tensor_store[t.of->index] = stores;
+    own(t).tensor_load[t.of->index] = loads;
+    own(t).tensor_store[t.of->index] = stores;
 }
 
 void tensor_fence_after(where at)

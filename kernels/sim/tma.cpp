@@ -125,6 +125,7 @@ struct tensor_copy : pending {
 };
 
 struct load_operation : tensor_copy {
+    block *with; /* whose mbarrier */
     mbarrier *barrier;
     uint32_t round;
     clock issuer;
@@ -140,7 +141,7 @@ struct load_operation : tensor_copy {
         uint32_t bytes = gpu::tensor_box_bytes(map);
         touch(*owner, smem, bytes);
         owner->loads--;
-        mbarrier_bytes(*owner, *barrier, bytes, round, issuer, at);
+        mbarrier_bytes(*with, *barrier, bytes, round, issuer, at);
         return true;
     }
 };
@@ -216,23 +217,50 @@ void fill(tensor_copy *c, const char *what, const gpu::tensor_shape &map, uint32
 
 } // namespace
 
+namespace
+{
+
+/* Into `to`; the bytes count on the mbarrier of block `with`. */
+void load_into(block &to, block &with, const char *what, uint32_t target,
+               const gpu::tensor_shape &map, uint32_t barrier, const int32_t *coordinates, int rank,
+               where at)
+{
+    auto c = std::make_unique<load_operation>();
+    fill(c.get(), what, map, target, coordinates, rank, at);
+    if (coordinates[0] >= static_cast<int64_t>(map.extent[0])) {
+        /* Seen on an H200 through ragged maps: an illegal address for some rows, not for others. */
+        fail_at(at, "%s of a box that begins at column %d of %lu: all of it lies beyond", what,
+                coordinates[0], static_cast<unsigned long>(map.extent[0]));
+    }
+    c->owner = &to;
+    c->with = &with;
+    c->barrier = &tma_barrier(with, what, barrier, at);
+    cluster_check_round(what, with, *c->barrier, at);
+    c->round = c->barrier->rounds + 1;
+    c->issuer = self().known;
+    async_write(to, what, target, gpu::tensor_box_bytes(map), with,
+                mbarrier_number(with, *c->barrier), c->round, at);
+    cluster_visit_barrier(with, *c->barrier, c->round, at);
+    to.loads++;
+    start(std::move(c));
+}
+
+} // namespace
+
 void tensor_load(uint32_t target, const gpu::tensor_shape &map, uint32_t barrier,
                  const int32_t *coordinates, int rank, where at)
 {
-    auto c = std::make_unique<load_operation>();
-    fill(c.get(), "tma_load", map, target, coordinates, rank, at);
-    if (coordinates[0] >= static_cast<int64_t>(map.extent[0])) {
-        /* Seen on an H200 through ragged maps: an illegal address for some rows, not for others. */
-        fail_at(at, "tma_load of a box that begins at column %d of %lu: all of it lies beyond",
-                coordinates[0], static_cast<unsigned long>(map.extent[0]));
-    }
-    c->barrier = &tma_barrier("tma_load", barrier, at);
-    c->round = c->barrier->rounds + 1;
-    c->issuer = self().known;
-    async_write("tma_load", target, gpu::tensor_box_bytes(map),
-                mbarrier_number(*c->owner, *c->barrier), c->round, at);
-    c->owner->loads++;
-    start(std::move(c));
+    block &b = *self().owner;
+    load_into(b, b, "tma_load", target, map, barrier, coordinates, rank, at);
+}
+
+void tensor_load_multicast(uint32_t target, const gpu::tensor_shape &map, uint32_t barrier,
+                           uint32_t mask, const int32_t *coordinates, int rank, where at)
+{
+    const char *what = "tma_load_multicast";
+    cluster_each(what, mask, at, [&](block &to) {
+        load_into(to, to, what, target, map, barrier, coordinates, rank, at);
+    });
 }
 
 void tensor_store(const gpu::tensor_shape &map, uint32_t source, const int32_t *coordinates,
@@ -242,7 +270,7 @@ void tensor_store(const gpu::tensor_shape &map, uint32_t source, const int32_t *
     fill(c.get(), add ? "tma_reduce_add" : "tma_store", map, source, coordinates, rank, at);
     c->add = add;
     c->group = bulk_open();
-    async_read(add ? "tma_reduce_add" : "tma_store", source, gpu::tensor_box_bytes(map),
+    async_read(*c->owner, add ? "tma_reduce_add" : "tma_store", source, gpu::tensor_box_bytes(map),
                WARPS_MAX + self().of->index, bulk_next_number(), at);
     start(std::move(c));
 }

@@ -1,5 +1,7 @@
 #include "sim/vector.h"
 
+#include <string.h>
+
 #include "sim/clock.h"
 
 namespace sim
@@ -7,6 +9,8 @@ namespace sim
 
 namespace
 {
+
+thread_local int parts = 1; /* of a clock */
 
 #define SIM_AVX2 __attribute__((target("avx2,fma")))
 #define SIM_BODY static inline __attribute__((always_inline))
@@ -95,7 +99,7 @@ SIM_BODY void knowledge_body(knowledge *into, const knowledge &from)
     }
 }
 
-SIM_BODY void join_body(clock *into, const clock &from)
+SIM_BODY void join_body(clock_part *into, const clock_part &from)
 {
     knowledge_body(&into->generic, from.generic);
     knowledge_body(&into->fenced, from.fenced);
@@ -108,12 +112,12 @@ SIM_BODY void join_body(clock *into, const clock &from)
     max_body(into->barrier, from.barrier, BARRIERS_MAX);
 }
 
-SIM_AVX2 void join_avx2(clock *into, const clock &from)
+SIM_AVX2 void join_avx2(clock_part *into, const clock_part &from)
 {
     join_body(into, from);
 }
 
-void join_plain(clock *into, const clock &from)
+void join_plain(clock_part *into, const clock_part &from)
 {
     join_body(into, from);
 }
@@ -130,9 +134,32 @@ bool all_equal(const uint64_t *values, size_t count, uint64_t value)
     return (has_avx2() ? equal_avx2 : equal_plain)(values, count, value);
 }
 
+void clock_use(int blocks)
+{
+    parts = blocks;
+}
+
+clock::clock()
+{
+    memset(of, 0, static_cast<size_t>(parts) * sizeof of[0]);
+}
+
+clock::clock(const clock &other)
+{
+    memcpy(of, other.of, static_cast<size_t>(parts) * sizeof of[0]);
+}
+
+clock &clock::operator=(const clock &other)
+{
+    memmove(of, other.of, static_cast<size_t>(parts) * sizeof of[0]);
+    return *this;
+}
+
 void clock_join(clock *into, const clock &from)
 {
-    (has_avx2() ? join_avx2 : join_plain)(into, from);
+    for (int i = 0; i < parts; i++) {
+        (has_avx2() ? join_avx2 : join_plain)(&into->of[i], from.of[i]);
+    }
 }
 
 } // namespace sim

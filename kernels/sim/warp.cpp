@@ -18,12 +18,12 @@ uint32_t traced(uint32_t trace, where at)
 /* The lanes met: each knows all that any did. */
 void merge_lanes(warp &w)
 {
-    alignas(32) clock all = {};
+    clock all;
     tensor_publish(self());
     for (thread *t : w.lanes) {
         clock_join(&all, t->known);
     }
-    all.generic.add_all(w.index, w.now);
+    all.of[w.owner->rank].generic.add_all(w.index, w.now);
     for (thread *t : w.lanes) {
         t->known = all;
         t->tensor_fenced = false;
@@ -97,13 +97,13 @@ bool warp_elect(where at)
 
 void smem_read(uint32_t address, void *to, uint32_t bytes, where at)
 {
-    generic_read("smem_load", address, bytes, at);
+    generic_read(*self().owner, "smem_load", address, bytes, at);
     memcpy(to, smem_data(*self().owner, address), bytes);
 }
 
 void smem_write(uint32_t address, const void *from, uint32_t bytes, where at)
 {
-    generic_write("smem_store", address, bytes, at);
+    generic_write(*self().owner, "smem_store", address, bytes, at);
     memcpy(smem_data(*self().owner, address), from, bytes);
 }
 
@@ -160,7 +160,7 @@ void matrix_store(uint32_t row_address, const uint32_t *registers, int count, bo
         }
         uint32_t row = row_of(rows, i, t.lane / 4, "stmatrix", at);
         uint32_t address = row + static_cast<uint32_t>(t.lane % 4) * 4;
-        generic_write("stmatrix", address, 4, at);
+        generic_write(*t.owner, "stmatrix", address, 4, at);
         memcpy(smem_data(*t.owner, address), &word, 4);
     }
     warp_meet("stmatrix", at, 0, meet::values_only);
@@ -175,7 +175,7 @@ void matrix_load(uint32_t row_address, uint32_t *registers, int count, bool tran
     for (int i = 0; i < count; i++) {
         uint32_t row = row_of(rows, i, t.lane / 4, "ldmatrix", at);
         uint32_t address = row + static_cast<uint32_t>(t.lane % 4) * 4;
-        generic_read("ldmatrix", address, 4, at);
+        generic_read(*t.owner, "ldmatrix", address, 4, at);
         uint32_t word;
         memcpy(&word, smem_data(*t.owner, address), 4);
         if (transposed) {

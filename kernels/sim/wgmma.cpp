@@ -217,10 +217,10 @@ void issue(warp &w, multiply &m)
         /* The instruction belongs to the warpgroup: nothing promises that a warp's quarter reads
          * only its own 16 rows. */
         operand_read all = {0, GROUP_ROWS, m.bf16, w.index, m.group, m.at};
-        operand_check("wgmma A", decode_wgmma("A", m.a_descriptor, m.a_mn, m.at), all);
+        operand_check(*w.owner, "wgmma A", decode_wgmma("A", m.a_descriptor, m.a_mn, m.at), all);
     }
     operand_read r = {0, static_cast<uint32_t>(m.columns), m.bf16, w.index, m.group, m.at};
-    operand_check("wgmma B", decode_wgmma("B", m.b_descriptor, m.b_mn, m.at), r);
+    operand_check(*w.owner, "wgmma B", decode_wgmma("B", m.b_descriptor, m.b_mn, m.at), r);
     w.multiplies_issued++;
     if (static_cast<int>(random_below(100)) < the_machine().eagerness) {
         compute_through(w, m.group);
@@ -279,7 +279,7 @@ void forget_retired(warp &w)
 {
     uint32_t retired = UINT32_MAX;
     for (const thread *t : w.lanes) {
-        retired = std::min(retired, t->known.multiply[w.index]);
+        retired = std::min(retired, own(*t).multiply[w.index]);
     }
     size_t drop = 0;
     while (drop < w.multiplies.size() && w.multiplies[drop]->done &&
@@ -369,7 +369,7 @@ void wgmma_wait(int pending, const register_array *arrays, int count)
         i++;
     }
     compute_through(w, retired);
-    t.known.multiply[w.index] = std::max(t.known.multiply[w.index], retired);
+    own(t).multiply[w.index] = std::max(own(t).multiply[w.index], retired);
     for (auto &m : w.multiplies) {
         if (m->group <= retired) {
             check_a(t, *m, arrays, count, at);

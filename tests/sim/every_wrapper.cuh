@@ -125,12 +125,31 @@ __global__ void __launch_bounds__(128, 1) warp(float *out)
     global_store(out, x);
 }
 
-__global__ void __launch_bounds__(128, 1) cluster(float *out)
+__global__ void __launch_bounds__(128, 1)
+    cluster(const __grid_constant__ tensor_map map, float *out)
 {
     cluster_arrive();
     cluster_wait();
-    mbarrier_arrive_remote(smem_base(), cluster_rank() ^ 1);
-    global_store(out, 1.0f);
+    uint32_t mine = smem_base();
+    cluster_address barrier = cluster_map(mine, cluster_rank() ^ 1);
+    cluster_address peer = cluster_map(mine + 1024, cluster_rank() ^ 1);
+    if (elect_one()) {
+        mbarrier_arrive_cluster(barrier);
+        mbarrier_arrive_expect_cluster(barrier, 1024);
+        bulk_copy_cluster(peer, mine + 1024, 1024, barrier);
+        bulk_load_multicast(mine, out, 1024, mine, 3);
+        tma_load_multicast(mine, &map, mine, 3, l2::evict_last, 0, 0, 0);
+        tma_load_multicast(mine, &map, mine, 3, l2::evict_last, 0, 0, 0, 0);
+    }
+    mbarrier_wait_cluster(mine, cluster_blocks());
+    smem_store_cluster(peer, 1.0f);
+    smem_store_cluster(peer, uint32_t{1});
+    smem_store_cluster(peer, f32x4{1, 2, 3, 4});
+    smem_store_cluster(peer, u32x4{1, 2, 3, 4});
+    float sum =
+        smem_load_cluster<float>(peer) + smem_load_cluster<f32x4>(peer).y +
+        static_cast<float>(smem_load_cluster<uint32_t>(peer) + smem_load_cluster<u32x4>(peer).z);
+    global_store(out, sum);
 }
 
 template <int N, typename T, major A, major B>
@@ -165,7 +184,7 @@ inline const char *start(float *out, int32_t *flag)
     launch_config config = {1, 1, 1, 256, SMEM_BYTES, 0, true, stream{}};
     const char *error = launch(config, memory, map, out, flag);
     error = error ? error : launch(config, warp, out);
-    error = error ? error : launch(config, cluster, out);
+    error = error ? error : launch(config, cluster, map, out);
 #define EVERY_N(N)                                                                                 \
     error = error ? error : launch(config, multiply<N, bf16, major::k, major::mn>, out)
     EVERY_N(8), EVERY_N(16), EVERY_N(24), EVERY_N(32), EVERY_N(40), EVERY_N(48), EVERY_N(56),

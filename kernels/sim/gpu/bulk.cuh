@@ -15,6 +15,14 @@ GPU_INLINE void bulk_load(uint32_t target, const void *source, uint32_t bytes, u
     sim::bulk_load(target, source, bytes, barrier, at);
 }
 
+GPU_INLINE void bulk_load_multicast(uint32_t target, const void *source, uint32_t bytes,
+                                    uint32_t barrier, uint32_t mask, l2 hint = l2::normal,
+                                    sim::where at = SIM_HERE)
+{
+    (void)hint;
+    sim::bulk_load_multicast(target, source, bytes, barrier, mask, at);
+}
+
 GPU_INLINE void bulk_store(void *target, uint32_t source, uint32_t bytes, l2 hint = l2::normal,
                            sim::where at = SIM_HERE)
 {

@@ -30,10 +30,15 @@ GPU_INLINE void mbarrier_arrive_expect(uint32_t barrier, uint32_t bytes, sim::wh
     sim::mbarrier_arrive(barrier, bytes, at);
 }
 
-GPU_INLINE void mbarrier_arrive_remote(uint32_t barrier, uint32_t cluster_rank,
-                                       sim::where at = SIM_HERE)
+GPU_INLINE void mbarrier_arrive_cluster(cluster_address barrier, sim::where at = SIM_HERE)
 {
-    sim::mbarrier_arrive_remote(barrier, cluster_rank, at);
+    sim::mbarrier_arrive_cluster(barrier, 0, at);
+}
+
+GPU_INLINE void mbarrier_arrive_expect_cluster(cluster_address barrier, uint32_t bytes,
+                                               sim::where at = SIM_HERE)
+{
+    sim::mbarrier_arrive_cluster(barrier, bytes, at);
 }
 
 GPU_INLINE bool mbarrier_test(uint32_t barrier, uint32_t rounds, sim::where at = SIM_HERE)
@@ -44,6 +49,11 @@ GPU_INLINE bool mbarrier_test(uint32_t barrier, uint32_t rounds, sim::where at =
 GPU_INLINE void mbarrier_wait(uint32_t barrier, uint32_t rounds, sim::where at = SIM_HERE)
 {
     sim::mbarrier_wait(barrier, rounds, at);
+}
+
+GPU_INLINE void mbarrier_wait_cluster(uint32_t barrier, uint32_t rounds, sim::where at = SIM_HERE)
+{
+    sim::mbarrier_wait_cluster(barrier, rounds, at);
 }
 
 } // namespace gpu

@@ -45,6 +45,22 @@ GPU_INLINE void tma_load(uint32_t target, const tensor_map *map, uint32_t barrie
     sim::tensor_load(target, map->shape, barrier, c, 5, at);
 }
 
+GPU_INLINE void tma_load_multicast(uint32_t target, const tensor_map *map, uint32_t barrier,
+                                   uint32_t mask, l2, int32_t c0, int32_t c1, int32_t c2,
+                                   sim::where at = SIM_HERE)
+{
+    const int32_t c[] = {c0, c1, c2};
+    sim::tensor_load_multicast(target, map->shape, barrier, mask, c, 3, at);
+}
+
+GPU_INLINE void tma_load_multicast(uint32_t target, const tensor_map *map, uint32_t barrier,
+                                   uint32_t mask, l2, int32_t c0, int32_t c1, int32_t c2,
+                                   int32_t c3, sim::where at = SIM_HERE)
+{
+    const int32_t c[] = {c0, c1, c2, c3};
+    sim::tensor_load_multicast(target, map->shape, barrier, mask, c, 4, at);
+}
+
 GPU_INLINE void tma_store(const tensor_map *map, uint32_t source, l2, int32_t c0, int32_t c1,
                           sim::where at = SIM_HERE)
 {

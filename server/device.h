@@ -50,7 +50,8 @@ struct device_completion {
     enum device_lane lane;
     uint64_t tag;
     bool failed;
-    uint64_t started_us, ended_us; /* DEVICE_LAUNCH: on clock.h */
+    /* On clock.h; one that waited behind another of its lane began when that was over. */
+    uint64_t started_us, ended_us;
 };
 
 struct device;

@@ -56,6 +56,7 @@ struct lane {
     cudaEvent_t events[EVENTS];
     struct work *ring;
     uint64_t first, issued, count;
+    uint64_t ended_us; /* the last that was reported */
 };
 
 struct cuda {
@@ -67,7 +68,6 @@ struct cuda {
     uint32_t room; /* of a ring */
     struct device_completion *done;
     uint64_t done_first, done_count;
-    uint64_t launch_ended_us;
     bool sleeping, opened, failed;
     const struct config *config;
     struct fas_error *error; /* while opening */
@@ -206,12 +206,8 @@ static bool report_one(struct device *device, enum device_lane which)
     const struct work *work = &lane->ring[lane->first % cuda->room];
     struct device_completion completion = {
         .lane = which, .tag = work->tag, .failed = cuda->failed, .ended_us = clock_us()};
-    completion.started_us = work->issued_us;
-    if (which == DEVICE_LAUNCH) { /* it began when the one before it was over */
-        completion.started_us =
-            work->issued_us > cuda->launch_ended_us ? work->issued_us : cuda->launch_ended_us;
-        cuda->launch_ended_us = completion.ended_us;
-    }
+    completion.started_us = work->issued_us > lane->ended_us ? work->issued_us : lane->ended_us;
+    lane->ended_us = completion.ended_us;
     pthread_mutex_lock(&cuda->lock);
     assert(cuda->done_count < DEVICE_LANES * cuda->room);
     cuda->done[(cuda->done_first + cuda->done_count++) % (DEVICE_LANES * cuda->room)] = completion;

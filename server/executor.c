@@ -292,7 +292,6 @@ static void measure(struct executor *executor, const struct device_completion *c
                     double flops)
 {
     uint64_t took_us = completion->ended_us - completion->started_us;
-    executor->busy_us += (double)took_us;
     executor->flops_done += flops;
     if (took_us >= RATE_SLICE_US_MIN) {
         double rate = flops / (double)took_us;
@@ -402,6 +401,7 @@ void executor_collect(struct server *server, struct executor *executor, uint64_t
 {
     struct device_completion completion;
     while (executor->device.ops->take(&executor->device, &completion)) {
+        executor->lane_us[completion.lane] += (double)(completion.ended_us - completion.started_us);
         if (completion.lane == DEVICE_LAUNCH) {
             launch_done(server, executor, &completion);
         } else if (place_copies(&completion)) {

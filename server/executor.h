@@ -35,10 +35,11 @@ struct executor {
     uint32_t launches; /* with the device */
     struct cost batch_cost;
     struct batch_part *parts;
-    struct attn_set *sets;    /* of the parts */
-    double flops_per_us;      /* measured, smoothed */
-    double flops_outstanding; /* of all its slots: for routing */
-    double busy_us, flops_done;
+    struct attn_set *sets;        /* of the parts */
+    double flops_per_us;          /* measured, smoothed */
+    double flops_outstanding;     /* of all its slots: for routing */
+    double lane_us[DEVICE_LANES]; /* with work of the lane under way */
+    double flops_done;
     uint64_t batches;
     bool lost; /* the device failed: nothing runs here any more */
 };

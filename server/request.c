@@ -174,25 +174,25 @@ void request_place(struct request *request, enum fas_tensor tensor, uint8_t *dat
 /* Three dimensions: elements, then the two with strides, the longer one as rows. Dimensions that
  * lie together on both sides are one. */
 struct device_copy request_copy(const struct request *request, enum fas_tensor tensor,
-                                struct request_rows range, uint64_t arena_offset)
+                                struct request_rows rows, uint64_t arena_offset)
 {
     const struct fas_dims *dims = &request->wire.dims;
     const struct attn_tensor *there = &request->placed[tensor];
     const struct attn_tensor here = packed(request, NULL, tensor);
-    uint64_t rows = (uint64_t)range.count;
+    uint64_t count = (uint64_t)rows.count;
     uint64_t heads = (uint64_t)fas_tensor_heads(dims, tensor);
-    bool by_heads = rows < heads;
+    bool by_heads = count < heads;
     struct device_copy copy = {
         .arena_offset = arena_offset + request->layout.offsets[tensor] +
-                        (uint64_t)(range.first * here.row_stride),
+                        (uint64_t)(rows.first * here.row_stride),
         .arena_pitch = (uint64_t)(by_heads ? here.head_stride : here.row_stride),
         .arena_plane = (uint64_t)(by_heads ? here.row_stride : here.head_stride),
-        .host = (uint8_t *)there->data + range.first * there->row_stride,
+        .host = (uint8_t *)there->data + rows.first * there->row_stride,
         .host_pitch = (uint64_t)(by_heads ? there->head_stride : there->row_stride),
         .host_plane = (uint64_t)(by_heads ? there->row_stride : there->head_stride),
         .width = (uint64_t)fas_tensor_width(dims, tensor) * fas_tensor_element_bytes(dims, tensor),
-        .height = (uint32_t)(by_heads ? heads : rows),
-        .depth = (uint32_t)(by_heads ? rows : heads)};
+        .height = (uint32_t)(by_heads ? heads : count),
+        .depth = (uint32_t)(by_heads ? count : heads)};
     if (copy.arena_plane == copy.width && copy.host_plane == copy.width) {
         copy.width *= copy.depth;
         copy.depth = 1;

@@ -169,7 +169,9 @@ void server_measure(struct server *server, uint64_t now_us)
         stats_device_set(stats, i, STATS_DEVICE_QUEUE_REQUESTS, e->queue.waiting.requests);
         stats_device_set(stats, i, STATS_DEVICE_QUEUE_TOKENS, (double)e->queue.waiting.tokens);
         stats_device_set(stats, i, STATS_DEVICE_QUEUE_FLOPS, e->queue.waiting.flops);
-        stats_device_set(stats, i, STATS_DEVICE_BUSY_US, e->busy_us);
+        stats_device_set(stats, i, STATS_DEVICE_BUSY_US, e->lane_us[DEVICE_LAUNCH]);
+        stats_device_set(stats, i, STATS_DEVICE_UPLOAD_US, e->lane_us[DEVICE_UPLOAD]);
+        stats_device_set(stats, i, STATS_DEVICE_DOWNLOAD_US, e->lane_us[DEVICE_DOWNLOAD]);
         stats_device_set(stats, i, STATS_DEVICE_FLOPS, e->flops_done);
         stats_device_set(stats, i, STATS_DEVICE_FLOP_RATE, e->flops_per_us * 1e6);
     }

@@ -62,6 +62,10 @@ const struct stats_row stats_device_rows[STATS_DEVICE_GAUGES] = {
                                   "FLOPs of the requests that wait."},
     [STATS_DEVICE_BUSY_US] = {"busy_us", "device_busy_seconds_total", NULL,
                               "Time with a launch running."},
+    [STATS_DEVICE_UPLOAD_US] = {"upload_us", "device_upload_seconds_total", NULL,
+                                "Time with a copy of inputs to the device under way."},
+    [STATS_DEVICE_DOWNLOAD_US] = {"download_us", "device_download_seconds_total", NULL,
+                                  "Time with a copy of results from it under way."},
     [STATS_DEVICE_FLOPS] = {"flops", "device_flops_total", NULL,
                             "FLOPs computed; over device_busy_seconds_total it is the achieved "
                             "rate."},

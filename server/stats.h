@@ -55,8 +55,10 @@ enum stats_device_gauge {
     STATS_DEVICE_QUEUE_REQUESTS,
     STATS_DEVICE_QUEUE_TOKENS,
     STATS_DEVICE_QUEUE_FLOPS,
-    STATS_DEVICE_BUSY_US, /* time with a launch running, since the start */
-    STATS_DEVICE_FLOPS,   /* computed, since the start */
+    STATS_DEVICE_BUSY_US,   /* time with a launch running, since the start */
+    STATS_DEVICE_UPLOAD_US, /* with a copy to it under way */
+    STATS_DEVICE_DOWNLOAD_US,
+    STATS_DEVICE_FLOPS, /* computed, since the start */
     STATS_DEVICE_FLOP_RATE,
     STATS_DEVICE_GAUGES
 };

@@ -5,6 +5,7 @@
 #include "server/baseline.h"
 
 #include <cjson/cJSON.h>
+#include <errno.h>
 #include <math.h>
 #include <semaphore.h>
 #include <stdio.h>
@@ -15,7 +16,7 @@
 #include "server/device.h"
 #include "server/request.h"
 
-enum { EXIT_USAGE = 64, EXIT_DEVICE = 70 };
+enum { EXIT_USAGE = 64 };
 
 #define FILE_BYTES_MAX (16u << 20)
 #define RUNS_MIN 3
@@ -23,10 +24,19 @@ enum { EXIT_USAGE = 64, EXIT_DEVICE = 70 };
 #define PIECE_BYTES FAS_ROW_BYTES_MAX /* a slab has that much */
 #define LSE_TYPICAL 5.0f              /* of some hundred keys: any finite value times the same */
 
+/* How a request is timed. */
+struct pace {
+    double seconds;
+    int ahead; /* launches with the device at once */
+    int parts; /* launches of a request (attn_launch.part) */
+};
+
 struct timing {
+    struct pace pace;
     struct request request;
     int runs;
     uint64_t us[RUNS_MAX];
+    uint64_t began_us, ended_us; /* all runs */
 };
 
 /* ---- JSON -> request ---- */
@@ -123,16 +133,30 @@ static enum fas_status await(struct device *device, struct device_completion *co
     return FAS_OK;
 }
 
-/* Random values around 0 whatever the type: the pattern's exponent is fixed. */
-static void fill_halves(enum fas_dtype dtype, uint64_t *state, uint16_t *halves, uint64_t count)
+/* splitmix64 (Vigna 2015). */
+static uint64_t random_next(uint64_t *state)
 {
-    static const uint32_t patterns[FAS_DTYPE_COUNT] = {
-        [FAS_BF16] = 0x3e00, [FAS_FP16] = 0x3000, [FAS_FP32] = 0x3e00};
-    for (uint64_t i = 0; i < count; i++) { /* xorshift64, Marsaglia 2003 */
-        *state ^= *state << 13;
-        *state ^= *state >> 7;
-        *state ^= *state << 17;
-        halves[i] = (uint16_t)(patterns[dtype] | (*state & 0x80ff));
+    uint64_t z = (*state += UINT64_C(0x9e3779b97f4a7c15));
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
+/* Uniform in [-1, 1), as fasctl's loads are: what a GPU at its power cap reaches depends on the
+ * bits. Types of 16 bits get those of bf16, which fp16 reads as numbers, too. */
+static void fill_numbers(bool fp32, uint64_t *state, uint8_t *piece, uint64_t bytes)
+{
+    uint16_t *halves = (uint16_t *)(void *)piece;
+    float *floats = (float *)(void *)piece;
+    for (uint64_t i = 0; i < bytes / (fp32 ? 4 : 2); i++) {
+        float value = (float)(int32_t)(random_next(state) >> 32) * (1.0f / 2147483648.0f);
+        uint32_t bits;
+        memcpy(&bits, &value, sizeof bits);
+        if (fp32) {
+            floats[i] = value;
+        } else {
+            halves[i] = (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+        }
     }
 }
 
@@ -143,7 +167,7 @@ static void fill_piece(const struct request *request, uint64_t *state, uint64_t 
     uint64_t first = request->layout.offsets[FAS_LSE];
     uint64_t last = first + fas_tensor_bytes(&request->wire.dims, FAS_LSE);
     float *floats = (float *)(void *)piece;
-    fill_halves(request->wire.dims.dtype, state, (uint16_t *)(void *)piece, bytes / 2);
+    fill_numbers(request->wire.dims.dtype == FAS_FP32, state, piece, bytes);
     for (uint64_t i = 0; request->wire.pass == FAS_BACKWARD && i < bytes / 4; i++) {
         if (offset + 4 * i >= first && offset + 4 * i < last) {
             floats[i] = LSE_TYPICAL;
@@ -177,7 +201,52 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static enum fas_status time_launches(struct device *device, struct timing *timing, double seconds,
+/* The end of a launch, `number` counting from 0: the first run warms up and does not count. */
+static void record(struct timing *timing, int64_t number,
+                   const struct device_completion *completion)
+{
+    int64_t run = number / timing->pace.parts, part = number % timing->pace.parts;
+    timing->began_us =
+        number == 0 || (run == 1 && part == 0) ? completion->started_us : timing->began_us;
+    timing->ended_us = completion->ended_us;
+    if (run > 0) {
+        uint64_t *us = &timing->us[run - 1];
+        *us = (part > 0 ? *us : 0) + completion->ended_us - completion->started_us;
+        timing->runs = (int)run;
+    }
+}
+
+/* Whether to begin another run. */
+static bool more(int64_t runs, uint64_t end_us)
+{
+    return runs <= RUNS_MIN || (runs <= RUNS_MAX - 1 && clock_us() < end_us);
+}
+
+/* Runs of `parts` launches each, so many launches ahead. */
+static enum fas_status pace_launches(struct device *device, struct device_launch *launch,
+                                     struct timing *timing, struct fas_error *error)
+{
+    const struct pace *pace = &timing->pace;
+    uint64_t end_us = clock_us() + (uint64_t)(pace->seconds * 1e6);
+    int64_t issued = 0, ended = 0;
+    for (;;) {
+        while (issued - ended < pace->ahead &&
+               (issued % pace->parts > 0 || more(issued / pace->parts, end_us))) {
+            launch->launch.part = (int32_t)(issued++ % pace->parts);
+            device->ops->launch(device, launch, 0);
+        }
+        if (issued == ended) {
+            return FAS_OK;
+        }
+        struct device_completion completion;
+        if (await(device, &completion, error) != FAS_OK) {
+            return error->status;
+        }
+        record(timing, ended++, &completion);
+    }
+}
+
+static enum fas_status time_launches(struct device *device, struct timing *timing, bool filled,
                                      struct fas_error *error)
 {
     struct request *request = &timing->request;
@@ -189,25 +258,13 @@ static enum fas_status time_launches(struct device *device, struct timing *timin
                                               .set_count = 1,
                                               .sequence_count = request->sequence_count,
                                               .scratch = device->scratch,
-                                              .scratch_bytes = device->scratch_bytes}};
-    if (fill(device, request, error) != FAS_OK) {
-        return error->status;
-    }
-    uint64_t end_us = clock_us() + (uint64_t)(seconds * 1e6);
-    timing->runs = -1; /* the first warms up */
-    while (timing->runs < RUNS_MIN || (timing->runs < RUNS_MAX && clock_us() < end_us)) {
-        struct device_completion completion;
-        device->ops->launch(device, &launch, 0);
-        if (await(device, &completion, error) != FAS_OK) {
-            return error->status;
-        }
-        if (timing->runs >= 0) {
-            timing->us[timing->runs] = completion.ended_us - completion.started_us;
-        }
-        timing->runs++;
-    }
+                                              .scratch_bytes = device->scratch_bytes,
+                                              .parts = timing->pace.parts}};
+    timing->runs = 0;
+    enum fas_status status = filled ? FAS_OK : fill(device, request, error);
+    status = status == FAS_OK ? pace_launches(device, &launch, timing, error) : status;
     qsort(timing->us, (size_t)timing->runs, sizeof timing->us[0], by_value);
-    return FAS_OK;
+    return status;
 }
 
 static enum fas_status fit(const struct device *device, struct request *request,
@@ -224,7 +281,7 @@ static enum fas_status fit(const struct device *device, struct request *request,
 }
 
 /* With the arrays in hand. */
-static enum fas_status time_lengths(struct device *device, const cJSON *object, double seconds,
+static enum fas_status time_lengths(struct device *device, const cJSON *object, bool filled,
                                     const struct wire_lengths *lengths,
                                     struct attn_sequence *sequences, struct timing *timing,
                                     struct fas_error *error)
@@ -239,10 +296,10 @@ static enum fas_status time_lengths(struct device *device, const cJSON *object, 
         request_sequences(&timing->request, lengths, sequences);
         status = fit(device, &timing->request, error);
     }
-    return status == FAS_OK ? time_launches(device, timing, seconds, error) : status;
+    return status == FAS_OK ? time_launches(device, timing, filled, error) : status;
 }
 
-static enum fas_status time_request(struct device *device, const cJSON *object, double seconds,
+static enum fas_status time_request(struct device *device, const cJSON *object, bool filled,
                                     struct timing *timing, struct fas_error *error)
 {
     int32_t count_q, count_k;
@@ -255,7 +312,7 @@ static enum fas_status time_request(struct device *device, const cJSON *object, 
     if (cu_q && cu_k && sequences && count_q > 0 && count_q == count_k) {
         const struct wire_lengths lengths = {
             .batch = count_q, .cu_seqlens_q = cu_q, .cu_seqlens_k = cu_k};
-        status = time_lengths(device, object, seconds, &lengths, sequences, timing, error);
+        status = time_lengths(device, object, filled, &lengths, sequences, timing, error);
     } else {
         status = fas_fail(error, FAS_INVALID_ARGUMENT, "lengths_q", "missing, or unlike lengths_k");
     }
@@ -265,20 +322,22 @@ static enum fas_status time_request(struct device *device, const cJSON *object, 
     return status;
 }
 
-/* ---- file in, JSON out ---- */
+/* ---- specs in, answers out ---- */
 
-static char *read_file(const char *path)
+/* The next spec: lines up to where they are JSON. NULL: no more; *text says what was left. */
+static cJSON *read_spec(FILE *file, char *text)
 {
-    FILE *file = strcmp(path, "-") == 0 ? stdin : fopen(path, "re");
-    char *text = file ? calloc(1, FILE_BYTES_MAX + 1) : NULL;
-    if (text && fread(text, 1, FILE_BYTES_MAX, file) == 0) {
-        free(text);
-        text = NULL;
+    cJSON *spec = NULL;
+    size_t used = 0;
+    text[0] = '\0';
+    while (!spec && used < FILE_BYTES_MAX &&
+           fgets(text + used, (int)(FILE_BYTES_MAX - used), file)) {
+        used += strlen(text + used);
+        used = strspn(text, " \t\r\n") == used ? 0 : used;
+        text[used] = '\0';
+        spec = used > 0 && strchr(text + used - 1, '\n') ? cJSON_Parse(text) : NULL;
     }
-    if (file && file != stdin) {
-        fclose(file);
-    }
-    return text;
+    return spec ? spec : cJSON_Parse(text); /* the last line may end with the file */
 }
 
 static double quantile(const struct timing *timing, int percent)
@@ -296,6 +355,8 @@ static cJSON *describe(const struct timing *timing)
     cJSON_AddNumberToObject(object, "tokens", (double)request->cost.tokens);
     cJSON_AddNumberToObject(object, "flops", request->cost.flops);
     cJSON_AddNumberToObject(object, "runs", timing->runs);
+    cJSON_AddNumberToObject(object, "mean_us",
+                            (double)(timing->ended_us - timing->began_us) / timing->runs);
     cJSON_AddNumberToObject(object, "min_us", quantile(timing, 0));
     cJSON_AddNumberToObject(object, "p50_us", quantile(timing, 50));
     cJSON_AddNumberToObject(object, "p90_us", quantile(timing, 90));
@@ -303,21 +364,31 @@ static cJSON *describe(const struct timing *timing)
     return object;
 }
 
-static enum fas_status time_all(struct device *device, const cJSON *root, cJSON *answer,
-                                struct fas_error *error)
+static struct pace read_pace(const struct device *device, const cJSON *spec)
+{
+    int ahead = (int)number(spec, "in_flight", 1), parts = (int)number(spec, "parts", 1);
+    struct pace pace = {.seconds = number(spec, "seconds", 1),
+                        .ahead = ahead > 1 || parts > 1 ? (int)device->depth : 1,
+                        .parts = parts > 1 ? parts : 1};
+    return pace;
+}
+
+/* `filled`: whether the arena holds this spec's one request, from the time before. */
+static enum fas_status time_all(struct device *device, const cJSON *spec, bool filled,
+                                cJSON *answer, struct fas_error *error)
 {
     static struct timing timing;
-    const cJSON *requests = cJSON_GetObjectItemCaseSensitive(root, "requests"), *object;
+    const cJSON *requests = cJSON_GetObjectItemCaseSensitive(spec, "requests"), *object;
     cJSON *described = cJSON_AddArrayToObject(answer, "requests");
-    double seconds = number(root, "seconds", 1);
     enum fas_status status = FAS_OK;
     if (!cJSON_IsArray(requests)) {
         return fas_fail(error, FAS_INVALID_ARGUMENT, "requests", "an array is needed");
     }
+    timing.pace = read_pace(device, spec);
     cJSON_ArrayForEach(object, requests)
     {
         if (status == FAS_OK) {
-            status = time_request(device, object, seconds, &timing, error);
+            status = time_request(device, object, filled, &timing, error);
         }
         if (status == FAS_OK) {
             cJSON_AddItemToArray(described, describe(&timing));
@@ -326,12 +397,45 @@ static enum fas_status time_all(struct device *device, const cJSON *root, cJSON 
     return status;
 }
 
-static int print(cJSON *answer)
+/* One line. */
+static bool print(const cJSON *answer)
 {
-    char *text = cJSON_Print(answer);
-    int status = text && puts(text) >= 0 ? EXIT_SUCCESS : EXIT_DEVICE;
+    char *text = cJSON_PrintUnformatted(answer);
+    bool printed = text && puts(text) >= 0 && fflush(stdout) == 0;
     cJSON_free(text);
-    return status;
+    return printed;
+}
+
+/* Whether both have the same single request. */
+static bool same_request(const cJSON *a, const cJSON *b)
+{
+    const cJSON *of_a = cJSON_GetObjectItemCaseSensitive(a, "requests");
+    const cJSON *of_b = cJSON_GetObjectItemCaseSensitive(b, "requests");
+    return cJSON_GetArraySize(of_a) == 1 && cJSON_Compare(of_a, of_b, true);
+}
+
+/* Answers spec after spec. */
+static int answer_all(struct device *device, FILE *file, struct fas_error *error)
+{
+    static char text[FILE_BYTES_MAX + 1];
+    cJSON *last = NULL, *spec;
+    bool answered = true, any = false;
+    while (answered && (spec = read_spec(file, text))) {
+        cJSON *answer = cJSON_CreateObject();
+        cJSON_AddStringToObject(answer, "device", device->name);
+        answered = time_all(device, spec, same_request(last, spec), answer, error) == FAS_OK &&
+                   print(answer);
+        cJSON_Delete(answer);
+        cJSON_Delete(last);
+        last = spec;
+        any = true;
+    }
+    cJSON_Delete(last);
+    if (answered && (!any || text[strspn(text, " \t\r\n")] != '\0')) {
+        fas_fail(error, FAS_INVALID_ARGUMENT, "baseline", "not readable as JSON");
+        answered = false;
+    }
+    return answered ? EXIT_SUCCESS : EXIT_USAGE;
 }
 
 static void first_device(const struct config *config, char *name, size_t room)
@@ -341,32 +445,27 @@ static void first_device(const struct config *config, char *name, size_t room)
     snprintf(name, room, "%.*s", (int)strcspn(list, ","), list);
 }
 
-int baseline_run(const struct config *config, const char *file)
+int baseline_run(const struct config *config, const char *path)
 {
     static struct device device;
     static sem_t done;
     char name[CONFIG_TEXT_BYTES_MAX];
     struct fas_error error = {0};
-    char *text = read_file(file);
-    cJSON *root = text ? cJSON_Parse(text) : NULL;
-    free(text);
-    if (!root) {
-        fprintf(stderr, "faserved: --baseline: %s: not readable as JSON\n", file);
+    FILE *file = strcmp(path, "-") == 0 ? stdin : fopen(path, "re");
+    if (!file) {
+        fprintf(stderr, "faserved: --baseline: %s: %s\n", path, strerror(errno));
         return EXIT_USAGE;
     }
     sem_init(&done, 0, 0);
     first_device(config, name, sizeof name);
-    cJSON *answer = cJSON_CreateObject();
-    cJSON_AddStringToObject(answer, "device", name);
-    enum fas_status status = device_open(&device, name, config, wake, &done, &error);
-    if (status == FAS_OK) {
-        status = time_all(&device, root, answer, &error);
-    }
-    int result = status == FAS_OK ? print(answer) : EXIT_USAGE;
-    if (status != FAS_OK) {
+    int result = device_open(&device, name, config, wake, &done, &error) == FAS_OK
+                     ? answer_all(&device, file, &error)
+                     : EXIT_USAGE;
+    if (result != EXIT_SUCCESS) {
         fprintf(stderr, "faserved: --baseline: %s: %s\n", error.field, error.text);
     }
-    cJSON_Delete(answer);
-    cJSON_Delete(root);
+    if (file != stdin) {
+        fclose(file);
+    }
     return result;
 }

@@ -2,8 +2,11 @@
  * baseline.h: `faserved --baseline FILE` (or - for standard input): the same kernels, on a device
  * opened the same way, called in this process: what the service's cost is measured against.
  *
- * FILE is JSON:
+ * FILE is JSON, one spec after another, each from a line of its own on; each is answered with one
+ * line when it was timed, so that who writes into a pipe can take turns with another load:
  *   { "seconds": 1,                       time per request, at least 3 and at most 10000 runs
+ *     "in_flight": 1,                     2: the next launch is queued while one runs
+ *     "parts": 1,                         launches that a request is cut into
  *     "requests": [
  *       { "pass": "forward",              or "backward"
  *         "dtype": "bf16",                or "fp16", "fp32"
@@ -15,12 +18,14 @@
  *
  * Only hq, d and lengths_q have to be there; hkv is hq, dv is d, the rest as above or off. What is
  * timed is the kernel's call on random data in the device's memory, one launch of the whole
- * request.
+ * request but for `parts`.
  *
  * Printed, JSON again:
  *   { "device": "cpu:0",
  *     "requests": [ { "kernel": "cpu_fwd", "sequences": 2, "tokens": 1624, "flops": 1.2e9,
- *                     "runs": 900, "min_us": 101, "p50_us": 104, "p90_us": 120, "p99_us": 180 } ] }
+ *                     "runs": 900, "mean_us": 106, "min_us": 101, "p50_us": 104, "p90_us": 120,
+ *                     "p99_us": 180 } ] }
+ * mean_us is from end to end, so it has what lies between launches, too.
  */
 #ifndef SERVER_BASELINE_H
 #define SERVER_BASELINE_H
@@ -28,6 +33,6 @@
 #include "server/config.h"
 
 /* Runs it on the first device of the config. Returns the process's exit status. */
-int baseline_run(const struct config *config, const char *file);
+int baseline_run(const struct config *config, const char *path);
 
 #endif

@@ -4,29 +4,40 @@
 #include "client/fasctl/baseline.h"
 
 #include <cjson/cJSON.h>
-#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <spawn.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* An answer is a few hundred bytes. */
-#define ANSWER_BYTES_MAX 65536
-
-static char *spec_text(const struct shape *shape, double seconds)
+static cJSON *lengths_of(const struct baseline_load *load)
 {
+    cJSON *lengths = cJSON_CreateArray();
+    for (int copy = 0; copy < load->copies; copy++) {
+        for (int32_t i = 0; i < load->shape->batch; i++) {
+            cJSON_AddItemToArray(lengths, cJSON_CreateNumber(load->shape->lengths[i]));
+        }
+    }
+    return lengths;
+}
+
+static char *spec_text(const struct baseline_load *load)
+{
+    const struct shape *shape = load->shape;
     cJSON *spec = cJSON_CreateObject(), *request = cJSON_CreateObject();
     cJSON *requests = cJSON_AddArrayToObject(spec, "requests");
-    cJSON_AddNumberToObject(spec, "seconds", seconds);
+    cJSON_AddNumberToObject(spec, "seconds", load->seconds);
+    cJSON_AddNumberToObject(spec, "in_flight", load->in_flight);
+    cJSON_AddNumberToObject(spec, "parts", load->parts);
     cJSON_AddStringToObject(request, "pass", shape->pass == FAS_FORWARD ? "forward" : "backward");
     cJSON_AddStringToObject(request, "dtype", fas_dtype_name(shape->dtype));
     cJSON_AddNumberToObject(request, "hq", shape->hq);
     cJSON_AddNumberToObject(request, "hkv", shape->hkv);
     cJSON_AddNumberToObject(request, "d", shape->d);
     cJSON_AddNumberToObject(request, "dv", shape->dv);
-    cJSON_AddItemToObject(request, "lengths_q", cJSON_CreateIntArray(shape->lengths, shape->batch));
+    cJSON_AddItemToObject(request, "lengths_q", lengths_of(load));
     if (shape->causal) {
         cJSON_AddNumberToObject(request, "right", 0);
     }
@@ -36,85 +47,92 @@ static char *spec_text(const struct shape *shape, double seconds)
     return text;
 }
 
-static bool spec_write(const char *text, char *path)
-{
-    int fd = mkstemp(path);
-    size_t bytes = text ? strlen(text) : 0;
-    bool good = fd >= 0 && text && write(fd, text, bytes) == (ssize_t)bytes;
-    if (fd >= 0) {
-        close(fd);
-    }
-    return good;
-}
-
-/* Runs it to its end; what it prints goes to `answer`. */
-static bool program_run(const char *program, char *path, char *answer)
-{
-    int fds[2], status = -1;
-    pid_t pid;
-    char option[] = "--baseline";
-    char *arguments[] = {(char *)(uintptr_t)program, option, path, NULL};
-    posix_spawn_file_actions_t actions;
-    if (pipe(fds) != 0) {
-        return false;
-    }
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, fds[1], STDOUT_FILENO);
-    posix_spawn_file_actions_addclose(&actions, fds[0]);
-    posix_spawn_file_actions_addclose(&actions, fds[1]);
-    int failed = posix_spawnp(&pid, program, &actions, NULL, arguments, environ);
-    posix_spawn_file_actions_destroy(&actions);
-    close(fds[1]);
-    ssize_t used = 0, n = 0;
-    while (failed == 0 && used < ANSWER_BYTES_MAX - 1 &&
-           (n = read(fds[0], answer + used, (size_t)(ANSWER_BYTES_MAX - 1 - used))) > 0) {
-        used += n;
-    }
-    answer[used] = 0;
-    close(fds[0]);
-    if (failed == 0) {
-        waitpid(pid, &status, 0);
-    } else {
-        fprintf(stderr, "fasctl: --baseline: %s: %s\n", program, strerror(failed));
-    }
-    return failed == 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-}
-
-static bool answer_parse(const char *answer, struct baseline *baseline)
+static bool answer_parse(const char *answer, struct baseline_times *times)
 {
     cJSON *whole = cJSON_Parse(answer);
-    const cJSON *requests = cJSON_GetObjectItemCaseSensitive(whole, "requests");
-    const cJSON *request = cJSON_GetArrayItem(requests, 0);
-    const struct {
-        const char *name;
-        double *to;
-    } rows[] = {{"p50_us", &baseline->p50_us},
-                {"p90_us", &baseline->p90_us},
-                {"p99_us", &baseline->p99_us}};
-    bool good = cJSON_IsObject(request);
-    for (size_t i = 0; good && i < sizeof(rows) / sizeof(rows[0]); i++) {
-        const cJSON *number = cJSON_GetObjectItemCaseSensitive(request, rows[i].name);
-        good = cJSON_IsNumber(number);
-        *rows[i].to = good ? number->valuedouble : 0;
+    const cJSON *request =
+        cJSON_GetArrayItem(cJSON_GetObjectItemCaseSensitive(whole, "requests"), 0);
+    const cJSON *mean = cJSON_GetObjectItemCaseSensitive(request, "mean_us");
+    const cJSON *p50 = cJSON_GetObjectItemCaseSensitive(request, "p50_us");
+    bool good = cJSON_IsNumber(mean) && cJSON_IsNumber(p50);
+    if (good) {
+        *times = (struct baseline_times){mean->valuedouble, p50->valuedouble};
     }
     cJSON_Delete(whole);
     return good;
 }
 
-bool baseline_run(const char *program, const struct shape *shape, double seconds,
-                  struct baseline *baseline)
+/* A shell splits the options; what it runs takes its place. */
+static bool spawn(struct baseline *baseline, const char *program, int in, int out)
 {
-    char path[] = "/tmp/fasctl-baseline-XXXXXX";
-    char *text = spec_text(shape, seconds);
-    char *answer = malloc(ANSWER_BYTES_MAX);
-    bool good = answer && spec_write(text, path) && program_run(program, path, answer) &&
-                answer_parse(answer, baseline);
-    if (!good) {
-        fprintf(stderr, "fasctl: --baseline: %s gave no answer for %s\n", program,
-                text ? text : "this load");
+    size_t room = strlen(program) + 32;
+    char *command = malloc(room);
+    posix_spawn_file_actions_t actions;
+    if (!command) {
+        return false;
     }
-    unlink(path);
+    snprintf(command, room, "exec %s --baseline -", program);
+    char shell[] = "sh", option[] = "-c";
+    char *arguments[] = {shell, option, command, NULL};
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, in, STDIN_FILENO);
+    posix_spawn_file_actions_adddup2(&actions, out, STDOUT_FILENO);
+    int failed = posix_spawnp(&baseline->child, shell, &actions, NULL, arguments, environ);
+    posix_spawn_file_actions_destroy(&actions);
+    free(command);
+    if (failed) {
+        baseline->child = 0;
+        fprintf(stderr, "fasctl: --baseline: %s: %s\n", program, strerror(failed));
+    }
+    return failed == 0;
+}
+
+bool baseline_open(struct baseline *baseline, const char *program)
+{
+    int to[2], from[2];
+    *baseline = (struct baseline){0};
+    signal(SIGPIPE, SIG_IGN); /* if it ends, asking fails */
+    if (pipe2(to, O_CLOEXEC) != 0) {
+        return false;
+    }
+    if (pipe2(from, O_CLOEXEC) != 0) {
+        close(to[0]);
+        close(to[1]);
+        return false;
+    }
+    baseline->to = fdopen(to[1], "w");
+    baseline->from = fdopen(from[0], "r");
+    bool good = baseline->to && baseline->from && spawn(baseline, program, to[0], from[1]);
+    close(to[0]);
+    close(from[1]);
+    return good;
+}
+
+bool baseline_time(struct baseline *baseline, const struct baseline_load *load,
+                   struct baseline_times *times)
+{
+    char *text = spec_text(load), *answer = NULL;
+    size_t room = 0;
+    bool good = text && fprintf(baseline->to, "%s\n", text) > 0 && fflush(baseline->to) == 0 &&
+                getline(&answer, &room, baseline->from) > 0 && answer_parse(answer, times);
+    if (!good) {
+        fprintf(stderr, "fasctl: --baseline: no answer to %s\n", text ? text : "this load");
+    }
     free(answer);
     free(text);
     return good;
+}
+
+void baseline_close(struct baseline *baseline)
+{
+    if (baseline->to) {
+        fclose(baseline->to); /* with the last spec it ends */
+    }
+    if (baseline->from) {
+        fclose(baseline->from);
+    }
+    if (baseline->child > 0) {
+        waitpid(baseline->child, NULL, 0);
+    }
+    *baseline = (struct baseline){0};
 }

@@ -1,22 +1,40 @@
 /*
  * baseline.h: the same work in process, as the daemon's own program does it: kernels without a
- * service around them. fasctl has no kernels; it runs `faserved --baseline FILE`.
- *
- * FILE holds one request as JSON, and so is the answer; server/baseline.h describes both.
+ * service around them. fasctl has no kernels; it runs `faserved --baseline -` beside its loads and
+ * asks by turns. Specs and answers are JSON; server/baseline.h describes both.
  */
 #ifndef FASCTL_BASELINE_H
 #define FASCTL_BASELINE_H
 
 #include <stdbool.h>
+#include <stdio.h>
+#include <sys/types.h>
 
 #include "client/fasctl/workload.h"
 
 struct baseline {
-    double p50_us, p90_us, p99_us;
+    pid_t child; /* 0: there is none */
+    FILE *to, *from;
 };
 
-/* False when the program can not be run or does not answer like that; stderr says why. */
-bool baseline_run(const char *program, const struct shape *shape, double seconds,
-                  struct baseline *baseline);
+/* What is timed: `copies` requests of the shape as one launch. */
+struct baseline_load {
+    const struct shape *shape;
+    int copies, in_flight, parts;
+    double seconds;
+};
+
+struct baseline_times {
+    double mean_us, p50_us; /* of the launch, with what lies between two; of it alone */
+};
+
+/* `program` may have options: "faserved --arena-bytes 4GiB". */
+bool baseline_open(struct baseline *baseline, const char *program);
+
+/* False when it does not answer; stderr says why. */
+bool baseline_time(struct baseline *baseline, const struct baseline_load *load,
+                   struct baseline_times *times);
+
+void baseline_close(struct baseline *baseline);
 
 #endif

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "client/fasctl/baseline.h"
+#include "client/fasctl/beside.h"
 #include "client/fasctl/bulk.h"
 #include "client/fasctl/fasctl.h"
 #include "client/fasctl/load.h"
@@ -17,13 +18,18 @@
 
 #define CLIENTS_MAX 64
 #define ROWS_MAX 32
+/* Turns with the baseline: an odd number has a median. */
+#define ROUNDS 5
+
 struct bench {
     struct fas_client *clients[CLIENTS_MAX];
     int client_count;
     struct plain plain;
     double seconds; /* of each load */
     enum fas_place place;
-    const char *baseline_program;
+    const char *baseline_program; /* NULL: none */
+    struct baseline baseline;
+    int64_t rounds, parts; /* 0: as it fits */
     struct row {
         char what[40];
         int callers;
@@ -31,8 +37,7 @@ struct bench {
         bool bulk;
         int64_t tokens; /* of a request */
         struct outcome outcome;
-        bool has_baseline;
-        struct baseline baseline;
+        struct beside beside;
         double plain_gbytes_per_s; /* bulk */
     } rows[ROWS_MAX];
     int row_count;
@@ -58,8 +63,18 @@ static bool bench_load(struct bench *bench, const char *what, struct shape shape
     for (int32_t i = 0; i < shape.batch; i++) {
         row->tokens += shape.lengths[i];
     }
-    if (!load_run(&load, &row->outcome)) {
-        complain(what, &load.error);
+    const struct beside_options options = {
+        .baseline = bench->baseline_program && rate == 0 ? &bench->baseline : NULL,
+        .rounds = bench->rounds                          ? (int)bench->rounds
+                  : bench->baseline_program && rate == 0 ? ROUNDS
+                                                         : 1,
+        .parts = (int)bench->parts};
+    bool ran = load_open(&load) && beside_run(&load, &options, &row->outcome, &row->beside);
+    load_close(&load);
+    if (!ran) {
+        if (load.error.status != FAS_OK) {
+            complain(what, &load.error);
+        }
         return false;
     }
     if (load.error.status != FAS_OK) {
@@ -67,8 +82,6 @@ static bool bench_load(struct bench *bench, const char *what, struct shape shape
                 (long long)row->outcome.failed);
         complain(what, &load.error);
     }
-    row->has_baseline = bench->baseline_program && baseline_run(bench->baseline_program, &shape,
-                                                                bench->seconds, &row->baseline);
     bench->row_count++;
     return true;
 }
@@ -108,6 +121,31 @@ static bool bench_bulk(struct bench *bench, bool up)
 
 /* ---- what is printed ---- */
 
+static void print_beside(struct table *table, const struct row *row)
+{
+    const struct beside *b = &row->beside;
+    if (b->rounds == 0) {
+        table_cell(table, "%s", "");
+    } else if (b->bound_us > 0) {
+        table_cell(table,
+                   "bound %s, so %.2f times it; copies in %.0f %%, kernels %.0f %%, copies "
+                   "out %.0f %% of the time",
+                   table_us(b->bound_us), b->over_bound, 100 * b->busy[BESIDE_UPLOAD],
+                   100 * b->busy[BESIDE_COMPUTE], 100 * b->busy[BESIDE_DOWNLOAD]);
+    } else if (row->callers > 2) {
+        table_cell(table, "in process as one launch %.0f tokens/s, so %.1f %% (%.1f to %.1f)",
+                   (double)row->tokens / b->union_us * 1e6, 100 * b->of_union.median,
+                   100 * b->of_union.min, 100 * b->of_union.max);
+    } else if (row->callers == 2) {
+        table_cell(table, "in process %s, so %.1f %% (%.1f to %.1f)", table_us(b->in_process_us),
+                   100 * b->of_in_process.median, 100 * b->of_in_process.min,
+                   100 * b->of_in_process.max);
+    } else {
+        table_cell(table, "in process %s, so %+.0f us", table_us(b->in_process_p50_us),
+                   row->outcome.p50_us - b->in_process_p50_us);
+    }
+}
+
 static void print_row(struct table *table, const struct row *row)
 {
     const struct outcome *o = &row->outcome;
@@ -132,15 +170,8 @@ static void print_row(struct table *table, const struct row *row)
     if (row->bulk) {
         table_cell(table, "plain sockets: %.2f GB/s, so %.0f %%", row->plain_gbytes_per_s,
                    100 * o->gbytes_per_s / row->plain_gbytes_per_s);
-    } else if (row->has_baseline && row->callers == 1) {
-        table_cell(table, "in process %s, so %+.0f us", table_us(row->baseline.p50_us),
-                   o->p50_us - row->baseline.p50_us);
-    } else if (row->has_baseline && row->rate == 0) {
-        double in_process = (double)row->tokens / row->baseline.p50_us * 1e6;
-        table_cell(table, "in process %.0f tokens/s, so %.0f %%", in_process,
-                   100 * o->tokens_per_s / in_process);
     } else {
-        table_cell(table, "%s", "");
+        print_beside(table, row);
     }
 }
 
@@ -185,7 +216,27 @@ static void print_json(const struct bench *bench)
             {"tokens_per_s", o->tokens_per_s},
             {"gbytes_per_s", o->gbytes_per_s},
             {"plain_gbytes_per_s", row->plain_gbytes_per_s},
-            {"in_process_p50_us", row->has_baseline ? row->baseline.p50_us : 0},
+            {"bytes_in", o->bytes_in},
+            {"bytes_out", o->bytes_out},
+            {"upload_busy", row->beside.busy[BESIDE_UPLOAD]},
+            {"compute_busy", row->beside.busy[BESIDE_COMPUTE]},
+            {"download_busy", row->beside.busy[BESIDE_DOWNLOAD]},
+            {"rounds", row->beside.rounds},
+            {"in_process_us", row->beside.in_process_us},
+            {"in_process_p50_us", row->beside.in_process_p50_us},
+            {"of_in_process", row->beside.of_in_process.median},
+            {"of_in_process_min", row->beside.of_in_process.min},
+            {"of_in_process_max", row->beside.of_in_process.max},
+            {"union_us", row->beside.union_us},
+            {"of_union", row->beside.of_union.median},
+            {"of_union_min", row->beside.of_union.min},
+            {"of_union_max", row->beside.of_union.max},
+            {"cut_us", row->beside.cut_us},
+            {"cut_over", row->beside.cut_over.median},
+            {"cut_over_min", row->beside.cut_over.min},
+            {"cut_over_max", row->beside.cut_over.max},
+            {"bound_us", row->beside.bound_us},
+            {"over_bound", row->beside.over_bound},
         };
         cJSON *object = cJSON_CreateObject();
         cJSON_AddStringToObject(object, "load", row->what);
@@ -247,6 +298,65 @@ static bool connect_all(struct bench *bench, int count)
     return true;
 }
 
+/* What a daemon on a GPU is held to, and how many launches of 25 ms the longest takes. */
+static const struct target_row {
+    const char *what, *lengths;
+    enum fas_place place;
+    enum fas_pass pass;
+    bool causal;
+    int32_t hkv;
+    int callers, clients, parts;
+} target_rows[] = {
+    {"4 x 8192, two callers", "4x8192", FAS_PLACE_CUDA, FAS_FORWARD, false, 16, 2, 1, 1},
+    {"4 x 8192, two callers", "4x8192", FAS_PLACE_CUDA, FAS_BACKWARD, false, 16, 2, 1, 1},
+    {"4 x 8192, two callers", "4x8192", FAS_PLACE_REGION, FAS_FORWARD, false, 16, 2, 1, 1},
+    {"4 x 8192, two callers", "4x8192", FAS_PLACE_REGION, FAS_BACKWARD, false, 16, 2, 1, 1},
+    {"1 x 128, one caller", "128", FAS_PLACE_CUDA, FAS_FORWARD, true, 16, 1, 1, 1},
+    {"1 x 128, one caller", "128", FAS_PLACE_INLINE, FAS_FORWARD, true, 16, 1, 1, 1},
+    {"4k mixed, 16 clients", "512,1024,2048,512", FAS_PLACE_CUDA, FAS_FORWARD, true, 4, 32, 16, 1},
+    {"1 x 131072, one caller", "131072", FAS_PLACE_CUDA, FAS_FORWARD, false, 16, 1, 1, 9},
+};
+#define TARGET_CLIENTS 16
+
+static bool target_load(struct bench *bench, const struct target_row *row)
+{
+    char what[40];
+    int32_t *lengths;
+    struct shape shape = {.pass = row->pass,
+                          .dtype = FAS_BF16,
+                          .hq = 16,
+                          .hkv = row->hkv,
+                          .d = 128,
+                          .dv = 128,
+                          .causal = row->causal};
+    const int clients = bench->client_count;
+    snprintf(what, sizeof(what), "%s %s, %s", fas_place_name(row->place),
+             row->pass == FAS_FORWARD ? "fwd" : "bwd", row->what);
+    if (!lengths_parse(row->lengths, &lengths, &shape.batch)) {
+        return false;
+    }
+    shape.lengths = lengths;
+    bench->place = row->place;
+    bench->parts = row->parts;
+    bench->client_count = row->clients;
+    bool good = bench_load(bench, what, shape, row->callers, 0);
+    bench->client_count = clients;
+    free(lengths);
+    return good;
+}
+
+static bool target_loads(struct bench *bench)
+{
+    for (size_t i = 0; i < sizeof(target_rows) / sizeof(target_rows[0]); i++) {
+        if (!target_load(bench, &target_rows[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+enum set { SET_STANDARD, SET_BULK, SET_TARGETS };
+
 /* Options of a load of one's own. */
 struct own {
     const char *lengths, *pass, *dtype;
@@ -289,22 +399,28 @@ static bool own_shape(const struct own *own, struct shape *shape, int32_t **leng
     return true;
 }
 
-static int bench_run(struct bench *bench, const struct own *own, int clients, bool bulk, bool json)
+static int bench_run(struct bench *bench, const struct own *own, int clients, enum set set,
+                     bool json)
 {
     struct shape shape;
     int32_t *lengths = NULL;
     if (own->lengths && !own_shape(own, &shape, &lengths)) {
         return EXIT_USAGE;
     }
+    if (bench->baseline_program && !baseline_open(&bench->baseline, bench->baseline_program)) {
+        free(lengths);
+        return EXIT_USAGE;
+    }
     bool tcp = target.url && strncmp(target.url, "ipc://", 6) != 0;
-    if (!own->lengths) {
+    if (!own->lengths && set != SET_TARGETS) {
         plain_open(&bench->plain, tcp, 1, BULK_BUFFER_BYTES); /* forks, so before connecting */
     }
     int code = EXIT_NO_SERVER;
-    if (connect_all(bench, clients)) {
-        bool good = own->lengths
-                        ? bench_load(bench, own->lengths, shape, (int)own->callers, own->rate)
-                        : (bulk || standard_loads(bench)) && bulk_loads(bench);
+    if (connect_all(bench, set == SET_TARGETS ? TARGET_CLIENTS : clients)) {
+        bool good =
+            own->lengths ? bench_load(bench, own->lengths, shape, (int)own->callers, own->rate)
+            : set == SET_TARGETS ? target_loads(bench)
+                                 : (set == SET_BULK || standard_loads(bench)) && bulk_loads(bench);
         if (json) {
             print_json(bench);
         } else {
@@ -315,6 +431,7 @@ static int bench_run(struct bench *bench, const struct own *own, int clients, bo
     for (int i = 0; i < bench->client_count; i++) {
         fas_close(bench->clients[i]);
     }
+    baseline_close(&bench->baseline);
     plain_close(&bench->plain);
     free(lengths);
     return code;
@@ -337,7 +454,7 @@ int command_bench(int argc, char **argv)
     static struct bench bench;
     struct own own = {NULL, "forward", "bf16", 8, 2, 64, 0, 1, 0, false};
     int64_t clients = 1;
-    bool json = false, bulk = false;
+    bool json = false, bulk = false, targets = false;
     const char *place = "inline";
     bench.seconds = 2;
     const struct option_row rows[] = {
@@ -358,7 +475,13 @@ int command_bench(int argc, char **argv)
         {"place", OPTION_TEXT, &place, "PLACE",
          "where the tensors are: inline (in messages), region (shared memory) or cuda", 0, 0},
         {"baseline", OPTION_TEXT, &bench.baseline_program, "FASERVED",
-         "this program computes the same in process, for comparison", 0, 0},
+         "this program computes the same in process, by turns with the load", 0, 0},
+        {"rounds", OPTION_INT, &bench.rounds, "N", "turns (5 with a baseline, else 1)", 1,
+         BESIDE_ROUNDS_MAX},
+        {"parts", OPTION_INT, &bench.parts, "N",
+         "launches the baseline cuts a request into, for comparison (1)", 1, 1024},
+        {"targets", OPTION_FLAG, &targets, NULL,
+         "the loads a GPU's daemon is held to: CUDA memory, regions, a crowd, one long", 0, 0},
         {"bulk", OPTION_FLAG, &bulk, NULL, "of the standard loads only bulk, both ways", 0, 0},
         {"json", OPTION_FLAG, &json, NULL, "an array of objects instead of the table", 0, 0},
         TARGET_ROWS,
@@ -367,6 +490,7 @@ int command_bench(int argc, char **argv)
     if (!command_options("bench [OPTIONS]", rows, argc, argv, &code)) {
         return code;
     }
-    return read_place(place, &bench.place) ? bench_run(&bench, &own, (int)clients, bulk, json)
+    enum set set = targets ? SET_TARGETS : bulk ? SET_BULK : SET_STANDARD;
+    return read_place(place, &bench.place) ? bench_run(&bench, &own, (int)clients, set, json)
                                            : EXIT_USAGE;
 }

@@ -64,6 +64,7 @@ static void tally_merge(struct tally *into, struct tally *from)
     into->copy_out_us += from->copy_out_us;
     into->batch_requests += from->batch_requests;
     free(from->us);
+    *from = (struct tally){0};
 }
 
 static int ascending(const void *a, const void *b)
@@ -98,6 +99,8 @@ static void outcome_fill(struct outcome *outcome, struct tally *tally, const str
         .batch_requests = tally->batch_requests / n,
         .tokens_per_s = n * (double)w->tokens / seconds,
         .gbytes_per_s = n * (double)(w->bytes_in + w->bytes_out) * 1e-9 / seconds,
+        .bytes_in = (double)w->bytes_in,
+        .bytes_out = (double)w->bytes_out,
     };
 }
 
@@ -119,7 +122,7 @@ static void *caller_run(void *context)
     struct caller *caller = context;
     const struct load *load = caller->load;
     struct fas_report report;
-    for (int i = 0; i < WARM_UP; i++) {
+    for (int i = 0; i < (load->seconds_run > 0 ? 1 : WARM_UP); i++) {
         fas_run(caller->client, &caller->workload.request, &report);
     }
     pthread_barrier_wait(caller->start);
@@ -139,12 +142,11 @@ static void *caller_run(void *context)
     return NULL;
 }
 
-static bool callers_open(struct load *load, struct caller *callers, pthread_barrier_t *start)
+static bool callers_open(struct load *load, struct caller *callers)
 {
     for (int i = 0; i < load->callers; i++) {
         callers[i].load = load;
         callers[i].client = load->clients[i % load->client_count];
-        callers[i].start = start;
         if (workload_open(&callers[i].workload, &load->shape, callers[i].client, load->place,
                           &load->error) != FAS_OK) {
             return false;
@@ -153,32 +155,28 @@ static bool callers_open(struct load *load, struct caller *callers, pthread_barr
     return true;
 }
 
-static bool closed_loop(struct load *load, struct caller *callers, struct tally *tally,
-                        double *seconds)
+static double closed_loop(struct load *load, struct caller *callers, struct tally *tally)
 {
     pthread_barrier_t start;
     pthread_barrier_init(&start, NULL, (unsigned)load->callers + 1);
-    bool good = callers_open(load, callers, &start);
-    for (int i = 0; good && i < load->callers; i++) {
+    for (int i = 0; i < load->callers; i++) {
+        callers[i].start = &start;
         if (pthread_create(&callers[i].thread, NULL, caller_run, &callers[i]) != 0) {
             abort(); /* those started wait at the barrier for ever */
         }
     }
-    if (good) {
-        pthread_barrier_wait(&start);
-        uint64_t begin_ns = clock_ns(), end_ns = begin_ns;
-        for (int i = 0; i < load->callers; i++) {
-            pthread_join(callers[i].thread, NULL);
-            end_ns = callers[i].end_ns > end_ns ? callers[i].end_ns : end_ns;
-            if (callers[i].tally.failed > 0) {
-                load->error = callers[i].error;
-            }
-            tally_merge(tally, &callers[i].tally);
+    pthread_barrier_wait(&start);
+    uint64_t begin_ns = clock_ns(), end_ns = begin_ns;
+    for (int i = 0; i < load->callers; i++) {
+        pthread_join(callers[i].thread, NULL);
+        end_ns = callers[i].end_ns > end_ns ? callers[i].end_ns : end_ns;
+        if (callers[i].tally.failed > 0) {
+            load->error = callers[i].error;
         }
-        *seconds = (double)(end_ns - begin_ns) * 1e-9;
+        tally_merge(tally, &callers[i].tally);
     }
     pthread_barrier_destroy(&start);
-    return good;
+    return (double)(end_ns - begin_ns) * 1e-9;
 }
 
 /* ---- open loop ---- */
@@ -292,20 +290,12 @@ static bool open_loop(struct load *load, struct open_loop *loop, double *seconds
 
 static bool run_closed(struct load *load, struct outcome *outcome)
 {
-    load->callers = load->callers < CALLERS_MAX ? load->callers : CALLERS_MAX;
-    struct caller *callers = calloc((size_t)load->callers, sizeof(*callers));
-    struct tally tally = {0};
-    double seconds = 0;
-    bool good = callers && closed_loop(load, callers, &tally, &seconds) && tally.count > 0;
-    if (good) {
-        outcome_fill(outcome, &tally, &callers[0].workload, seconds);
+    load->seconds_run += closed_loop(load, load->opened, load->tally);
+    if (load->tally->count == 0) {
+        return false;
     }
-    for (int i = 0; callers && i < load->callers; i++) {
-        workload_close(&callers[i].workload);
-    }
-    free(callers);
-    free(tally.us);
-    return good;
+    outcome_fill(outcome, load->tally, &load->opened[0].workload, load->seconds_run);
+    return true;
 }
 
 static bool run_open(struct load *load, struct outcome *outcome)
@@ -332,9 +322,32 @@ static bool run_open(struct load *load, struct outcome *outcome)
     return good;
 }
 
+bool load_open(struct load *load)
+{
+    memset(&load->error, 0, sizeof(load->error));
+    load->callers = load->callers < CALLERS_MAX ? load->callers : CALLERS_MAX;
+    load->seconds_run = 0;
+    load->tally = calloc(1, sizeof(*load->tally));
+    load->opened = calloc((size_t)load->callers + 1, sizeof(*load->opened));
+    return load->tally && load->opened && (load->rate > 0 || callers_open(load, load->opened));
+}
+
 bool load_run(struct load *load, struct outcome *outcome)
 {
     memset(outcome, 0, sizeof(*outcome));
-    memset(&load->error, 0, sizeof(load->error));
     return load->rate > 0 ? run_open(load, outcome) : run_closed(load, outcome);
+}
+
+void load_close(struct load *load)
+{
+    for (int i = 0; load->opened && i < load->callers; i++) {
+        workload_close(&load->opened[i].workload);
+    }
+    free(load->opened);
+    if (load->tally) {
+        free(load->tally->us);
+    }
+    free(load->tally);
+    load->opened = NULL;
+    load->tally = NULL;
 }

@@ -22,6 +22,9 @@ struct load {
     int64_t requests;       /* at least so many after warming up, */
     double seconds;         /* and at least so long */
     struct fas_error error; /* of the first that failed */
+    struct caller *opened;  /* private: closed loop */
+    struct tally *tally;
+    double seconds_run;
 };
 
 struct outcome {
@@ -31,9 +34,15 @@ struct outcome {
     double queue_us, copy_in_us, compute_us, copy_out_us; /* means */
     double batch_requests;                                /* mean */
     double tokens_per_s, gbytes_per_s;                    /* bytes both ways */
+    double bytes_in, bytes_out;                           /* of a request */
 };
 
-/* False: out of memory or threads, or nothing succeeded; load->error says what failed. */
+/* The callers' tensors. False: load->error says what failed; to be closed in any case. */
+bool load_open(struct load *load);
+
+/* Once or more; *outcome is of all runs. False: nothing succeeded; load->error says what failed. */
 bool load_run(struct load *load, struct outcome *outcome);
+
+void load_close(struct load *load);
 
 #endif

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CELL_BYTES 48
+#define CELL_BYTES 120
 #define COLUMNS_MAX 24
 
 struct table {

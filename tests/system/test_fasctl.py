@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """fasctl as its users run it, beside a live daemon: files in, files out, compared with attention
 written out in plain Python; bad files and bad usage get a clear error and the right exit code.
-usage: test_fasctl.py FASCTL EXAMPLE SOCKET"""
+usage: test_fasctl.py FASCTL EXAMPLE FASERVED SOCKET"""
 
 import json
 import math
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 
-FASCTL, EXAMPLE, SOCKET = sys.argv[1:4]
+FASCTL, EXAMPLE, FASERVED, SOCKET = sys.argv[1:5]
 ENVIRONMENT = dict(os.environ, FASERVE_URL="ipc://" + SOCKET)
 LENGTHS = [5, 0, 3]
 HQ, HKV, D = 4, 2, 8
@@ -195,6 +195,25 @@ def check_top():
     expect(done.returncode == 2 and "interval" in done.stderr, done)
 
 
+def check_baseline():
+    """By turns with the same work in process: each request, all of them as one, one in parts."""
+    program = FASERVED + " --device cpu:0 --arena-bytes 32MiB --log-level error"
+    load = ["bench", "--lengths", "2x64", "--seconds", "0.2", "--callers", "3", "--baseline"]
+    done = fasctl(*load, program, "--rounds", "3", "--parts", "2", "--json")
+    expect(done.returncode == 0, done)
+    (row,) = json.loads(done.stdout)
+    expect(row["rounds"] == 3 and row["requests"] >= 20, row)
+    for name in ("in_process_us", "in_process_p50_us", "union_us", "cut_us"):
+        expect(row[name] > 0, name, row)
+    for name in ("of_in_process", "of_union", "cut_over"):
+        expect(0 < row[name + "_min"] <= row[name] <= row[name + "_max"], name, row)
+    expect(row["bytes_in"] == 128 * 64 * 2 * (8 + 2 + 2), row)
+    done = fasctl(*load, program)
+    expect(done.returncode == 0 and "in process as one launch" in done.stdout, done)
+    done = fasctl(*load, "false")
+    expect(done.returncode == 1 and "no answer" in done.stderr, done)
+
+
 def main():
     done = subprocess.run([EXAMPLE, "ipc://" + SOCKET], text=True, capture_output=True,
                           timeout=60, check=False)
@@ -215,6 +234,7 @@ def main():
         expect(done.returncode == 0, done)
         (row,) = json.loads(done.stdout)
         expect(row["requests"] >= 20 and row["p99_us"] >= row["p50_us"] > 0, row)
+    check_baseline()
     expect(fasctl("ping").returncode == 0, "the daemon is gone")
     print("fasctl: ok")
 

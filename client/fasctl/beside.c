@@ -1,0 +1,176 @@
+/*
+ * beside.c: see beside.h.
+ */
+#include "client/fasctl/beside.h"
+
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "client/fasctl/clock.h"
+
+#define STATS_MAX 512
+#define STATS_TIMEOUT_MS 5000
+/* What pinned memory moves over the bus of an H200 (PCIe 5.0 x16), measured one way at a time. */
+#define BUS_IN_BYTES_PER_US 54e3
+#define BUS_OUT_BYTES_PER_US 55e3
+
+/* One round. */
+struct turn {
+    double in_process_us, in_process_p50_us, union_us, cut_us, served_us;
+};
+
+/* ---- how busy the devices were ---- */
+
+struct busy {
+    double us[BESIDE_LANES];
+    uint64_t at_ns;
+};
+
+static struct busy busy_now(struct fas_client *client)
+{
+    static const char *const ends[BESIDE_LANES] = {".upload_us", ".busy_us", ".download_us"};
+    static struct fas_stat stats[STATS_MAX];
+    struct busy busy = {.at_ns = clock_ns()};
+    uint32_t count = 0;
+    fas_stats(client, STATS_TIMEOUT_MS, stats, STATS_MAX, &count, NULL);
+    for (uint32_t i = 0; i < count; i++) {
+        const char *end = strchr(stats[i].name, '.');
+        for (int lane = 0; end && lane < BESIDE_LANES; lane++) {
+            busy.us[lane] += strcmp(end, ends[lane]) == 0 ? stats[i].value : 0;
+        }
+    }
+    return busy;
+}
+
+static void busy_add(struct beside *beside, const struct busy *from, const struct busy *to,
+                     int rounds)
+{
+    double us = (double)(to->at_ns - from->at_ns) * 1e-3 * rounds;
+    for (int lane = 0; lane < BESIDE_LANES; lane++) {
+        beside->busy[lane] += (to->us[lane] - from->us[lane]) / us;
+    }
+}
+
+/* ---- rounds ---- */
+
+static bool time_in_process(const struct load *load, const struct beside_options *options,
+                            double seconds, struct turn *turn)
+{
+    struct baseline_times times;
+    struct baseline_load one = {.shape = &load->shape,
+                                .copies = 1,
+                                .in_flight = load->callers < 2 ? load->callers : 2,
+                                .parts = 1,
+                                .seconds = seconds};
+    if (!baseline_time(options->baseline, &one, &times)) {
+        return false;
+    }
+    turn->in_process_us = times.mean_us;
+    turn->in_process_p50_us = times.p50_us;
+    if (options->parts > 1) {
+        struct baseline_load cut = one;
+        cut.parts = options->parts;
+        if (!baseline_time(options->baseline, &cut, &times)) {
+            return false;
+        }
+        turn->cut_us = times.mean_us;
+    }
+    if (load->callers > 2) {
+        struct baseline_load all = one;
+        all.copies = load->callers;
+        if (!baseline_time(options->baseline, &all, &times)) {
+            return false;
+        }
+        turn->union_us = times.mean_us / load->callers;
+    }
+    return true;
+}
+
+static bool take_turn(struct load *load, const struct beside_options *options,
+                      struct outcome *outcome, struct turn *turn, struct beside *beside)
+{
+    const struct outcome before = *outcome;
+    if (options->baseline && !time_in_process(load, options, load->seconds, turn)) {
+        return false;
+    }
+    struct busy from = busy_now(load->clients[0]);
+    if (!load_run(load, outcome)) {
+        return false;
+    }
+    struct busy to = busy_now(load->clients[0]);
+    busy_add(beside, &from, &to, options->rounds);
+    double requests = (double)(outcome->requests - before.requests);
+    turn->served_us = requests > 0 ? (outcome->seconds - before.seconds) * 1e6 / requests : 0;
+    return requests > 0;
+}
+
+/* ---- what came of it ---- */
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Of a number of each turn, over another one (NULL: as it is). */
+static struct spread spread_of(const struct turn *turns, int count, size_t offset,
+                               const size_t *over)
+{
+    double values[BESIDE_ROUNDS_MAX];
+    for (int i = 0; i < count; i++) {
+        const char *turn = (const char *)&turns[i];
+        memcpy(&values[i], turn + offset, sizeof(double));
+        double divisor = 1;
+        if (over) {
+            memcpy(&divisor, turn + *over, sizeof(double));
+        }
+        values[i] = divisor > 0 ? values[i] / divisor : 0;
+    }
+    qsort(values, (size_t)count, sizeof(double), by_value);
+    return (struct spread){values[count / 2], values[0], values[count - 1]};
+}
+
+static void conclude(const struct load *load, const struct outcome *outcome,
+                     const struct turn *turns, int count, struct beside *beside)
+{
+    const size_t one = offsetof(struct turn, in_process_us);
+    const size_t served = offsetof(struct turn, served_us);
+    const size_t all = offsetof(struct turn, union_us), cut = offsetof(struct turn, cut_us);
+    const size_t p50 = offsetof(struct turn, in_process_p50_us);
+    beside->rounds = count;
+    beside->in_process_us = spread_of(turns, count, one, NULL).median;
+    beside->in_process_p50_us = spread_of(turns, count, p50, NULL).median;
+    beside->union_us = spread_of(turns, count, all, NULL).median;
+    beside->cut_us = spread_of(turns, count, cut, NULL).median;
+    beside->of_in_process = spread_of(turns, count, one, &served);
+    beside->of_union = spread_of(turns, count, all, &served);
+    beside->cut_over = spread_of(turns, count, cut, &one);
+    if (load->place == FAS_PLACE_REGION) {
+        double in_us = outcome->bytes_in / BUS_IN_BYTES_PER_US;
+        double out_us = outcome->bytes_out / BUS_OUT_BYTES_PER_US;
+        double bus_us = in_us > out_us ? in_us : out_us;
+        beside->bound_us = bus_us > beside->in_process_us ? bus_us : beside->in_process_us;
+        beside->over_bound = spread_of(turns, count, served, NULL).median / beside->bound_us;
+    }
+}
+
+bool beside_run(struct load *load, const struct beside_options *options, struct outcome *outcome,
+                struct beside *beside)
+{
+    struct turn turns[BESIDE_ROUNDS_MAX] = {0};
+    int count = options->rounds;
+    memset(beside, 0, sizeof(*beside));
+    memset(outcome, 0, sizeof(*outcome));
+    load->seconds /= count;
+    load->requests = (load->requests + count - 1) / count;
+    for (int i = 0; i < count; i++) {
+        if (!take_turn(load, options, outcome, &turns[i], beside)) {
+            return false;
+        }
+    }
+    if (options->baseline) {
+        conclude(load, outcome, turns, count, beside);
+    }
+    return true;
+}

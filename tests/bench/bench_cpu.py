@@ -4,7 +4,8 @@
     bench_cpu.py BUILD/tests/bench/bench_cpu [--threads 2] [--seconds 0.5] [--cpu] [--json]
 
 Each case is run by the C program, then by every form PyTorch's user could write (plain matmul and
-softmax with autograd, per document, heads as the batch); the fastest one counts. A time is the best
+softmax with autograd, per document, heads as the batch; its own scaled_dot_product_attention where
+it has one: 2.0 and later); the fastest one counts. A time is the best
 of its repetitions. PyTorch's backward is autograd alone, on a graph that is there already. --cpu
 measures processor time on one thread, for a machine that others use, too.
 """
@@ -53,7 +54,15 @@ def chunked(q, k, v, bias, scale):
     return torch.cat(parts, 1)
 
 
+def sdpa(q, k, v, bias, scale):
+    out = torch.nn.functional.scaled_dot_product_attention(
+        q[None], k[None], v[None], is_causal=bias is not None, scale=scale)
+    return out[0]
+
+
 FORMS = {"plain": plain, "baddbmm": fused_bias, "per head": per_head, "chunked": chunked}
+if hasattr(torch.nn.functional, "scaled_dot_product_attention"):
+    FORMS["sdpa"] = sdpa
 
 
 clock = time.perf_counter

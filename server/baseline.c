@@ -14,9 +14,8 @@
 
 #include "server/clock.h"
 #include "server/device.h"
+#include "server/exit.h"
 #include "server/request.h"
-
-enum { EXIT_USAGE = 64 };
 
 #define FILE_BYTES_MAX (16u << 20)
 #define RUNS_MIN 3

@@ -12,13 +12,11 @@
 #include <uv.h>
 
 #include "server/clock.h"
+#include "server/exit.h"
 #include "server/http.h"
 #include "server/log.h"
 #include "server/monitor.h"
 #include "server/server.h"
-
-/* Exit statuses, as sysexits.h has them. */
-enum { EXIT_USAGE = 64, EXIT_UNAVAILABLE = 69, EXIT_DEVICE = 70 };
 
 /* After the drain's own limit: time for the last errors to go out. */
 #define EXIT_LIMIT_MS 2000u

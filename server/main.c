@@ -11,11 +11,10 @@
 
 #include "server/baseline.h"
 #include "server/config.h"
+#include "server/exit.h"
 #include "server/log.h"
 #include "server/loop.h"
 #include "server/server.h"
-
-enum { EXIT_USAGE = 64 };
 
 /* The one daemon of this process. */
 static struct server server;

@@ -390,6 +390,12 @@ GPU_INLINE void load_all_douts(const bwd_params &p, uint32_t smem)
 
 /* ---- multiplier: one thread ---- */
 
+/*
+ * Each product forgets where memories begin: its operands' descriptors, all constant for a tile,
+ * would otherwise be kept in registers, and 100f spilled them (232 bytes at d 128, 916 with a
+ * softcap; ptxas did not for 100a).
+ */
+
 template <class C, int COLUMNS>
 GPU_BOTH uint32_t bwd_instruction(major a, major b)
 {
@@ -401,6 +407,8 @@ template <class C>
 GPU_INLINE void multiply_s(uint32_t smem, uint32_t tensor, uint32_t use, uint32_t step)
 {
     using S = bwd_smem<C>;
+    smem = gpu::registers_forget(smem);
+    tensor = gpu::registers_forget(tensor);
     attn::ring_wait_full<C::Q_STAGES>(smem + S::Q_RING, step);
     gpu::tcgen05_fence_after();
     multiply_kk<C::D / K_STEP, C::N, C::M>(
@@ -413,6 +421,8 @@ template <class C>
 GPU_INLINE void multiply_dp(uint32_t smem, uint32_t tensor, uint32_t use, uint32_t step)
 {
     using S = bwd_smem<C>;
+    smem = gpu::registers_forget(smem);
+    tensor = gpu::registers_forget(tensor);
     attn::ring_wait_full<C::DOUT_STAGES>(smem + S::DOUT_RING, step);
     if (bwd_columns<C>::DQ_ON_DP) {
         gpu::mbarrier_wait(smem + S::DQ_EMPTY, step);
@@ -439,6 +449,8 @@ template <class C>
 GPU_INLINE void multiply_dv(uint32_t smem, uint32_t tensor, uint32_t step, bool first)
 {
     using S = bwd_smem<C>;
+    smem = gpu::registers_forget(smem);
+    tensor = gpu::registers_forget(tensor);
     await_tensor(smem + S::P_FULL, step + 1);
     multiply_pairs<C>(tensor + bwd_columns<C>::DV, tensor + bwd_columns<C>::S,
                       operand_mn<C::M>(bwd_dout<C>(smem, step)),
@@ -450,6 +462,8 @@ template <class C>
 GPU_INLINE void multiply_dk(uint32_t smem, uint32_t tensor, uint32_t step, bool first)
 {
     using S = bwd_smem<C>;
+    smem = gpu::registers_forget(smem);
+    tensor = gpu::registers_forget(tensor);
     await_tensor(smem + S::DS_FULL, step + 1);
     multiply_pairs<C>(tensor + bwd_columns<C>::DK, tensor + bwd_columns<C>::DP,
                       operand_mn<C::M>(bwd_q<C>(smem, step)),
@@ -461,6 +475,8 @@ template <class C>
 GPU_INLINE void multiply_dq(uint32_t smem, uint32_t tensor, uint32_t use, uint32_t step)
 {
     using S = bwd_smem<C>;
+    smem = gpu::registers_forget(smem);
+    tensor = gpu::registers_forget(tensor);
     if (!bwd_columns<C>::DQ_ON_DP) {
         await_tensor(smem + S::DQ_EMPTY, step);
     }

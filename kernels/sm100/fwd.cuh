@@ -441,11 +441,11 @@ GPU_INLINE void multiply_all(const fwd_params &p, uint32_t smem, uint32_t tensor
 
 /* ---- softmax and correction: a row each ---- */
 
-/* This thread's place. */
+/* This thread's place. Who leads its warp is asked where it matters (elect_one is one instruction):
+ * kept through the softmax it was one register too many with a softcap. */
 struct fwd_lane {
     int warp; /* of the warpgroup: rows and lanes of tensor memory from 32 warp on */
     int lane;
-    bool leader; /* of its warp */
 };
 
 template <class C>
@@ -471,7 +471,7 @@ GPU_INLINE void message_send(uint32_t smem, int half, const fwd_lane &me, uint32
 {
     gpu::smem_store(message_address<C>(smem, half, me, use), value);
     gpu::warp_sync();
-    if (me.leader) {
+    if (gpu::elect_one()) {
         gpu::mbarrier_arrive(message_barrier<C>(smem, half, me, use));
     }
 }
@@ -485,20 +485,20 @@ GPU_INLINE float message_take(uint32_t smem, int half, const fwd_lane &me, uint3
 
 /* The warp's accesses to tensor memory are done: one of the arrivals that make a half ready. */
 template <class C>
-GPU_INLINE void arrive_ready(uint32_t smem, int half, const fwd_lane &me)
+GPU_INLINE void arrive_ready(uint32_t smem, int half)
 {
     gpu::tcgen05_fence_before();
     gpu::warp_sync();
-    if (me.leader) {
+    if (gpu::elect_one()) {
         gpu::mbarrier_arrive(half_barrier(smem + fwd_smem<C>::READY, half));
     }
 }
 
 template <class C>
-GPU_INLINE void release_tile(uint32_t smem, uint32_t use, const fwd_lane &me)
+GPU_INLINE void release_tile(uint32_t smem, uint32_t use)
 {
     gpu::warp_sync(); /* no lane still reads it */
-    if (me.leader) {
+    if (gpu::elect_one()) {
         attn::ring_release<C::TILE_SLOTS>(smem + fwd_smem<C>::TILE_RING, use);
     }
 }
@@ -544,7 +544,7 @@ GPU_INLINE void softmax_block(fwd_softmax &x, const fwd_params &p, int32_t n, co
         gpu::tmem_store(x.lanes + fwd_tensor<C>::P + static_cast<uint32_t>(c * CHUNK / 2), pairs);
     }
     gpu::tmem_store_wait();
-    arrive_ready<C>(x.smem, x.half, me);
+    arrive_ready<C>(x.smem, x.half);
     float sum = row_sum(s); /* behind the arrival: the multiplier has no use for it */
     x.row.sum = FIRST ? sum : x.row.sum * change.factor + sum;
 }
@@ -608,7 +608,7 @@ GPU_INLINE void softmax_all(const fwd_params &p, uint32_t smem, uint32_t tensor,
         if (half < halves) {
             softmax_tile<C>(x, p, tile, me);
         }
-        release_tile<C>(smem, use, me);
+        release_tile<C>(smem, use);
     }
 }
 
@@ -646,7 +646,7 @@ GPU_INLINE void correct_half(const fwd_correction &x, int half, uint32_t message
         }
         gpu::tmem_store_wait();
     }
-    arrive_ready<C>(x.smem, half, me);
+    arrive_ready<C>(x.smem, half);
 }
 
 /* A chunk of this warp's rows of O, scaled, to shared memory. scale 0: a row without keys. */
@@ -701,7 +701,7 @@ GPU_INLINE void finish_half(fwd_correction &x, const fwd_params &p, uint32_t til
     for (int c = 0; c < C::DV; c += PANEL) {
         if (c < x.columns) {
             uint32_t stage = stages + x.panels++ % C::O_SLOTS * C::O_BYTES;
-            if (me.leader) {
+            if (gpu::elect_one()) {
                 gpu::bulk_wait_read<C::O_SLOTS - 1>();
             }
             gpu::warp_sync();
@@ -709,12 +709,12 @@ GPU_INLINE void finish_half(fwd_correction &x, const fwd_params &p, uint32_t til
             stage_chunk<C>(x, half, c + CHUNK, scale, stage, me);
             gpu::fence_async_smem();
             gpu::warp_sync();
-            if (me.leader) {
+            if (gpu::elect_one()) {
                 store_panel<C>(p, tile, half, c, stage, me);
             }
         }
     }
-    arrive_ready<C>(x.smem, half, me);
+    arrive_ready<C>(x.smem, half);
 }
 
 template <class C>
@@ -747,7 +747,7 @@ GPU_INLINE void correct_all(const fwd_params &p, uint32_t smem, uint32_t tensor,
                         0};
     uint32_t messages[C::HALVES] = {}, finished[C::HALVES] = {};
     for (int half = 0; half < C::HALVES; half++) { /* O is free for the first tile */
-        arrive_ready<C>(smem, half, me);
+        arrive_ready<C>(smem, half);
     }
     for (uint32_t use = 0;; use++) {
         attn::ring_wait_full<C::TILE_SLOTS>(smem + fwd_smem<C>::TILE_RING, use);
@@ -756,9 +756,9 @@ GPU_INLINE void correct_all(const fwd_params &p, uint32_t smem, uint32_t tensor,
             break;
         }
         correct_tile<C>(x, p, tile, messages, finished, me);
-        release_tile<C>(smem, use, me);
+        release_tile<C>(smem, use);
     }
-    if (me.leader) {
+    if (gpu::elect_one()) {
         gpu::bulk_wait<0>();
     }
 }
@@ -785,7 +785,7 @@ __global__ void __launch_bounds__(C::THREADS, 1) fwd_kernel(const __grid_constan
     uint32_t smem = gpu::smem_base();
     uint32_t tensor = fwd_init<C>(smem);
     int wg = gpu::warpgroup_index(), warp = gpu::warp_index() % WG_WARPS;
-    fwd_lane me = {warp, gpu::lane_index(), gpu::elect_one()};
+    fwd_lane me = {warp, gpu::lane_index()};
     if (wg < C::HALVES) {
         gpu::registers_take<C::SOFTMAX_REGISTERS>();
         softmax_all<C>(p, smem, tensor, wg, me);

@@ -31,7 +31,7 @@ using namespace gpu;
 __global__ void __launch_bounds__(256, 1)
     memory(const __grid_constant__ tensor_map map, float *out, int32_t *flag)
 {
-    uint32_t base = smem_base();
+    uint32_t base = registers_forget(smem_base());
     uint32_t bar = base + 4096;
     registers_give<24>();
     registers_take<240>();

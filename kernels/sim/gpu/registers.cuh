@@ -22,6 +22,11 @@ GPU_INLINE void registers_give(sim::where at = SIM_HERE)
     sim::registers_change(COUNT, false, at);
 }
 
+GPU_INLINE uint32_t registers_forget(uint32_t x)
+{
+    return x;
+}
+
 } // namespace gpu
 
 #endif

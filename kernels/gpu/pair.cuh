@@ -62,11 +62,11 @@ GPU_INLINE f32x2 pair_mul(f32x2 a, f32x2 b)
     return d;
 }
 
-/* NaN loses against a number. */
-GPU_INLINE float max3_f32(float a, float b, float c)
+/* NaN if any of them is. */
+GPU_INLINE float max3_nan_f32(float a, float b, float c)
 {
     float y;
-    asm("max.f32 %0, %1, %2, %3;" : "=f"(y) : "f"(a), "f"(b), "f"(c));
+    asm("max.NaN.f32 %0, %1, %2, %3;" : "=f"(y) : "f"(a), "f"(b), "f"(c));
     return y;
 }
 

@@ -68,7 +68,7 @@ GPU_INLINE void row_mask(float (&s)[CHUNKS][CHUNK], attn::key_range range)
     }
 }
 
-/* Four chains: a single one would wait for each of its maxima. */
+/* NaN if a score is. Four chains: a single one would wait for each of its maxima. */
 template <int CHUNKS>
 GPU_INLINE float row_top(const float (&s)[CHUNKS][CHUNK])
 {
@@ -79,21 +79,25 @@ GPU_INLINE float row_top(const float (&s)[CHUNKS][CHUNK])
         for (int i = 0; i < CHUNK; i += 8) {
 #pragma unroll
             for (int chain = 0; chain < 4; chain++) {
-                top[chain] = gpu::max3_f32(top[chain], s[c][i + chain], s[c][i + chain + 4]);
+                top[chain] = gpu::max3_nan_f32(top[chain], s[c][i + chain], s[c][i + chain + 4]);
             }
         }
     }
-    return gpu::max3_f32(gpu::max_f32(top[0], top[1]), top[2], top[3]);
+    return gpu::max3_nan_f32(top[0], gpu::max3_nan_f32(top[1], top[2], top[2]), top[3]);
 }
 
-/* FIRST: nothing was accumulated. MASKED: the row may have seen no key yet, top is then -inf. */
+/*
+ * FIRST: nothing was accumulated. MASKED: the row may have seen no key yet, top is then -inf.
+ * A score that is NaN becomes the top, and the factor NaN: with it the sum, O and LSE, for good. So
+ * one row is lost, all of it, as on the CPU; its polynomial probabilities need not be NaN.
+ */
 template <int CHUNKS, bool FIRST, bool MASKED>
 GPU_INLINE row_change row_advance(const float (&s)[CHUNKS][CHUNK], row_state &state, float scale)
 {
     float before = state.top, top = row_top(s), factor = 1.0f;
     if (FIRST) {
         state.top = top;
-    } else if ((top - before) * scale > SLACK) { /* false if both are -inf */
+    } else if (!((top - before) * scale <= SLACK) && top != -gpu::infinity()) {
         state.top = top;
         factor = gpu::exp2_approx((before - top) * scale);
     }
@@ -106,6 +110,7 @@ GPU_INLINE row_change row_advance(const float (&s)[CHUNKS][CHUNK], row_state &st
  * and 2^f of the rest, |f| <= 1/2, is the polynomial of degree 3 with the least largest relative
  * error, found by Remez' exchange of |p(f) / 2^f - 1|: 7.5e-5, a sixteenth of bf16's half step and
  * a third of fp16's. x below -126 counts as -126: 2^-126 is nothing beside the row's other terms.
+ * NaN becomes some number: row_advance has seen it.
  */
 GPU_INLINE f32x2 exp2_polynomial(f32x2 x)
 {

@@ -1,6 +1,7 @@
 #include "tests/sim/attention.h"
 
 #include <check.h>
+#include <math.h>
 
 #include "kernels/sm100/rows.h"
 #include "kernels/sm90/rows.h"
@@ -84,6 +85,41 @@ attn_status launch_running(attn_context *context, const attn_launch *launch)
     return status;
 }
 
+attn_status launch(const attention_case &c, const problem &p, attn_context *context)
+{
+    attn_launch launch = {};
+    launch.shape = p.shape;
+    launch.sets = p.sets;
+    launch.sequences = p.sequences;
+    launch.set_count = p.set_count;
+    launch.sequence_count = p.count;
+    return c.row->launch(context, &launch);
+}
+
+void lose_key(problem *p, const attn_sequence &s, int key)
+{
+    for (int head = 0; head < p->shape.hkv; head++) {
+        set_element(p->shape.dtype, &p->sets[s.set].k, s.k_first + key, head, 0, NAN);
+    }
+}
+
+void check_lost(const attention_case &c, const problem &p, const attn_sequence &s, int key)
+{
+    const attn_set &set = p.sets[s.set];
+    for (int head = 0; head < p.shape.hq; head++) {
+        for (int i = 0; i < s.q_len; i++) {
+            bool lost = !p.shape.mask.has_right || key <= i + s.k_len - s.q_len;
+            bool right = isnan(element(ATTN_FP32, &set.lse, s.q_first + i, head, 0)) == lost;
+            for (int column = 0; column < p.shape.dv; column++) {
+                double o = element(p.shape.dtype, &set.o, s.q_first + i, head, column);
+                right = right && isnan(o) == lost;
+            }
+            ck_assert_msg(right, "%s: key %d is NaN, row %d of head %d %s", c.name.c_str(), key, i,
+                          head, lost ? "sees it and has numbers" : "does not see it and has NaN");
+        }
+    }
+}
+
 } // namespace
 
 std::vector<attention_case> attention_hazards(const std::vector<attention_row> &rows,
@@ -109,13 +145,7 @@ attention_outcome attention_run(const attention_case &c, uint64_t seed,
     problem *p = problem_open(&c.shape, c.items.data(), static_cast<int>(c.items.size()));
     prepare(&device, p, c.shape, seed);
     setup(device);
-    attn_launch launch = {};
-    launch.shape = p->shape;
-    launch.sets = p->sets;
-    launch.sequences = p->sequences;
-    launch.set_count = p->set_count;
-    launch.sequence_count = p->count;
-    attn_status status = c.row->launch(context, &launch);
+    attn_status status = launch(c, *p, context);
     attention_outcome outcome = {device.error, 0, device.recorded, device.multiplies};
     if (status != ATTN_OK && outcome.error.empty()) {
         outcome.error = "the launch was refused";
@@ -124,6 +154,24 @@ attention_outcome attention_run(const attention_case &c, uint64_t seed,
     problem_close(p);
     attn_cuda_close(context);
     return outcome;
+}
+
+void attention_check_nan(const attention_case &c, uint64_t seed, int key)
+{
+    sim::device device;
+    attn_context *context = attn_cuda_open(&device, PLAN_BYTES);
+    problem *p = problem_open(&c.shape, c.items.data(), static_cast<int>(c.items.size()));
+    prepare(&device, p, c.shape, seed);
+    for (int i = 0; i < p->count; i++) {
+        lose_key(p, p->sequences[i], key);
+    }
+    ck_assert_int_eq(launch(c, *p, context), ATTN_OK);
+    ck_assert_msg(device.error.empty(), "%s: %s", c.name.c_str(), device.error.c_str());
+    for (int i = 0; i < p->count; i++) {
+        check_lost(c, *p, p->sequences[i], key);
+    }
+    problem_close(p);
+    attn_cuda_close(context);
 }
 
 void attention_check(const attention_case &c, uint64_t seed)

@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(128, 1) tensor(float *out)
                 there_and_back<64>(base) + there_and_back<128>(base);
     f32x2 pair = pair_mul(pair_add(pair_of(sum), pair_of(2.0f)), pair_of(sum));
     pair = pair_fma(pair, pair, pair);
-    global_store(out + thread_index(), max3_f32(sum, pair.x, pair.y));
+    global_store(out + thread_index(), max3_nan_f32(sum, pair.x, pair.y));
     tmem_give<256>(base);
 }
 

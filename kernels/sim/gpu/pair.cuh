@@ -28,9 +28,10 @@ GPU_INLINE f32x2 pair_mul(f32x2 a, f32x2 b)
     return {a.x * b.x, a.y * b.y};
 }
 
-GPU_INLINE float max3_f32(float a, float b, float c)
+GPU_INLINE float max3_nan_f32(float a, float b, float c)
 {
-    return max_f32(max_f32(a, b), c);
+    float nan = a != a ? a : b != b ? b : c;
+    return nan != nan ? nan : max_f32(max_f32(a, b), c);
 }
 
 } // namespace gpu

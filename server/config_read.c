@@ -81,7 +81,8 @@ static bool read_file(struct config *config, const char *path, bool optional, ch
 const struct action_row config_actions[] = {
     {"config", CONFIG_RUN, "FILE", "read options from FILE instead of " CONFIG_FILE},
     {"print-config", CONFIG_PRINT, NULL, "print the effective options as a file and exit"},
-    {"check-config", CONFIG_CHECK, NULL, "check options and file, exit 0 if all is well"},
+    {"check-config", CONFIG_CHECK, NULL,
+     "check options and the files they name, exit 0 if all is well"},
     {"baseline", CONFIG_BASELINE, "SPEC", "time the kernels in this process, print JSON and exit"},
     {"help", CONFIG_HELP, NULL, "this text"},
     {"version", CONFIG_VERSION, NULL, "the version"},

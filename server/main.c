@@ -15,6 +15,8 @@
 #include "server/log.h"
 #include "server/loop.h"
 #include "server/server.h"
+#include "server/tls.h"
+#include "server/token.h"
 
 /* The one daemon of this process. */
 static struct server server;
@@ -32,6 +34,26 @@ static int run(void)
     return loop_run(&server);
 }
 
+/* The files that options name are read, nothing is opened to anybody. */
+static int check(const struct config *config)
+{
+    struct fas_error error;
+    struct tls_files files;
+    struct tokens tokens;
+    enum fas_status status = FAS_OK;
+    if (config->listen_tls[0] != '\0' && (status = tls_read(&files, config, &error)) == FAS_OK) {
+        tls_forget(&files);
+    }
+    if (status == FAS_OK && config->token_file[0] != '\0') {
+        status = tokens_open(&tokens, config->token_file, &error);
+    }
+    if (status != FAS_OK) {
+        fprintf(stderr, "faserved: %s: %s\n", error.field, error.text);
+        return EXIT_USAGE;
+    }
+    return EXIT_SUCCESS;
+}
+
 static int act(const struct config_command *command)
 {
     switch (command->action) {
@@ -41,7 +63,7 @@ static int act(const struct config_command *command)
         config_print(&server.config, stdout);
         return EXIT_SUCCESS;
     case CONFIG_CHECK:
-        return EXIT_SUCCESS;
+        return check(&server.config);
     case CONFIG_HELP:
         config_help(stdout);
         return EXIT_SUCCESS;

@@ -10,7 +10,6 @@
  * disconnect at once, and receive into memory of ours.
  */
 #include <assert.h>
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,12 +19,10 @@
 
 #include "server/log.h"
 #include "server/stream.h"
+#include "server/tls.h"
 
 /* tcp and tls. */
 #define LISTENERS_MAX 2u
-
-/* A chain of certificates or a key, in PEM. */
-#define TLS_FILE_BYTES_MAX (256u << 10)
 
 struct side;
 
@@ -322,68 +319,42 @@ static enum fas_status open_tcp(struct side *side, const struct config *config,
     return listener ? listen_on(listener, config->listen_tcp, error) : error->status;
 }
 
-/* A small file as text, allocated; an nng error number. */
-static int read_text(const char *path, char **text)
+/* Server certificate, and with tls-ca the demand for a client's. What tls_read let pass, nng takes,
+ * unless memory is short. */
+static int configure_tls(nng_tls_config *tls, const struct tls_files *files)
 {
-    FILE *file = fopen(path, "re");
-    if (!file) {
-        return errno == ENOENT ? NNG_ENOENT : NNG_EPERM;
+    int result = nng_tls_config_own_cert(tls, files->cert, files->key, NULL);
+    if (result == 0 && files->ca) {
+        nng_tls_config_auth_mode(tls, NNG_TLS_AUTH_MODE_REQUIRED);
+        result = nng_tls_config_ca_chain(tls, files->ca, NULL);
     }
-    *text = calloc(1, TLS_FILE_BYTES_MAX + 1);
-    size_t bytes = *text ? fread(*text, 1, TLS_FILE_BYTES_MAX, file) : 0;
-    fclose(file);
-    return bytes > 0 ? 0 : NNG_EINVAL;
-}
-
-/* Server certificate, and with tls-ca the demand for a client's. */
-static enum fas_status configure_tls(nng_tls_config *tls, const struct config *config,
-                                     struct fas_error *error)
-{
-    char *cert = NULL, *key = NULL;
-    int result = read_text(config->tls_cert, &cert);
-    if (result != 0) {
-        return nng_failed(result, "tls-cert", config->tls_cert, error);
-    }
-    result = read_text(config->tls_key, &key);
-    enum fas_status status =
-        result == 0 ? FAS_OK : nng_failed(result, "tls-key", config->tls_key, error);
-    if (status == FAS_OK) {
-        result = nng_tls_config_own_cert(tls, cert, key, NULL);
-        status = result == 0 ? FAS_OK : nng_failed(result, "tls-cert", config->tls_cert, error);
-        explicit_bzero(key, strlen(key));
-    }
-    free(cert);
-    free(key);
-    if (status != FAS_OK) {
-        return status;
-    }
-    if (config->tls_ca[0] == '\0') {
-        return FAS_OK;
-    }
-    nng_tls_config_auth_mode(tls, NNG_TLS_AUTH_MODE_REQUIRED);
-    result = nng_tls_config_ca_file(tls, config->tls_ca);
-    return result == 0 ? FAS_OK : nng_failed(result, "tls-ca", config->tls_ca, error);
+    return result;
 }
 
 static enum fas_status open_tls(struct side *side, const struct config *config,
                                 struct fas_error *error)
 {
-    struct listener *listener =
-        add_listener(side, "tls+tcp://", "listen-tls", config->listen_tls, error);
-    if (!listener) {
+    struct tls_files files;
+    if (tls_read(&files, config, error) != FAS_OK) {
         return error->status;
     }
-    nng_tls_config *tls;
-    int result = nng_tls_config_alloc(&tls, NNG_TLS_MODE_SERVER);
-    if (result != 0) {
-        return nng_failed(result, "listen-tls", config->listen_tls, error);
+    struct listener *listener =
+        add_listener(side, "tls+tcp://", "listen-tls", config->listen_tls, error);
+    nng_tls_config *tls = NULL;
+    enum fas_status status = listener ? FAS_OK : error->status;
+    if (listener) {
+        int result = nng_tls_config_alloc(&tls, NNG_TLS_MODE_SERVER);
+        result = result == 0 ? configure_tls(tls, &files) : result;
+        status = result == 0 ? FAS_OK : nng_failed(result, "tls-cert", config->tls_cert, error);
     }
-    enum fas_status status = configure_tls(tls, config, error);
+    tls_forget(&files);
     if (status == FAS_OK) {
         nng_stream_listener_set_ptr(listener->nng, NNG_OPT_TLS_CONFIG, tls);
         status = listen_on(listener, config->listen_tls, error);
     }
-    nng_tls_config_free(tls); /* the listener keeps its own reference */
+    if (tls) {
+        nng_tls_config_free(tls); /* the listener keeps its own reference */
+    }
     return status;
 }
 

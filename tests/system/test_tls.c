@@ -186,16 +186,16 @@ START_TEST(with_tls_ca_a_client_shows_a_certificate)
 }
 END_TEST
 
-/* Runs faserved with one option changed; its last line of log. */
-static void check_start_refused(const char *cert, const char *key, const char *authority,
-                                const char *option)
+/* What faserved says last with these files, and that it refuses them; `extra`: one more flag. */
+static void check_said(const char *cert, const char *key, const char *authority, const char *extra,
+                       const char *option)
 {
     char command[1024], line[1024] = "", last[1024] = "";
     snprintf(command, sizeof(command),
              "timeout 20 %s --config=/dev/null --device cpu:0 --arena-bytes 16MiB --listen-ipc %s "
-             "--listen-tls %s --tls-cert %s --tls-key %s --token-file %s --tls-ca=%s 2>&1",
+             "--listen-tls %s --tls-cert %s --tls-key %s --token-file %s --tls-ca=%s %s 2>&1",
              FASERVED_PATH, file("socket"), address, file(cert), file(key), file("tokens"),
-             authority ? file(authority) : "");
+             authority ? file(authority) : "", extra);
     FILE *log = popen(command, "re");
     ck_assert_ptr_nonnull(log);
     while (fgets(line, sizeof(line), log)) {
@@ -206,13 +206,43 @@ static void check_start_refused(const char *cert, const char *key, const char *a
     ck_assert_msg(strstr(last, option) != NULL, "%s is not in %s", option, last);
 }
 
+static void check_refused_files(const char *cert, const char *key, const char *authority,
+                                const char *option)
+{
+    char start[32], check[32];
+    snprintf(start, sizeof(start), "option=\"%s\"", option);
+    snprintf(check, sizeof(check), "faserved: %s: ", option);
+    check_said(cert, key, authority, "", start);
+    check_said(cert, key, authority, "--check-config", check);
+}
+
 START_TEST(a_daemon_does_not_start_with_keys_that_are_none)
 {
     make_files();
-    check_start_refused("nothing.pem", "faserved.key", NULL, "tls-cert");
-    check_start_refused("faserved.pem", "nothing.key", NULL, "tls-key");
-    check_start_refused("tokens", "faserved.key", NULL, "tls-cert");
-    check_start_refused("faserved.pem", "faserved.key", "tokens", "tls-ca");
+    check_refused_files("nothing.pem", "faserved.key", NULL, "tls-cert");
+    check_refused_files("faserved.pem", "nothing.key", NULL, "tls-key");
+    check_refused_files("tokens", "faserved.key", NULL, "tls-cert");
+    check_refused_files("faserved.pem", "tokens", NULL, "tls-key");
+    check_refused_files("faserved.pem", "faserved.key", "tokens", "tls-ca");
+    remove_files();
+}
+END_TEST
+
+/* Every handshake would fail, and only the clients would know. */
+START_TEST(a_daemon_does_not_start_with_the_key_of_another_certificate)
+{
+    make_files();
+    check_refused_files("faserved.pem", "client-ours.key", NULL, "tls-key");
+    check_refused_files("faserved.pem", "ours.key", "ours.pem", "tls-key");
+    remove_files();
+}
+END_TEST
+
+START_TEST(check_config_reads_the_tokens_too)
+{
+    make_files();
+    ck_assert_int_eq(chmod(file("tokens"), 0644), 0);
+    check_said("faserved.pem", "faserved.key", NULL, "--check-config", "faserved: token-file: ");
     remove_files();
 }
 END_TEST
@@ -224,6 +254,8 @@ static const struct check_row tests[] = {
     {"plain", &who_does_not_speak_tls_is_closed},
     {"client", &with_tls_ca_a_client_shows_a_certificate},
     {"start", &a_daemon_does_not_start_with_keys_that_are_none},
+    {"pair", &a_daemon_does_not_start_with_the_key_of_another_certificate},
+    {"check", &check_config_reads_the_tokens_too},
 };
 
 CHECK_MAIN("tls", tests)

@@ -1,5 +1,6 @@
 /*
- * gpu/tcgen05: tensor memory and its multiplications (sm_100a), one block at a time (cta_group::1).
+ * gpu/tcgen05: tensor memory and its multiplications (sm_100a), one block at a time (cta_group::1);
+ * gpu/tcgen05_pair has those of two blocks.
  *
  * Tensor memory has 128 lanes x 512 columns of 32 bits. A warp reaches the lanes of its quarter
  * only: 32 (w % 4) and up. Who waits for whom: multiply -> load, store  commit to an mbarrier, wait
@@ -78,6 +79,15 @@ GPU_INLINE void tcgen05_commit(uint32_t barrier)
     asm volatile(
         "tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [%0];" ::"r"(barrier)
         : "memory");
+}
+
+/* The mbarriers at this place in each block of the cluster that has its bit in the mask. */
+GPU_INLINE void tcgen05_commit_multicast(uint32_t barrier, uint32_t mask)
+{
+    asm volatile("tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster"
+                 ".multicast::cluster.b64 [%0], %1;" ::"r"(barrier),
+                 "h"(static_cast<uint16_t>(mask))
+                 : "memory");
 }
 
 GPU_INLINE void tmem_pin(float &r)

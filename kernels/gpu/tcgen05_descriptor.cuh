@@ -38,8 +38,8 @@ GPU_BOTH uint64_t tcgen05_descriptor_mn(swizzle s, uint32_t tile, uint32_t rows)
 }
 
 /*
- * The instruction descriptor of kind::f16 with fp32 results: M 64 or 128, N 8..256 by 8. (bf16,
- * M = N = 128, both k-major: 0x08200490.)
+ * The instruction descriptor of kind::f16 with fp32 results: M 64 or 128, N 8..256 by 8; of a pair
+ * of blocks M 128 or 256, N by 16. (bf16, M = N = 128, both k-major: 0x08200490.)
  */
 GPU_BOTH uint32_t tcgen05_instruction(bool is_bf16, uint32_t m, uint32_t n, major a, major b)
 {

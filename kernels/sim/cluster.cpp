@@ -258,15 +258,20 @@ namespace
 
 constexpr uint32_t RANK_SHIFT = 24; /* as in the hardware's addresses */
 
-uint32_t rank_of(gpu::cluster_address a)
+} // namespace
+
+uint32_t cluster_rank_of(gpu::cluster_address a)
 {
     return a.bits >> RANK_SHIFT;
 }
 
-uint32_t offset_of(gpu::cluster_address a)
+uint32_t cluster_offset_of(gpu::cluster_address a)
 {
     return a.bits & ((1u << RANK_SHIFT) - 1);
 }
+
+namespace
+{
 
 void note_arrival(block &b, const mbarrier &m, where at)
 {
@@ -311,25 +316,25 @@ void mbarrier_arrive_cluster(gpu::cluster_address barrier, uint32_t expected_byt
     if (dropped(what, at)) {
         return;
     }
-    block &b = cluster_peer(what, rank_of(barrier), at);
-    note_arrival(b, mbarrier_of(b, what, offset_of(barrier), at), at);
-    mbarrier_arrive_at(b, what, offset_of(barrier), expected_bytes, at);
+    block &b = cluster_peer(what, cluster_rank_of(barrier), at);
+    note_arrival(b, mbarrier_of(b, what, cluster_offset_of(barrier), at), at);
+    mbarrier_arrive_at(b, what, cluster_offset_of(barrier), expected_bytes, at);
 }
 
 void smem_read_cluster(gpu::cluster_address from, void *to, uint32_t bytes, where at)
 {
-    block &b = cluster_peer("smem_load_cluster", rank_of(from), at);
-    generic_read(b, "smem_load_cluster", offset_of(from), bytes, at);
+    block &b = cluster_peer("smem_load_cluster", cluster_rank_of(from), at);
+    generic_read(b, "smem_load_cluster", cluster_offset_of(from), bytes, at);
     cluster_visit(b, visit::by_thread, self().of->now, at);
-    memcpy(to, smem_data(b, offset_of(from)), bytes);
+    memcpy(to, smem_data(b, cluster_offset_of(from)), bytes);
 }
 
 void smem_write_cluster(gpu::cluster_address to, const void *from, uint32_t bytes, where at)
 {
-    block &b = cluster_peer("smem_store_cluster", rank_of(to), at);
-    generic_write(b, "smem_store_cluster", offset_of(to), bytes, at);
+    block &b = cluster_peer("smem_store_cluster", cluster_rank_of(to), at);
+    generic_write(b, "smem_store_cluster", cluster_offset_of(to), bytes, at);
     cluster_visit(b, visit::by_thread, self().of->now, at);
-    memcpy(smem_data(b, offset_of(to)), from, bytes);
+    memcpy(smem_data(b, cluster_offset_of(to)), from, bytes);
 }
 
 void bulk_copy_cluster(gpu::cluster_address target, uint32_t source, uint32_t bytes,
@@ -339,19 +344,19 @@ void bulk_copy_cluster(gpu::cluster_address target, uint32_t source, uint32_t by
     if (bytes == 0 || bytes % 16 != 0) {
         fail_at(at, "%s of %u bytes: must be a multiple of 16", what, bytes);
     }
-    if (rank_of(target) != rank_of(barrier)) {
+    if (cluster_rank_of(target) != cluster_rank_of(barrier)) {
         fail_at(at, "%s to rank %u with an mbarrier of rank %u: both lie in one block", what,
-                rank_of(target), rank_of(barrier));
+                cluster_rank_of(target), cluster_rank_of(barrier));
     }
     smem_in_bounds(what, source, bytes, 16, at);
-    smem_in_bounds(what, offset_of(target), bytes, 16, at);
+    smem_in_bounds(what, cluster_offset_of(target), bytes, 16, at);
     auto c = std::make_unique<copy_operation>();
     c->from = self().owner;
-    c->to = &cluster_peer(what, rank_of(target), at);
-    c->barrier = &tma_barrier(*c->to, what, offset_of(barrier), at);
+    c->to = &cluster_peer(what, cluster_rank_of(target), at);
+    c->barrier = &tma_barrier(*c->to, what, cluster_offset_of(barrier), at);
     cluster_check_round(what, *c->to, *c->barrier, at);
     c->source = source;
-    c->target = offset_of(target);
+    c->target = cluster_offset_of(target);
     c->bytes = bytes;
     c->round = c->barrier->rounds + 1;
     c->issuer = self().known;

@@ -89,6 +89,8 @@ void cluster_visit_barrier(block &b, const mbarrier &m, uint32_t round, where at
  * one before is complete. */
 void cluster_check_round(const char *what, const block &b, const mbarrier &m, where at);
 gpu::cluster_address cluster_map(uint32_t address, uint32_t rank);
+uint32_t cluster_rank_of(gpu::cluster_address a);
+uint32_t cluster_offset_of(gpu::cluster_address a);
 void mbarrier_arrive_cluster(gpu::cluster_address barrier, uint32_t expected_bytes, where at);
 void smem_read_cluster(gpu::cluster_address from, void *to, uint32_t bytes, where at);
 void smem_write_cluster(gpu::cluster_address to, const void *from, uint32_t bytes, where at);
@@ -110,6 +112,9 @@ void tensor_load_multicast(uint32_t target, const gpu::tensor_shape &map, uint32
                            uint32_t mask, const int32_t *coordinates, int rank, where at);
 void tensor_store(const gpu::tensor_shape &map, uint32_t source, const int32_t *coordinates,
                   int rank, bool add, where at);
+/* The bytes count on an mbarrier of either block of the pair. */
+void tensor_load_pair(uint32_t target, const gpu::tensor_shape &map, gpu::cluster_address barrier,
+                      const int32_t *coordinates, int rank, where at);
 void bulk_load(uint32_t target, const void *source, uint32_t bytes, uint32_t barrier, where at);
 void bulk_load_multicast(uint32_t target, const void *source, uint32_t bytes, uint32_t barrier,
                          uint32_t mask, where at);
@@ -135,9 +140,10 @@ void wgmma_commit(where at);
 void wgmma_wait(int pending, const register_array *arrays, int count);
 
 /* tensor memory (tensor.cpp) */
-void tensor_take(uint32_t columns, uint32_t smem_target, where at);
-void tensor_give(uint32_t base, uint32_t columns, where at);
-void tensor_take_no_more(where at);
+/* group: 1, or 2: with the other block of the pair (ranks 2 i and 2 i + 1). */
+void tensor_take(uint32_t columns, uint32_t smem_target, int group, where at);
+void tensor_give(uint32_t base, uint32_t columns, int group, where at);
+void tensor_take_no_more(int group, where at);
 void tensor_fence_before(where at);
 void tensor_fence_after(where at);
 struct tensor_multiply_call {
@@ -146,9 +152,11 @@ struct tensor_multiply_call {
     uint64_t a, b;
     uint32_t instruction;
     bool add;
+    int group;
 };
 void tensor_multiply(const tensor_multiply_call &call, where at);
-void tensor_commit(uint32_t barrier, where at);
+/* mask: ranks that get an arrival on the mbarrier at this place; 0: this block. */
+void tensor_commit(uint32_t barrier, uint32_t mask, int group, where at);
 /* The rank whose tcgen05 streams read this block's memories: its own, or that of its pair's even
  * block. */
 int tensor_issuer(const block &b);

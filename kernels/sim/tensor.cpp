@@ -25,23 +25,39 @@ struct range {
     uint32_t first_quarter, quarters;
 };
 
-tensor_memory &memory_of(const char *what, where at)
+tensor_memory &memory_of(const char *what, block &b, where at)
 {
-    block &b = *self().owner;
     if (b.tensor == nullptr) {
-        fail_at(at, "%s, but the block took no tensor memory", what);
+        fail_at(at, "%s, but block %d took no tensor memory", what, b.index);
     }
     return *b.tensor;
 }
 
-void check_taken(const char *what, tensor_memory &m, const range &r, where at)
+tensor_memory &memory_of(const char *what, where at)
+{
+    return memory_of(what, *self().owner, at);
+}
+
+/* A kernel's tcgen05 instructions are all of one kind. */
+void check_group(const char *what, tensor_memory &m, int group, where at)
+{
+    if (m.group != 0 && m.group != group) {
+        fail_at(at,
+                "%s for %d block%s (cta_group::%d), but the block took its tensor memory for %d: "
+                "one kind in all of a kernel",
+                what, group, group == 1 ? "" : "s", group, m.group);
+    }
+    m.group = group;
+}
+
+void check_taken(const char *what, const block &b, const range &r, where at)
 {
     if (r.column + r.columns > TENSOR_COLUMNS) {
         fail_at(at, "%s reaches column %u of %u", what, r.column + r.columns, TENSOR_COLUMNS);
     }
     for (uint32_t c = r.column; c < r.column + r.columns; c++) {
-        if (!m.taken[c / TENSOR_GRANULE]) {
-            fail_at(at, "%s touches column %u, which the block did not take", what, c);
+        if (!b.tensor->taken[c / TENSOR_GRANULE]) {
+            fail_at(at, "%s touches column %u, which block %d did not take", what, c, b.index);
         }
     }
 }
@@ -58,19 +74,20 @@ const char *writer_name(const tensor_cell &c)
     return c.writer < BY_STORE ? "tcgen05_multiply" : "tmem_store";
 }
 
-/* Does this thread know that the write is done? own: its warp's stores count from their wait on. */
-bool knows_write(const thread &t, const tensor_cell &c)
+/* Does this thread know that the write to b's memory is done? Its warp's own stores count from
+ * their wait on. */
+bool knows_write(const thread &t, const block &b, const tensor_cell &c)
 {
     if (c.writer == 0) {
         return true;
     }
     if (c.writer < BY_STORE) {
-        return t.known.of[tensor_issuer(*t.owner)].tensor[c.writer - BY_MULTIPLY] >= c.number;
+        return t.known.of[tensor_issuer(b)].tensor[c.writer - BY_MULTIPLY] >= c.number;
     }
     int by = c.writer - BY_STORE;
-    uint32_t known = by == t.of->index ? t.tensor_stores_waited : 0;
-    known = std::max(known, own(t).tensor_store[by]);
-    return known >= c.number;
+    bool mine = &b == t.owner && by == t.of->index;
+    uint32_t known = t.known.of[b.rank].tensor_store[by];
+    return (mine ? std::max(known, t.tensor_stores_waited) : known) >= c.number;
 }
 
 void refuse(const char *what, uint32_t column, const char *other, int warp, uint16_t place,
@@ -87,28 +104,33 @@ int writer_warp(const tensor_cell &c)
     return c.writer < BY_STORE ? c.writer - BY_MULTIPLY : c.writer - BY_STORE;
 }
 
-/* stream: the warp if this is a multiplication (its own come in order), else -1. */
-void check_write(const char *what, const tensor_cell &c, uint32_t column, int stream, where at)
+/* stream: the warp if this is a multiplication (its own come in order), else -1. b: whose memory.
+ */
+void check_write(const char *what, const block &b, const tensor_cell &c, uint32_t column,
+                 int stream, where at)
 {
     const thread &t = self();
-    bool in_order = c.writer < BY_STORE ? c.writer == BY_MULTIPLY + stream && stream >= 0
-                                        : stream < 0 && writer_warp(c) == t.of->index;
-    if (!in_order && !knows_write(t, c)) {
+    bool in_order = c.writer < BY_STORE
+                        ? c.writer == BY_MULTIPLY + stream && stream >= 0
+                        : stream < 0 && &b == t.owner && writer_warp(c) == t.of->index;
+    if (!in_order && !knows_write(t, b, c)) {
         refuse(what, column, writer_name(c), writer_warp(c), c.place, at);
     }
 }
 
-void check_readers(const char *what, const tensor_cell &c, uint32_t column, int stream, where at)
+void check_readers(const char *what, const block &b, const tensor_cell &c, uint32_t column,
+                   int stream, where at)
 {
     const thread &t = self();
+    const clock_part &known = t.known.of[b.rank], &issuer = t.known.of[tensor_issuer(b)];
     for (int w = 0; w < WARPS_MAX; w++) {
-        uint32_t loads = w == t.of->index && t.tensor_loads_waited > own(t).tensor_load[w]
-                             ? t.tensor_loads_waited
-                             : own(t).tensor_load[w];
+        bool mine = &b == t.owner && w == t.of->index;
+        uint32_t loads =
+            mine ? std::max(t.tensor_loads_waited, known.tensor_load[w]) : known.tensor_load[w];
         if (c.loads[w] > loads) {
             refuse(what, column, "tmem_load", w, c.read_place, at);
         }
-        if (w != stream && c.multiplies[w] > t.known.of[tensor_issuer(*t.owner)].tensor[w]) {
+        if (w != stream && c.multiplies[w] > issuer.tensor[w]) {
             refuse(what, column, "tcgen05_multiply", w, c.read_place, at);
         }
     }
@@ -138,104 +160,183 @@ void mark_written(tensor_memory &m, const range &r, uint8_t writer, uint32_t num
 
 struct product {
     tensor_multiply_call call;
-    uint32_t m, n;
+    uint32_t m, n; /* over all blocks */
     bool bf16, a_mn, b_mn;
+    block *blocks[2]; /* the second one of a pair, or NULL */
     where at;
 };
 
-/* Bits that are zero in kind::f16 with dense fp32 results, one block, and no negation. */
+int count_of(const product &p)
+{
+    return p.call.group;
+}
+
+/* Bits that are zero in kind::f16 with dense fp32 results and no negation. */
 constexpr uint32_t INSTRUCTION_ZERO = 0xe080604fu | 1u << 5;
+
+void check_shape(const product &p, where at)
+{
+    uint32_t i = p.call.instruction;
+    bool pair = p.call.group == 2;
+    uint32_t small = pair ? 128 : 64, step = !pair ? 8 : p.call.a_in_tensor ? 32 : 16;
+    if ((p.m != small && p.m != 2 * small) || p.n < step || p.n > 256 || p.n % step != 0) {
+        fail_at(at,
+                "instruction descriptor 0x%08x: M is %u (%u or %u), N is %u (%u to 256 in steps of "
+                "that)",
+                i, p.m, small, 2 * small, p.n, step);
+    }
+    if (p.call.a_in_tensor && p.a_mn) {
+        fail_at(at, "A in tensor memory is k-major");
+    }
+    if (pair && p.call.a_in_tensor && p.m == small) {
+        fail_at(at, "A in tensor memory with M 128 over a pair is not modelled");
+    }
+}
 
 product decode_instruction(const tensor_multiply_call &call, where at)
 {
     uint32_t i = call.instruction;
     uint32_t a_type = i >> 7 & 7, b_type = i >> 10 & 7;
-    product p = {call,        (i >> 24 & 31) * 16, (i >> 17 & 63) * 8,
-                 a_type == 1, (i >> 15 & 1) != 0,  (i >> 16 & 1) != 0,
+    product p = {call,
+                 (i >> 24 & 31) * 16,
+                 (i >> 17 & 63) * 8,
+                 a_type == 1,
+                 (i >> 15 & 1) != 0,
+                 (i >> 16 & 1) != 0,
+                 {self().owner, nullptr},
                  at};
     if ((i & INSTRUCTION_ZERO) != 0 || (i >> 4 & 3) != 1 || a_type > 1 || a_type != b_type) {
         fail_at(at, "instruction descriptor 0x%08x is not 16-bit operands with fp32 results", i);
     }
-    if ((p.m != 64 && p.m != 128) || p.n < 8 || p.n > 256) {
-        fail_at(at, "instruction descriptor 0x%08x: M is %u (64 or 128), N is %u (8 to 256)", i,
-                p.m, p.n);
-    }
-    if (call.a_in_tensor && p.a_mn) {
-        fail_at(at, "A in tensor memory is k-major");
-    }
+    check_shape(p, at);
     return p;
 }
 
-/* Row r of D and of an A in tensor memory lies in this lane. */
-uint32_t lane_of(const product &p, uint32_t row)
+uint32_t columns_of(const product &p)
 {
-    return p.m == 128 ? row : row % 16 + row / 16 * 32;
+    return p.call.group == 2 && p.m == 128 ? p.n / 2 : p.n;
 }
 
-void read_a(block &b, const product &p, uint32_t first, float *a)
+/* Where a row of D, or of an A in tensor memory, begins. */
+struct place {
+    block *of;
+    uint32_t lane;
+};
+
+/*
+ * Of one block: M 128 has a row per lane, M 64 16 rows in each quarter. Of a pair: each block has
+ * half of the rows; with M 128 its lanes 64 and up have the right half of D's columns.
+ */
+place place_of(const product &p, uint32_t row)
+{
+    if (p.call.group == 1) {
+        return {p.blocks[0], p.m == 128 ? row : row % 16 + row / 16 * 32};
+    }
+    return {p.blocks[row / (p.m / 2)], row % (p.m / 2)};
+}
+
+/* Calls visit(column of the product, cell) along a row of D. */
+template <typename Visit>
+void each_of_row(const product &p, uint32_t row, Visit visit)
+{
+    place at = place_of(p, row);
+    uint32_t start = p.call.d & 0xffff, width = columns_of(p);
+    for (uint32_t first = 0; first < p.n; first += width) {
+        for (uint32_t c = 0; c < width; c++) {
+            visit(first + c, at.of->tensor->data[start + c][at.lane + first / width * 64]);
+        }
+    }
+}
+
+void read_a(const product &p, uint32_t first, float *a)
 {
     if (!p.call.a_in_tensor) {
+        uint32_t rows = p.m / static_cast<uint32_t>(count_of(p));
         operand o = decode_tcgen05("A", p.call.a, p.a_mn, p.at);
-        operand_decode(b, o, {first, MULTIPLY_ROWS, p.bf16, 0, 0, p.at}, a, MULTIPLY_STEP, 1);
+        operand_decode(*p.blocks[first / rows], o,
+                       {first % rows, MULTIPLY_ROWS, p.bf16, 0, 0, p.at}, a, MULTIPLY_STEP, 1);
         return;
     }
     for (uint32_t r = 0; r < MULTIPLY_ROWS; r++) {
+        place from = place_of(p, first + r);
         for (uint32_t k = 0; k < MULTIPLY_STEP; k += 2) {
-            uint32_t pair =
-                b.tensor->data[(p.call.a_tensor & 0xffff) + k / 2][lane_of(p, first + r)];
+            uint32_t pair = from.of->tensor->data[(p.call.a_tensor & 0xffff) + k / 2][from.lane];
             a[r * MULTIPLY_STEP + k] = half_to_float(static_cast<uint16_t>(pair), p.bf16);
             a[r * MULTIPLY_STEP + k + 1] = half_to_float(static_cast<uint16_t>(pair >> 16), p.bf16);
         }
     }
 }
 
-void compute(block &b, const product &p)
+void compute(const product &p)
 {
     alignas(32) float a[MULTIPLY_ROWS * MULTIPLY_STEP];
     alignas(32) static thread_local float right[MULTIPLY_STEP * COLUMNS_MAX];
     alignas(32) static thread_local float d[MULTIPLY_ROWS * COLUMNS_MAX];
     operand o = decode_tcgen05("B", p.call.b, p.b_mn, p.at);
-    operand_decode(b, o, {0, p.n, p.bf16, 0, 0, p.at}, right, 1, COLUMNS_MAX);
-    uint32_t column = p.call.d & 0xffff;
+    uint32_t share = p.n / static_cast<uint32_t>(count_of(p));
+    for (int i = 0; i < count_of(p); i++) {
+        operand_decode(*p.blocks[i], o, {0, share, p.bf16, 0, 0, p.at},
+                       right + static_cast<uint32_t>(i) * share, 1, COLUMNS_MAX);
+    }
     for (uint32_t first = 0; first < p.m; first += MULTIPLY_ROWS) {
-        read_a(b, p, first, a);
+        read_a(p, first, a);
         for (uint32_t r = 0; r < MULTIPLY_ROWS; r++) {
-            for (uint32_t c = 0; c < p.n; c++) {
-                uint32_t old = b.tensor->data[column + c][lane_of(p, first + r)];
-                d[r * COLUMNS_MAX + c] = p.call.add ? bits_to_float(old) : 0.0f;
-            }
+            float *row = d + r * COLUMNS_MAX;
+            each_of_row(p, first + r, [&](uint32_t c, const uint32_t &cell) {
+                row[c] = p.call.add ? bits_to_float(cell) : 0.0f;
+            });
         }
         multiply_add(d, a, right, static_cast<int>(p.n), COLUMNS_MAX);
         for (uint32_t r = 0; r < MULTIPLY_ROWS; r++) {
-            for (uint32_t c = 0; c < p.n; c++) {
-                b.tensor->data[column + c][lane_of(p, first + r)] =
-                    float_to_bits(d[r * COLUMNS_MAX + c]);
-            }
+            const float *row = d + r * COLUMNS_MAX;
+            each_of_row(p, first + r,
+                        [&](uint32_t c, uint32_t &cell) { cell = float_to_bits(row[c]); });
         }
     }
     the_machine().on->multiplies += p.m / MULTIPLY_ROWS;
 }
+
+/* An mbarrier that a commit arrives on. */
+struct commit_target {
+    block *of;
+    mbarrier *barrier;
+};
 
 /* Multiplications of one warp run in order: one operation in flight carries them all. */
 struct multiply_stream : pending {
     block *owner;
     int warp;
     struct entry {
-        bool is_commit;
         product p;
-        mbarrier *barrier;
+        std::vector<commit_target> targets; /* of a commit; none: a multiplication */
         clock issuer;
         where at;
     };
     std::deque<entry> queue;
 
+    void arrive(const entry &e)
+    {
+        for (const commit_target &to : e.targets) {
+            if (to.of != owner) {
+                to.of->from_peers--;
+                int n = mbarrier_number(*to.of, *to.barrier);
+                to.of->visited.by.of[to.of->rank].barrier[n] = to.barrier->rounds + 1;
+                to.of->visited.barrier[n] = where_number(e.at);
+            }
+            mbarrier_arrive_from(*to.of, *to.barrier, e.issuer, e.at);
+        }
+    }
+
     bool step() override
     {
         entry &e = queue.front();
-        if (e.is_commit) {
-            mbarrier_arrive_from(*owner, *e.barrier, e.issuer, e.at);
+        if (e.targets.empty()) {
+            compute(e.p);
+            for (int i = 1; i < count_of(e.p); i++) {
+                e.p.blocks[i]->tensor->in_flight--;
+            }
         } else {
-            compute(*owner, e.p);
+            arrive(e);
         }
         owner->tensor->in_flight--;
         queue.pop_front();
@@ -260,59 +361,71 @@ multiply_stream &stream_of(thread &t)
     return result;
 }
 
-void check_smem_operands(const product &p, thread &t)
+/* In each block its half, or all: the descriptors mean the same offsets in both. */
+void check_smem_operands(const product &p, block &b, thread &t)
 {
+    uint32_t blocks = static_cast<uint32_t>(count_of(p));
     int stream = 2 * WARPS_MAX + t.of->index;
     uint32_t number = t.of->tensor_multiplies;
     if (!p.call.a_in_tensor) {
-        operand_check(*t.owner, "tcgen05 A", decode_tcgen05("A", p.call.a, p.a_mn, p.at),
-                      {0, p.m, p.bf16, stream, number, p.at});
+        operand_check(b, "tcgen05 A", decode_tcgen05("A", p.call.a, p.a_mn, p.at),
+                      {0, p.m / blocks, p.bf16, stream, number, p.at});
     }
-    operand_check(*t.owner, "tcgen05 B", decode_tcgen05("B", p.call.b, p.b_mn, p.at),
-                  {0, p.n, p.bf16, stream, number, p.at});
+    operand_check(b, "tcgen05 B", decode_tcgen05("B", p.call.b, p.b_mn, p.at),
+                  {0, p.n / blocks, p.bf16, stream, number, p.at});
 }
 
-void check_tensor_operands(const product &p, tensor_memory &m, thread &t)
+void check_a_cells(const product &p, block &b, const range &a, thread &t)
 {
     const char *what = "tcgen05_multiply";
     int warp = t.of->index;
-    range d = {p.call.d & 0xffff, p.n, 0, QUARTERS};
-    if (p.call.d >> 16 != 0 || (p.call.a_in_tensor && p.call.a_tensor >> 16 != 0)) {
-        fail_at(p.at, "%s at lane %u: tiles start at lane 0", what, p.call.d >> 16);
-    }
-    check_taken(what, m, d, p.at);
+    each_cell(*b.tensor, a, [&](tensor_cell &c, uint32_t column) {
+        if (c.writer == 0) {
+            fail_at(p.at, "%s reads tensor column %u of block %d, which was never written", what,
+                    column, b.index);
+        }
+        check_write(what, b, c, column, warp, p.at);
+        c.multiplies[warp] = t.of->tensor_multiplies;
+        c.read_place = where_number(p.at);
+    });
+}
+
+void check_tensor_operands(const product &p, block &b, thread &t)
+{
+    const char *what = "tcgen05_multiply";
+    int warp = t.of->index;
+    tensor_memory &m = memory_of(what, b, p.at);
+    range d = {p.call.d & 0xffff, columns_of(p), 0, QUARTERS};
+    check_taken(what, b, d, p.at);
     if (p.call.a_in_tensor) {
         range a = {p.call.a_tensor & 0xffff, MULTIPLY_STEP / 2, 0, QUARTERS};
-        check_taken(what, m, a, p.at);
+        check_taken(what, b, a, p.at);
         if (a.column < d.column + d.columns && d.column < a.column + a.columns) {
             fail_at(p.at, "%s: A and D overlap in tensor memory", what);
         }
-        each_cell(m, a, [&](tensor_cell &c, uint32_t column) {
-            if (c.writer == 0) {
-                fail_at(p.at, "%s reads tensor column %u, which was never written", what, column);
-            }
-            check_write(what, c, column, warp, p.at);
-            c.multiplies[warp] = t.of->tensor_multiplies;
-            c.read_place = where_number(p.at);
-        });
+        check_a_cells(p, b, a, t);
     }
     each_cell(m, d, [&](tensor_cell &c, uint32_t column) {
         if (p.call.add && c.writer == 0) {
-            fail_at(p.at, "%s adds to tensor column %u, which was never written", what, column);
+            fail_at(p.at, "%s adds to tensor column %u of block %d, which was never written", what,
+                    column, b.index);
         }
-        check_write(what, c, column, warp, p.at);
-        check_readers(what, c, column, warp, p.at);
+        check_write(what, b, c, column, warp, p.at);
+        check_readers(what, b, c, column, warp, p.at);
     });
     mark_written(m, d, static_cast<uint8_t>(BY_MULTIPLY + warp), t.of->tensor_multiplies, p.at);
 }
 
-} // namespace
-
-void tensor_multiply(const tensor_multiply_call &call, where at)
+void check_issuer(const tensor_multiply_call &call, where at)
 {
-    thread &t = self();
-    tensor_memory &m = memory_of("tcgen05_multiply", at);
-    check_fenced("tcgen05_multiply", at);
+    const thread &t = self();
+    if (call.group == 2 && t.owner->rank % 2 != 0) {
+        fail_at(at, "a pair's multiplications are issued by its even block; this is rank %d",
+                t.owner->rank);
+    }
+    if (call.d >> 16 != 0 || (call.a_in_tensor && call.a_tensor >> 16 != 0)) {
+        fail_at(at, "tcgen05_multiply at lane %u: tiles start at lane 0", call.d >> 16);
+    }
     if (t.of->tensor_lane >= 0 && t.of->tensor_lane != t.lane) {
         fail_at(
             at,
@@ -320,24 +433,43 @@ void tensor_multiply(const tensor_multiply_call &call, where at)
             "own",
             t.of->tensor_lane);
     }
-    t.of->tensor_lane = t.lane;
-    product p = decode_instruction(call, at);
-    t.of->tensor_multiplies++;
-    check_smem_operands(p, t);
-    check_tensor_operands(p, m, t);
-    m.in_flight++;
-    stream_of(t).queue.push_back({false, p, nullptr, {}, at});
 }
+
+} // namespace
 
 int tensor_issuer(const block &b)
 {
-    return b.rank;
+    return b.tensor != nullptr && b.tensor->group == 2 ? b.rank & ~1 : b.rank;
 }
 
-void tensor_commit(uint32_t barrier, where at)
+void tensor_multiply(const tensor_multiply_call &call, where at)
 {
+    const char *what = "tcgen05_multiply";
     thread &t = self();
-    if (dropped("tcgen05_commit", at)) {
+    check_group(what, memory_of(what, at), call.group, at);
+    check_fenced(what, at);
+    check_issuer(call, at);
+    product p = decode_instruction(call, at);
+    if (call.group == 2) {
+        p.blocks[1] = &cluster_peer(what, cluster_rank() ^ 1, at);
+        check_group(what, memory_of(what, *p.blocks[1], at), call.group, at);
+    }
+    t.of->tensor_lane = t.lane;
+    t.of->tensor_multiplies++;
+    for (int i = 0; i < count_of(p); i++) {
+        check_smem_operands(p, *p.blocks[i], t);
+        check_tensor_operands(p, *p.blocks[i], t);
+        cluster_visit(*p.blocks[i], visit::by_tensor_stream, t.of->tensor_multiplies, at);
+        p.blocks[i]->tensor->in_flight++;
+    }
+    stream_of(t).queue.push_back({p, {}, {}, at});
+}
+
+void tensor_commit(uint32_t barrier, uint32_t mask, int group, where at)
+{
+    const char *what = "tcgen05_commit";
+    thread &t = self();
+    if (dropped(what, at)) {
         return;
     }
     if (t.of->tensor_lane >= 0 && t.of->tensor_lane != t.lane) {
@@ -345,11 +477,16 @@ void tensor_commit(uint32_t barrier, where at)
                 t.of->tensor_lane);
     }
     t.of->tensor_lane = -1;
-    mbarrier &m = mbarrier_at("tcgen05_commit", barrier, at);
-    clock issuer = t.known; /* not this thread's own plain writes: only a release publishes those */
-    issuer.of[t.owner->rank].tensor[t.of->index] = t.of->tensor_multiplies;
-    memory_of("tcgen05_commit", at).in_flight++;
-    stream_of(t).queue.push_back({true, {}, &m, issuer, at});
+    check_group(what, memory_of(what, at), group, at);
+    multiply_stream::entry e = {{}, {}, t.known, at}; /* not this thread's own plain writes: only
+                                                         a release publishes those */
+    e.issuer.of[t.owner->rank].tensor[t.of->index] = t.of->tensor_multiplies;
+    cluster_each(what, mask == 0 ? 1u << t.owner->rank : mask, at, [&](block &b) {
+        e.targets.push_back({&b, &mbarrier_of(b, what, barrier, at)});
+        b.from_peers += &b != t.owner;
+    });
+    t.owner->tensor->in_flight++;
+    stream_of(t).queue.push_back(std::move(e));
 }
 
 /* ------------------------------------------------------------------ loads and stores */
@@ -385,7 +522,7 @@ void tensor_load(uint32_t *registers, uint32_t count, uint32_t from, where at)
     tensor_memory &m = memory_of("tmem_load", at);
     check_fenced("tmem_load", at);
     range r = quarter_range("tmem_load", from, count, at);
-    check_taken("tmem_load", m, r, at);
+    check_taken("tmem_load", *t.owner, r, at);
     warp_meet("tmem_load", at, from, meet::values_only, [](warp &w, collective &c) {
         same_address(w, c);
         w.tensor_loads++;
@@ -395,7 +532,7 @@ void tensor_load(uint32_t *registers, uint32_t count, uint32_t from, where at)
         if (c.writer == 0) {
             fail_at(at, "tmem_load reads tensor column %u, which was never written", column);
         }
-        if (!knows_write(t, c)) {
+        if (!knows_write(t, *t.owner, c)) {
             refuse("tmem_load", column, writer_name(c), writer_warp(c), c.place, at);
         }
         c.loads[t.of->index] = t.of->tensor_loads;
@@ -443,14 +580,14 @@ void tensor_store(uint32_t to, const uint32_t *registers, uint32_t count, where 
     tensor_memory &m = memory_of("tmem_store", at);
     check_fenced("tmem_store", at);
     range r = quarter_range("tmem_store", to, count, at);
-    check_taken("tmem_store", m, r, at);
+    check_taken("tmem_store", *t.owner, r, at);
     warp_meet("tmem_store", at, to, meet::values_only, [](warp &w, collective &c) {
         same_address(w, c);
         w.tensor_stores++;
     });
     each_cell(m, r, [&](tensor_cell &c, uint32_t column) {
-        check_write("tmem_store", c, column, -1, at);
-        check_readers("tmem_store", c, column, -1, at);
+        check_write("tmem_store", *t.owner, c, column, -1, at);
+        check_readers("tmem_store", *t.owner, c, column, -1, at);
         m.data[column][r.first_quarter * LANES + static_cast<uint32_t>(t.lane)] =
             registers[column - r.column];
     });
@@ -504,53 +641,102 @@ void tensor_fence_after(where at)
 
 /* ------------------------------------------------------------------ allocation */
 
-void tensor_take(uint32_t columns, uint32_t smem_target, where at)
+namespace
 {
-    thread &t = self();
-    block &b = *t.owner;
-    warp_meet("tmem_take", at, columns, meet::values_only);
-    if (t.lane == 0) {
-        if (b.tensor == nullptr) {
-            b.tensor = std::make_unique<tensor_memory>();
-        }
-        tensor_memory &m = *b.tensor;
-        if (m.no_more) {
-            fail_at(at, "tmem_take after tmem_take_no_more");
-        }
-        uint32_t need = columns / TENSOR_GRANULE, places = 0, chosen = 0;
-        for (uint32_t g = 0; g + need <= m.taken.size(); g += need) {
-            bool free = true;
-            for (uint32_t i = g; i < g + need; i++) {
-                free = free && !m.taken[i];
-            }
-            if (free && random_below(++places) == 0) { /* any, so that nobody assumes column 0 */
-                chosen = g;
+
+constexpr uint32_t NOWHERE = UINT32_MAX;
+
+/* Columns that are free in all of these; any, so that nobody assumes column 0. */
+uint32_t choose_columns(const std::vector<tensor_memory *> &of, uint32_t columns)
+{
+    uint32_t need = columns / TENSOR_GRANULE, places = 0, chosen = NOWHERE;
+    for (uint32_t g = 0; g + need <= TENSOR_COLUMNS / TENSOR_GRANULE; g += need) {
+        bool free = true;
+        for (uint32_t i = g; i < g + need; i++) {
+            for (const tensor_memory *m : of) {
+                free = free && !m->taken[i];
             }
         }
-        if (places == 0) {
-            fail_at(at, "tmem_take of %u columns waits for ever: the block has taken too much",
-                    columns);
+        if (free && random_below(++places) == 0) {
+            chosen = g;
         }
-        for (uint32_t i = chosen; i < chosen + need; i++) {
-            m.taken[i] = true;
-        }
-        uint32_t base = chosen * TENSOR_GRANULE;
-        smem_write(smem_target, &base, 4, at);
     }
-    warp_meet("tmem_take", at, columns, meet::orders_memory);
+    for (uint32_t i = chosen; chosen != NOWHERE && i < chosen + need; i++) {
+        for (tensor_memory *m : of) {
+            m->taken[i] = true;
+        }
+    }
+    return chosen == NOWHERE ? NOWHERE : chosen * TENSOR_GRANULE;
 }
 
-void tensor_give(uint32_t base, uint32_t columns, where at)
+tensor_memory &memory_to_take(block &b)
+{
+    if (b.tensor == nullptr) {
+        b.tensor = std::make_unique<tensor_memory>();
+    }
+    return *b.tensor;
+}
+
+/* Both blocks of a pair take at the same place: the first one waits for the other. */
+uint32_t take_with_peer(thread &t, uint32_t columns, where at)
+{
+    size_t peer = static_cast<size_t>(t.owner->rank ^ 1);
+    if (peer >= t.owner->in->blocks.size()) {
+        fail_at(at, "tmem_take_pair in a cluster of one block");
+    }
+    tensor_memory &mine = *t.owner->tensor, &other = memory_to_take(*t.owner->in->blocks[peer]);
+    if (other.pair_wanted == 0) {
+        mine.pair_wanted = columns;
+        mine.pair_waits = &t;
+        sleep_until_woken("tmem_take_pair of the other block of its pair", at);
+        return mine.pair_base;
+    }
+    if (other.pair_wanted != columns) {
+        fail_at(at, "tmem_take_pair of %u columns, but the other block takes %u", columns,
+                other.pair_wanted);
+    }
+    uint32_t base = choose_columns({&mine, &other}, columns);
+    other.pair_base = base;
+    other.pair_wanted = 0;
+    wake(other.pair_waits);
+    return base;
+}
+
+} // namespace
+
+void tensor_take(uint32_t columns, uint32_t smem_target, int group, where at)
+{
+    thread &t = self();
+    const char *what = group == 2 ? "tmem_take_pair" : "tmem_take";
+    warp_meet(what, at, columns, meet::values_only);
+    if (t.lane == 0) {
+        tensor_memory &m = memory_to_take(*t.owner);
+        check_group(what, m, group, at);
+        if (m.no_more) {
+            fail_at(at, "%s after tmem_take_no_more", what);
+        }
+        uint32_t base = group == 2 ? take_with_peer(t, columns, at) : choose_columns({&m}, columns);
+        if (base == NOWHERE) {
+            fail_at(at, "%s of %u columns waits for ever: the block has taken too much", what,
+                    columns);
+        }
+        smem_write(smem_target, &base, 4, at);
+    }
+    warp_meet(what, at, columns, meet::orders_memory);
+}
+
+void tensor_give(uint32_t base, uint32_t columns, int group, where at)
 {
     thread &t = self();
     tensor_memory &m = memory_of("tmem_give", at);
+    check_group("tmem_give", m, group, at);
     warp_meet("tmem_give", at, base, meet::values_only, same_address);
     if (t.lane == 0) {
         range r = {base & 0xffff, columns, 0, QUARTERS};
-        check_taken("tmem_give", m, r, at);
+        check_taken("tmem_give", *t.owner, r, at);
         each_cell(m, r, [&](tensor_cell &c, uint32_t column) {
-            check_write("tmem_give", c, column, -1, at);
-            check_readers("tmem_give", c, column, -1, at);
+            check_write("tmem_give", *t.owner, c, column, -1, at);
+            check_readers("tmem_give", *t.owner, c, column, -1, at);
             c = {};
         });
         for (uint32_t g = r.column / TENSOR_GRANULE; g < (r.column + columns) / TENSOR_GRANULE;
@@ -561,10 +747,11 @@ void tensor_give(uint32_t base, uint32_t columns, where at)
     warp_meet("tmem_give", at, base, meet::values_only);
 }
 
-void tensor_take_no_more(where at)
+void tensor_take_no_more(int group, where at)
 {
     warp_meet("tmem_take_no_more", at, 0, meet::values_only);
     if (self().lane == 0 && self().owner->tensor != nullptr) {
+        check_group("tmem_take_no_more", *self().owner->tensor, group, at);
         self().owner->tensor->no_more = true;
     }
 }

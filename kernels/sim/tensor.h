@@ -33,6 +33,10 @@ struct tensor_memory {
     tensor_cell cells[TENSOR_COLUMNS][QUARTERS];
     std::array<bool, TENSOR_COLUMNS / TENSOR_GRANULE> taken;
     bool no_more;
+    int group;            /* blocks that use it together: 1, or 2 for a pair; 0: not known yet */
+    uint32_t pair_wanted; /* columns this block waits for its peer to take as well; 0: none */
+    uint32_t pair_base;   /* what both were given */
+    thread *pair_waits;
     int in_flight; /* multiplications and commits */
 };
 

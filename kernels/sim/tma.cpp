@@ -254,6 +254,20 @@ void tensor_load(uint32_t target, const gpu::tensor_shape &map, uint32_t barrier
     load_into(b, b, "tma_load", target, map, barrier, coordinates, rank, at);
 }
 
+void tensor_load_pair(uint32_t target, const gpu::tensor_shape &map, gpu::cluster_address barrier,
+                      const int32_t *coordinates, int rank, where at)
+{
+    const char *what = "tma_load_pair";
+    block &b = *self().owner;
+    uint32_t of = cluster_rank_of(barrier);
+    if (of / 2 != static_cast<uint32_t>(b.rank) / 2) {
+        fail_at(at, "%s from rank %d counts on an mbarrier of rank %u, which is of another pair",
+                what, b.rank, of);
+    }
+    load_into(b, cluster_peer(what, of, at), what, target, map, cluster_offset_of(barrier),
+              coordinates, rank, at);
+}
+
 void tensor_load_multicast(uint32_t target, const gpu::tensor_shape &map, uint32_t barrier,
                            uint32_t mask, const int32_t *coordinates, int rank, where at)
 {

@@ -16,18 +16,18 @@ GPU_INLINE void tmem_take(uint32_t smem_target, sim::where at = SIM_HERE)
 {
     static_assert(COLUMNS >= 32 && COLUMNS <= 512 && (COLUMNS & (COLUMNS - 1)) == 0,
                   "32..512, 2^n");
-    sim::tensor_take(COLUMNS, smem_target, at);
+    sim::tensor_take(COLUMNS, smem_target, 1, at);
 }
 
 template <int COLUMNS>
 GPU_INLINE void tmem_give(uint32_t base, sim::where at = SIM_HERE)
 {
-    sim::tensor_give(base, COLUMNS, at);
+    sim::tensor_give(base, COLUMNS, 1, at);
 }
 
 GPU_INLINE void tmem_take_no_more(sim::where at = SIM_HERE)
 {
-    sim::tensor_take_no_more(at);
+    sim::tensor_take_no_more(1, at);
 }
 
 GPU_INLINE void tcgen05_fence_before(sim::where at = SIM_HERE)
@@ -43,18 +43,23 @@ GPU_INLINE void tcgen05_fence_after(sim::where at = SIM_HERE)
 GPU_INLINE void tcgen05_multiply(uint32_t d, uint64_t a, uint64_t b, uint32_t instruction, bool add,
                                  sim::where at = SIM_HERE)
 {
-    sim::tensor_multiply({d, 0, false, a, b, instruction, add}, at);
+    sim::tensor_multiply({d, 0, false, a, b, instruction, add, 1}, at);
 }
 
 GPU_INLINE void tcgen05_multiply_tensor(uint32_t d, uint32_t a, uint64_t b, uint32_t instruction,
                                         bool add, sim::where at = SIM_HERE)
 {
-    sim::tensor_multiply({d, a, true, 0, b, instruction, add}, at);
+    sim::tensor_multiply({d, a, true, 0, b, instruction, add, 1}, at);
 }
 
 GPU_INLINE void tcgen05_commit(uint32_t barrier, sim::where at = SIM_HERE)
 {
-    sim::tensor_commit(barrier, at);
+    sim::tensor_commit(barrier, 0, 1, at);
+}
+
+GPU_INLINE void tcgen05_commit_multicast(uint32_t barrier, uint32_t mask, sim::where at = SIM_HERE)
+{
+    sim::tensor_commit(barrier, mask, 1, at);
 }
 
 /* T: float or uint32_t, COUNT 1 to 128, a power of two. */

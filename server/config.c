@@ -140,6 +140,11 @@ const struct option_row config_rows[] = {
     {"drain-timeout", OPTION_DURATION, AT(drain_timeout_us), "30s", 0, DAY,
      "After SIGTERM or DRAIN, how long accepted requests may take before they are answered "
      "UNAVAILABLE. Keep it below TimeoutStopSec of the unit."},
+    {"launch-timeout", OPTION_DURATION, AT(launch_timeout_us), "30s", 0, DAY,
+     "A launch that has not ended after this long, and a hundred times its estimate, means a "
+     "device "
+     "that hangs: the daemon exits, to be started again. After a tenth of it the daemon is not "
+     "ready. 0: never."},
 
     {"retain-bytes", OPTION_BYTES, AT(retain_bytes), "0", 0, 16 * TIB,
      "Part of the arena that retained forwards may take, so that a backward sends only its "

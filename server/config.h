@@ -77,6 +77,7 @@ struct config {
     uint64_t result_timeout_us;
     uint64_t ping_us;
     uint64_t drain_timeout_us;
+    uint64_t launch_timeout_us; /* 0: never */
 
     /* Retained forwards. */
     uint64_t retain_bytes; /* per device, out of the arena; 0: half of it */

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/clock.h"
 #include "server/intake.h"
 #include "server/log.h"
 #include "server/server.h"
@@ -19,6 +20,10 @@
 /* Results that are copied leave after each slice, under the kernels of the next one; only those of
  * the last slice leave alone. 25 ms become 3: at the bus's 55 GB/s an output of 170 MB. */
 #define COPIED_SLICES 8.0
+/* A launch is late after so many times its estimate, which others on the device can make wrong; and
+ * the daemon not ready after this part of launch-timeout. */
+#define STALL_ESTIMATES 100.0
+#define STALL_PART 10u
 
 enum fas_status executor_open(struct executor *executor, uint32_t index, const char *device,
                               const struct config *config, uint32_t principals, device_wake *wake,
@@ -56,13 +61,19 @@ enum fas_status executor_open(struct executor *executor, uint32_t index, const c
     return FAS_OK;
 }
 
+static bool runs_sooner(const struct executor *a, const struct executor *b)
+{
+    return a->stalled != b->stalled
+               ? b->stalled
+               : a->flops_outstanding / a->flops_per_us < b->flops_outstanding / b->flops_per_us;
+}
+
 struct executor *executor_choose(struct server *server)
 {
     struct executor *best = NULL;
     for (uint32_t i = 0; i < server->executor_count; i++) {
         struct executor *executor = &server->executors[i];
-        if (!executor->lost && (!best || executor->flops_outstanding / executor->flops_per_us <
-                                             best->flops_outstanding / best->flops_per_us)) {
+        if (!executor->lost && (!best || runs_sooner(executor, best))) {
             best = executor;
         }
     }
@@ -187,7 +198,7 @@ static void launch_step(struct server *server, struct executor *executor, struct
 {
     int32_t sums = gather_sums(server, executor, flight);
     struct device_launch launch = flight_launch(flight, &executor->device, sums);
-    executor->launches++;
+    executor->launch_since_us = executor->launches++ == 0 ? clock_us() : executor->launch_since_us;
     executor->device.ops->launch(&executor->device, &launch, flight->batch.id);
 }
 
@@ -370,11 +381,38 @@ static void launch_done(struct server *server, struct executor *executor,
         account(server, executor, flight, i, completion);
     }
     executor->launches--;
+    executor->launch_since_us = clock_us();
     flight_advance(flight);
     if (flight_all_done(flight)) {
         executor->first_flight = (executor->first_flight + 1) % executor->device.depth;
         executor->flight_count--;
     }
+}
+
+/* ---- one that does not end ---- */
+
+bool executor_watch(struct server *server, struct executor *executor, uint64_t now_us)
+{
+    uint64_t timeout_us = server->config.launch_timeout_us;
+    bool runs = executor->launches > 0 && !executor->lost && timeout_us > 0;
+    uint64_t took_us =
+        runs && now_us > executor->launch_since_us ? now_us - executor->launch_since_us : 0;
+    double estimate_us =
+        runs ? flight_step_flops(flight_at(executor, 0)) / executor->flops_per_us : 0;
+    bool late = (double)took_us > STALL_ESTIMATES * estimate_us;
+    bool stalled = late && took_us > timeout_us / STALL_PART;
+    if (stalled != executor->stalled) {
+        executor->stalled = stalled;
+        log_warn(stalled ? "device_stalled" : "device_resumed",
+                 log_str("device", executor->device.name), log_u64("launch_us", took_us),
+                 log_f64("estimate_us", estimate_us));
+    }
+    if (late && took_us > timeout_us) {
+        log_error("device_hung", log_str("device", executor->device.name),
+                  log_u64("launch_us", took_us), log_f64("estimate_us", estimate_us));
+        return false;
+    }
+    return true;
 }
 
 /* The device is of no use any more: everything that waits for it is answered now. */

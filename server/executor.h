@@ -41,7 +41,9 @@ struct executor {
     double lane_us[DEVICE_LANES]; /* with work of the lane under way */
     double flops_done;
     uint64_t batches;
-    bool lost; /* the device failed: nothing runs here any more */
+    uint64_t launch_since_us; /* since when the oldest launch is the oldest */
+    bool stalled;             /* it takes far longer than it should */
+    bool lost;                /* the device failed: nothing runs here any more */
 };
 
 enum fas_status executor_open(struct executor *executor, uint32_t index, const char *device,
@@ -61,7 +63,12 @@ void executor_enqueue(struct server *server, struct slot *slot, uint64_t now_us)
  */
 void executor_drop(struct server *server, struct slot *slot);
 
-/* Where a request may run soonest: the device with the fewest outstanding FLOPs; NULL: all lost. */
+/* Looks whether the oldest launch should have ended long ago. False: it never will (config.h,
+ * launch_timeout_us). */
+bool executor_watch(struct server *server, struct executor *executor, uint64_t now_us);
+
+/* Where a request may run soonest: the device with the fewest outstanding FLOPs, one that stalled
+ * only if all do; NULL: all lost. */
 struct executor *executor_choose(struct server *server);
 
 #endif

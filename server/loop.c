@@ -75,6 +75,9 @@ static void turn(struct loop *loop)
     if (loop->server->draining && !loop->stopping) {
         begin_drain(loop);
     }
+    if (loop->server->hung) { /* its memory is with the device: only the process's end frees it */
+        _exit(EXIT_DEVICE);
+    }
     if (server_drained(loop->server)) {
         uv_stop(&loop->uv);
         return;

@@ -42,12 +42,18 @@ static void find_readiness(struct monitor *monitor, struct http_page *page)
 {
     static char text[32 + FAS_DEVICES_MAX * 64]; /* the answer copies it */
     const struct server *server = monitor->server;
-    bool ready = !server->draining && !server_lost(server);
-    int bytes = snprintf(text, sizeof(text), "%s\n", ready ? "ready" : "draining");
+    const char *state = server->draining || server_lost(server) ? "draining"
+                        : server_stalled(server)                ? "stalled"
+                                                                : "ready";
+    bool ready = strcmp(state, "ready") == 0;
+    int bytes = snprintf(text, sizeof(text), "%s\n", state);
     for (uint32_t i = 0; i < server->executor_count; i++) {
         const struct executor *executor = &server->executors[i];
         bytes += snprintf(text + bytes, sizeof(text) - (size_t)bytes, "%.48s %s\n",
-                          executor->device.name, executor->lost ? "failed" : "ok");
+                          executor->device.name,
+                          executor->lost      ? "failed"
+                          : executor->stalled ? "stalled"
+                                              : "ok");
     }
     *page = (struct http_page){ready ? 200 : 503, PLAIN, text, (size_t)bytes};
 }

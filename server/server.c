@@ -135,6 +135,9 @@ uint64_t server_turn(struct server *server, uint64_t now_us)
     if (watch) {
         connection_watch_all(server, now_us);
         hold_expire(server, now_us);
+        for (uint32_t i = 0; i < server->executor_count; i++) {
+            server->hung |= !executor_watch(server, &server->executors[i], now_us);
+        }
         server->watch_us = now_us + WATCH_US;
     }
     reply_send_all(server, now_us);
@@ -161,7 +164,7 @@ void server_measure(struct server *server, uint64_t now_us)
     stats_set(stats, STATS_LOG_LOST, (double)log_lost());
     for (uint32_t i = 0; i < server->executor_count; i++) {
         const struct executor *e = &server->executors[i];
-        stats_device_set(stats, i, STATS_DEVICE_UP, e->lost ? 0 : 1);
+        stats_device_set(stats, i, STATS_DEVICE_UP, e->lost || e->stalled ? 0 : 1);
         stats_device_set(stats, i, STATS_DEVICE_ARENA_BYTES, (double)e->arena.bytes);
         stats_device_set(stats, i, STATS_DEVICE_ARENA_USED_BYTES, (double)e->arena.used_bytes);
         stats_device_set(stats, i, STATS_DEVICE_ARENA_HIGH_BYTES,
@@ -193,6 +196,15 @@ bool server_lost(const struct server *server)
         }
     }
     return true;
+}
+
+bool server_stalled(const struct server *server)
+{
+    bool stalled = false;
+    for (uint32_t i = 0; i < server->executor_count; i++) {
+        stalled |= server->executors[i].stalled && !server->executors[i].lost;
+    }
+    return stalled;
 }
 
 void server_abandon(struct server *server)

@@ -42,6 +42,7 @@ struct server {
     struct stats stats;
     uint64_t started_us, watch_us; /* watch_us: when to look at the time next */
     bool draining;
+    bool hung; /* a device does not end its launch: whoever waits for it waits for ever */
 };
 
 /* Opens all parts from server->config, in order: memory and devices first, listeners last. `wake`
@@ -64,6 +65,9 @@ void server_abandon(struct server *server);
 
 /* No device is left: the daemon has answered all and should be started again. */
 bool server_lost(const struct server *server);
+
+/* Some device has a launch that takes far too long. */
+bool server_stalled(const struct server *server);
 
 /* Everything accepted was answered and sent. */
 bool server_drained(const struct server *server);

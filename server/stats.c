@@ -47,7 +47,9 @@ const struct stats_row stats_gauge_rows[STATS_GAUGES] = {
 };
 
 const struct stats_row stats_device_rows[STATS_DEVICE_GAUGES] = {
-    [STATS_DEVICE_UP] = {"up", "device_up", NULL, "1 while the device works, 0 once it failed."},
+    [STATS_DEVICE_UP] = {"up", "device_up", NULL,
+                         "1 while the device works, 0 once it failed "
+                         "and while a launch takes far too long."},
     [STATS_DEVICE_ARENA_BYTES] = {"arena_bytes", "device_arena_bytes", NULL,
                                   "Memory that holds requests, taken at start."},
     [STATS_DEVICE_ARENA_USED_BYTES] = {"arena_used_bytes", "device_arena_used_bytes", NULL,

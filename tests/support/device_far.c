@@ -4,8 +4,8 @@
  * different lanes come in any order; kernels are the CPU's. Copies go through memcpy, so that
  * sanitizers see every access to a slab.
  *
- * Fault sites: "far:0" for launches, "far:0/upload", "far:0/download". A failed device completes
- * everything as failed.
+ * Fault sites: "far:0" for launches, "far:0/upload", "far:0/download": a failed device completes
+ * everything as failed. "far:0/hang": the launch never ends; "far:0/slow": after SLOW_US.
  */
 #include <assert.h>
 #include <fcntl.h>
@@ -26,6 +26,7 @@
 
 #define FAR_ARENA_BYTES (UINT64_C(64) << 20)
 #define FAR_PLAN_BYTES (UINT64_C(64) << 20)
+#define SLOW_US 900000u
 
 /* Launches take longest, so that requests gather behind them. */
 static const uint32_t pause_us_max[DEVICE_LANES] = {
@@ -114,6 +115,20 @@ static bool fails(struct far_lane *lane)
     return atomic_load(&far->failed);
 }
 
+/* Launches that take their time. */
+static void linger(const struct far_lane *lane)
+{
+    char site[sizeof lane->device->name + 16];
+    snprintf(site, sizeof site, "%s/hang", lane->device->name);
+    while (lane->which == DEVICE_LAUNCH && fault_here(site)) {
+        pause();
+    }
+    snprintf(site, sizeof site, "%s/slow", lane->device->name);
+    if (lane->which == DEVICE_LAUNCH && fault_here(site)) {
+        usleep(SLOW_US);
+    }
+}
+
 static struct work take_work(struct far_lane *lane)
 {
     struct far *far = lane->device->state;
@@ -144,6 +159,7 @@ static void *run(void *argument)
         struct work work = take_work(lane);
         struct device_completion completion = {
             .lane = lane->which, .tag = work.tag, .started_us = clock_us()};
+        linger(lane);
         completion.failed = fails(lane);
         if (!completion.failed && lane->which == DEVICE_LAUNCH) {
             launch(lane->device->state, &work.launch);

@@ -231,6 +231,44 @@ def check_lost_device():
     expect(daemon.stop() == 0, daemon.text())
 
 
+def wait_ready(daemon, status, line):
+    deadline = time.monotonic() + 20
+    while True:
+        answer, text = daemon.ask("/readyz")
+        if answer.status == status and line in text:
+            return
+        expect(time.monotonic() < deadline, status, line, text, daemon.text())
+        time.sleep(0.02)
+
+
+def check_stalled_device():
+    """Launches that take too long: not ready as long as they do."""
+    daemon = Daemon(FASERVED_FAULTY, "--device=far:0", "--launch-timeout=4s",
+                    FASERVED_FAULT="far:0/slow 1")
+    load = subprocess.Popen([FASCTL, "demo", "--bytes-max=600", "--notices=1", "--requests=1",
+                             "--url=" + daemon.url], stdout=subprocess.DEVNULL)
+    wait_ready(daemon, 503, "stalled\nfar:0 stalled\n")
+    expect(daemon.value("device_up", device="far:0") == 0, "far:0 counts as down")
+    expect(load.wait(60) == 0, daemon.text())
+    wait_ready(daemon, 200, "ready\nfar:0 ok\n")
+    expect("event=device_stalled" in daemon.text(), daemon.text())
+    expect("event=device_resumed" in daemon.text(), daemon.text())
+    expect(daemon.stop() == 0, daemon.text())
+
+
+def check_hung_device():
+    """A launch that never ends: not ready, then an exit for the service manager to see."""
+    daemon = Daemon(FASERVED_FAULTY, "--device=far:0", "--launch-timeout=2s",
+                    FASERVED_FAULT="far:0/hang 2")
+    began = time.monotonic()
+    done = daemon.fasctl("bench", "--lengths=64", "--seconds=0.01")
+    expect(done.returncode == 1 and "UNAVAILABLE" in done.stderr, done)
+    expect(daemon.process.wait(20) == 70, daemon.text())
+    expect(time.monotonic() - began > 1.9, "too early")
+    expect(daemon.text().index("event=device_stalled") < daemon.text().index("event=device_hung"),
+           daemon.text())
+
+
 def main():
     daemon = Daemon(FASERVED, "--device=cpu:0,cpu:1")
     check_page(daemon)
@@ -241,6 +279,8 @@ def main():
     check_page(daemon)
     expect(daemon.stop() == 0, daemon.text())
     check_lost_device()
+    check_stalled_device()
+    check_hung_device()
 
 
 if __name__ == "__main__":

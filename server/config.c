@@ -107,6 +107,10 @@ const struct option_row config_rows[] = {
      "they are first used, and count on top of the arena."},
     {"region-bytes-per-principal", OPTION_BYTES, AT(region_bytes_per_principal), "0", 0, 16 * TIB,
      "Of that, for one principal; 0: three quarters of it."},
+    {"cuda-mappings-max", OPTION_U32, AT(cuda_mappings_max), "256", 1, 4096,
+     "CUDA allocations of clients mapped at once. Each keeps its memory from being freed for good, "
+     "so past this number the least recently used is unmapped; a request that names it again "
+     "waits for it."},
 
     {"batch-delay", OPTION_DURATION, AT(batch_delay_us), "0", 0, SECOND,
      "How long a request may wait for others to share its launch. 0: the batch is what is there "

@@ -60,6 +60,7 @@ struct config {
     uint64_t upload_credit_bytes;        /* per connection */
     uint64_t region_bytes;               /* 0: a quarter of the host's memory */
     uint64_t region_bytes_per_principal; /* 0: three quarters of that */
+    uint32_t cuda_mappings_max;
 
     /* How work is cut. */
     uint64_t batch_delay_us;

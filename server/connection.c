@@ -96,7 +96,8 @@ void connection_refuse(struct connection *connection, uint64_t id, const struct 
 
 bool connection_silent(const struct connection *connection)
 {
-    return connection->sends_done == connection->sends && outbox_empty(&connection->outbox);
+    return connection->sends_done == connection->sends && outbox_empty(&connection->outbox) &&
+           !connection->deferred;
 }
 
 void connection_leave(struct server *server, struct connection *connection)
@@ -517,15 +518,30 @@ static void read_inbox(struct server *server, struct connection *connection, uin
             connection->backlog = true; /* goes on when the send is over */
             return;
         }
-        const struct inbox_record *record = reader_next(stream_reader(connection->stream));
+        const struct inbox_record *record = connection->deferred;
+        connection->deferred = NULL;
+        record = record ? record : reader_next(stream_reader(connection->stream));
         if (!record) {
             break;
         }
         connection->heard_us = now_us;
         connection->pings = 0;
         handlers[record->frame.type](server, connection, record, now_us);
+        if (connection->deferred) {
+            return; /* goes on when its memory is there */
+        }
     }
     stream_resume(connection->stream);
+}
+
+void connection_resume_deferred(struct server *server, uint64_t now_us)
+{
+    for (uint32_t i = 0; i < server->connections.count; i++) {
+        struct connection *connection = &server->connections.entries[i];
+        if (connection->state == CONNECTION_OPEN && connection->deferred) {
+            read_inbox(server, connection, now_us);
+        }
+    }
 }
 
 static void serve(struct server *server, struct stream *stream, unsigned events, uint64_t now_us)

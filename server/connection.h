@@ -50,13 +50,14 @@ struct connection {
     uint32_t unanswered; /* of them */
 
     struct outbox outbox;
-    uint64_t sends, sends_done; /* handed to the stream; over */
-    struct fetch_queue fetches; /* being sent from slabs */
-    bool backlog;               /* it stopped reading its inbox for want of room in its outbox */
-    uint64_t result_credit;     /* bytes of RESULT the peer can take */
-    uint64_t result_window;     /* its first credit */
-    uint64_t credit_due;        /* bytes of DATA to be credited to the peer */
-    uint32_t place_answers;     /* OPENED and CLOSED that are due */
+    uint64_t sends, sends_done;          /* handed to the stream; over */
+    struct fetch_queue fetches;          /* being sent from slabs */
+    const struct inbox_record *deferred; /* a REQUEST that waits for its memory; NULL: none */
+    bool backlog;           /* it stopped reading its inbox for want of room in its outbox */
+    uint64_t result_credit; /* bytes of RESULT the peer can take */
+    uint64_t result_window; /* its first credit */
+    uint64_t credit_due;    /* bytes of DATA to be credited to the peer */
+    uint32_t place_answers; /* OPENED and CLOSED that are due */
 };
 
 struct connections {
@@ -69,6 +70,9 @@ bool connections_open(struct connections *connections, uint32_t count);
 
 /* Takes everything streams have to tell. */
 void connection_serve_all(struct server *server, uint64_t now_us);
+
+/* Goes on where a REQUEST waited for memory to be mapped again. */
+void connection_resume_deferred(struct server *server, uint64_t now_us);
 
 /* Timeouts of HELLO, of uploads, of results nobody takes. Called some times a second. */
 void connection_watch_all(struct server *server, uint64_t now_us);

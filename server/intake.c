@@ -301,7 +301,8 @@ static enum fas_status equip(struct server *server, struct connection *connectio
     return status;
 }
 
-/* The slot, receiving; or with *error filled NULL, or a slot that has to go again. */
+/* The slot, receiving; or with *error filled NULL, or a slot that has to go again; or NULL as the
+ * record was deferred. */
 static struct slot *admit(struct server *server, struct connection *connection,
                           const struct inbox_record *record, uint64_t now_us, enum stats_pass *pass,
                           struct fas_error *error)
@@ -313,6 +314,10 @@ static struct slot *admit(struct server *server, struct connection *connection,
         return NULL;
     }
     *pass = (enum stats_pass)wire.pass;
+    if (place_recall(server, connection, &wire)) {
+        connection->deferred = record;
+        return NULL;
+    }
     struct executor *executor = route_device(server, connection, &wire, &hold, error);
     if (!executor) {
         return NULL;
@@ -403,8 +408,11 @@ void intake_request(struct server *server, struct connection *connection,
 {
     struct fas_error error = {0};
     enum stats_pass pass = STATS_UNREAD;
-    stats_add(&server->stats, STATS_REQUESTS_RECEIVED, 1);
     struct slot *slot = admit(server, connection, record, now_us, &pass, &error);
+    if (connection->deferred) {
+        return;
+    }
+    stats_add(&server->stats, STATS_REQUESTS_RECEIVED, 1);
     if (!slot || error.status != FAS_OK) {
         refuse(server, connection, record, slot, pass, &error);
     } else if (slot->bytes_missing == 0) {

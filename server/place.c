@@ -16,14 +16,15 @@
 
 static_assert(PLACES_MAX <= FAS_PLACE_ID_MAX, "an id is an entry's number");
 
-bool places_open(struct places *places, uint64_t bytes_max, uint64_t bytes_per_principal,
-                 device_wake *wake, void *wake_context)
+bool places_open(struct places *places, const struct places_limits *limits, device_wake *wake,
+                 void *wake_context)
 {
     uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     *places = (struct places){.entries = calloc(PLACES_MAX, sizeof *places->entries),
-                              .bytes_max = bytes_max ? bytes_max : memory / 4};
+                              .bytes_max = limits->bytes ? limits->bytes : memory / 4,
+                              .mappings_max = limits->mappings};
     places->bytes_per_principal =
-        bytes_per_principal ? bytes_per_principal : places->bytes_max / 4 * 3;
+        limits->bytes_per_principal ? limits->bytes_per_principal : places->bytes_max / 4 * 3;
     return places->entries && mapper_open(&places->mapper, PLACES_MAX, wake, wake_context);
 }
 
@@ -38,8 +39,38 @@ static void work(struct places *places, struct place *place, bool unmap)
 {
     const struct mapper_task task = {
         .tag = (uint32_t)(place - places->entries), .unmap = unmap, .mapping = place->mapping};
+    if (place->kind == FAS_PLACE_CUDA) {
+        places->mappings += unmap ? -1u : 1u;
+    }
     place->working = true;
     mapper_push(&places->mapper, &task);
+}
+
+/* ---- no more CUDA memory mapped than there may be ---- */
+
+/* Mapped, and nobody's loss: not even of a request that waits for another one to be mapped. */
+static bool may_go(const struct place *place)
+{
+    return place->state == PLACE_OPEN && place->kind == FAS_PLACE_CUDA && !place->working &&
+           place->mapping.memory && place->users == 0 && !place->connection->deferred;
+}
+
+/* For one more. */
+static void make_room(struct places *places)
+{
+    while (places->mappings >= places->mappings_max) {
+        struct place *oldest = NULL;
+        for (uint32_t i = 0; i < PLACES_MAX; i++) {
+            struct place *place = &places->entries[i];
+            if (may_go(place) && (!oldest || place->used < oldest->used)) {
+                oldest = place;
+            }
+        }
+        if (!oldest) {
+            return;
+        }
+        work(places, oldest, true);
+    }
 }
 
 /* ---- opening ---- */
@@ -107,12 +138,16 @@ static enum fas_status begin(struct server *server, struct connection *connectio
     if (status != FAS_OK) {
         return status;
     }
+    if (mapping->kind == FAS_PLACE_CUDA) {
+        make_room(places);
+    }
     struct place *place = vacant(places);
     *place = (struct place){.state = PLACE_OPENING,
                             .kind = mapping->kind,
                             .connection = connection,
                             .principal = connection->principal,
                             .reserved = reserved,
+                            .used = ++places->uses,
                             .mapping = *mapping,
                             .answer = request};
     principal_keep(&server->principals, place->principal);
@@ -205,6 +240,33 @@ uint32_t place_executor(struct server *server, const struct connection *connecti
     return UINT32_MAX;
 }
 
+/* The place of a tensor in CUDA memory that is not mapped now, unless it can not be. */
+static struct place *find_unmapped(struct server *server, const struct connection *connection,
+                                   const struct wire_tensor *at)
+{
+    struct place *place =
+        at->place == FAS_PLACE_CUDA ? find(server, connection, at->place_id) : NULL;
+    return place && (place->working || !place->mapping.memory) && place->error.status == FAS_OK
+               ? place
+               : NULL;
+}
+
+bool place_recall(struct server *server, const struct connection *connection,
+                  const struct wire_request *wire)
+{
+    bool waits = false;
+    for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
+        struct place *place = find_unmapped(server, connection, &wire->tensors[tensor]);
+        if (place && !place->working) {
+            make_room(&server->places);
+            place->used = ++server->places.uses;
+            work(&server->places, place, false);
+        }
+        waits |= place != NULL;
+    }
+    return waits;
+}
+
 /* Kernels of this device use the memory where it is. */
 static bool reaches(const struct device *device, const struct place *place)
 {
@@ -223,6 +285,12 @@ static enum fas_status enter(struct server *server, struct slot *slot, enum fas_
         return fas_fail(error, FAS_NOT_FOUND, field, "%s %u is not open on this connection",
                         fas_place_name(at->place), at->place_id);
     }
+    if (place->error.status != FAS_OK) { /* it could not be mapped again; the next may try */
+        fas_fail(error, FAS_NOT_FOUND, field, "%s %u: %s", fas_place_name(at->place), at->place_id,
+                 place->error.text);
+        place->error = (struct fas_error){0};
+        return error->status;
+    }
     uint64_t extent = wire_tensor_extent(&request->wire, tensor), bytes = place->mapping.bytes;
     if (extent > bytes || at->offset > bytes - extent) {
         return fas_fail(error, FAS_INVALID_ARGUMENT, field,
@@ -232,6 +300,7 @@ static enum fas_status enter(struct server *server, struct slot *slot, enum fas_
     request_place(request, tensor, place->mapping.memory + at->offset,
                   !reaches(&server->executors[slot->executor].device, place));
     slot->places[tensor] = at->place_id;
+    place->used = ++server->places.uses;
     place->users++;
     return FAS_OK;
 }
@@ -396,19 +465,34 @@ static void opened(struct server *server, struct place *place, const struct fas_
     place->connection->place_answers++;
 }
 
-void place_collect(struct server *server)
+/* An open place was unmapped, or is mapped again, or can not be. True: its connection may wait for
+ * that. */
+static bool recalled(struct place *place, const struct fas_error *error)
+{
+    place->error = *error;
+    return place->connection->deferred != NULL;
+}
+
+bool place_collect(struct server *server)
 {
     struct mapper_task task;
+    bool any = false;
     while (mapper_take(&server->places.mapper, &task)) {
         struct place *place = &server->places.entries[task.tag];
         place->working = false;
         place->mapping = task.mapping;
-        if (task.unmap) {
+        if (!task.unmap && place->kind == FAS_PLACE_CUDA && task.error.status != FAS_OK) {
+            server->places.mappings--;
+        }
+        if (place->state == PLACE_OPEN) {
+            any |= recalled(place, &task.error);
+        } else if (task.unmap || place->state == PLACE_CLOSING) {
             give_back(server, place);
         } else {
             opened(server, place, &task.error);
         }
     }
+    return any;
 }
 
 void place_leave(struct server *server, struct slot *slot)

@@ -11,7 +11,9 @@
  *
  * A CUDA allocation of the client is opened by its IPC handle, on the device it is memory of, where
  * kernels use it in place; memory of a neighbour is copied. Its size is what the driver says, never
- * the client's word. An open mapping keeps the memory from being freed for good.
+ * the client's word. An open mapping keeps the memory from being freed for good, so there is a most
+ * of them: past it the least recently used one that no request uses is unmapped. Its place stays
+ * open; a request that names it waits, and its connection with it, until it is mapped again.
  *
  * A place belongs to the connection that opened it and is named by an id nobody else can use. It
  * goes with CLOSE or with its connection; while a request uses it the memory stays, though its name
@@ -49,29 +51,37 @@ struct place {
     uint32_t id;                   /* its connection's; 0: nobody can name it (any more) */
     struct connection *connection; /* NULL: gone */
     uint32_t principal;
-    uint32_t users;    /* tensors of requests that lie in it */
-    uint64_t reserved; /* bytes of its principal's share */
-    bool working;      /* the mapping is the mapper's */
-    struct device_mapping mapping;
-    uint64_t answer;        /* the OPEN or CLOSE that is still to be answered; 0: none */
-    struct fas_error error; /* that answer is an ERROR */
+    uint32_t users;                /* tensors of requests that lie in it */
+    uint64_t reserved;             /* bytes of its principal's share */
+    bool working;                  /* the mapping is the mapper's */
+    uint64_t used;                 /* counts up: places.uses at its last use */
+    struct device_mapping mapping; /* CUDA, OPEN: without memory when it was the least used */
+    uint64_t answer;               /* the OPEN or CLOSE that is still to be answered; 0: none */
+    struct fas_error error;        /* that answer is an ERROR */
 };
 
 struct places {
     struct place *entries; /* PLACES_MAX */
     uint32_t count;        /* not FREE */
-    uint64_t bytes;        /* of all regions */
+    uint32_t mappings;     /* of CUDA memory, there or being made */
+    uint32_t mappings_max; /* but for those in use */
+    uint64_t uses;
+    uint64_t bytes; /* of all regions */
     uint64_t bytes_max, bytes_per_principal;
     struct mapper mapper;
 };
 
-/* Bounds of 0: a quarter of the host's memory; three quarters of that. */
-bool places_open(struct places *places, uint64_t bytes_max, uint64_t bytes_per_principal,
-                 device_wake *wake, void *wake_context);
+struct places_limits {
+    uint64_t bytes, bytes_per_principal; /* 0: a quarter of the host's memory; 3/4 of that */
+    uint32_t mappings;
+};
+
+bool places_open(struct places *places, const struct places_limits *limits, device_wake *wake,
+                 void *wake_context);
 void places_close(struct places *places);
 
-/* Takes what the mapper has done. */
-void place_collect(struct server *server);
+/* Takes what the mapper has done. True: a deferred request may find its memory now. */
+bool place_collect(struct server *server);
 
 /* OPEN: answered by place_answer, or refused with *error. */
 enum fas_status place_open(struct server *server, struct connection *connection,
@@ -91,6 +101,11 @@ bool place_answer(struct server *server, struct connection *connection);
 /* Which executor has its CUDA memory, as far as it names any; UINT32_MAX: it may run anywhere. */
 uint32_t place_executor(struct server *server, const struct connection *connection,
                         const struct wire_request *wire);
+
+/* Maps again what the request names and is not mapped. True: that is under way, to be asked again
+ * after place_collect. */
+bool place_recall(struct server *server, const struct connection *connection,
+                  const struct wire_request *wire);
 
 /* The tensors of the slot's request that lie in places use them until place_leave: in place where
  * its device reaches them, else they are copied. NOT_FOUND, or INVALID_ARGUMENT beyond the end:

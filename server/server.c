@@ -105,8 +105,11 @@ enum fas_status server_open(struct server *server, void (*wake)(void *), void *w
     }
     if (status == FAS_OK) {
         set_limits(server);
-        if (!places_open(&server->places, server->config.region_bytes,
-                         server->config.region_bytes_per_principal, wake, wake_context)) {
+        const struct places_limits limits = {.bytes = server->config.region_bytes,
+                                             .bytes_per_principal =
+                                                 server->config.region_bytes_per_principal,
+                                             .mappings = server->config.cuda_mappings_max};
+        if (!places_open(&server->places, &limits, wake, wake_context)) {
             return no_memory("region-bytes", error);
         }
         /* Unfinished requests, and as many finished ones whose late DATA is no fault. */
@@ -122,7 +125,9 @@ uint64_t server_turn(struct server *server, uint64_t now_us)
     bool watch = now_us >= server->watch_us;
     transport_poll(server->transport, now_us, watch);
     connection_serve_all(server, now_us);
-    place_collect(server);
+    if (place_collect(server)) {
+        connection_resume_deferred(server, now_us);
+    }
     uint64_t next_us = UINT64_MAX;
     for (uint32_t i = 0; i < server->executor_count; i++) {
         executor_collect(server, &server->executors[i], now_us);
@@ -160,15 +165,19 @@ void server_measure(struct server *server, uint64_t now_us)
     stats_set(stats, STATS_RETAINED_HANDLES, server->holds.count);
     stats_set(stats, STATS_RETAINED_BYTES, (double)server->holds.bytes);
     stats_set(stats, STATS_PLACES, server->places.count);
+    stats_set(stats, STATS_MAPPINGS, server->places.mappings);
     stats_set(stats, STATS_REGION_BYTES, (double)server->places.bytes);
     stats_set(stats, STATS_LOG_LOST, (double)log_lost());
     for (uint32_t i = 0; i < server->executor_count; i++) {
-        const struct executor *e = &server->executors[i];
+        struct executor *e = &server->executors[i];
         stats_device_set(stats, i, STATS_DEVICE_UP, e->lost || e->stalled ? 0 : 1);
         stats_device_set(stats, i, STATS_DEVICE_ARENA_BYTES, (double)e->arena.bytes);
         stats_device_set(stats, i, STATS_DEVICE_ARENA_USED_BYTES, (double)e->arena.used_bytes);
         stats_device_set(stats, i, STATS_DEVICE_ARENA_HIGH_BYTES,
                          (double)e->arena.high_water_bytes);
+        stats_device_set(stats, i, STATS_DEVICE_STAGING_BYTES, (double)staging_bytes(&e->staging));
+        stats_device_set(stats, i, STATS_DEVICE_STAGING_HIGH_BYTES,
+                         (double)staging_high_bytes(&e->staging));
         stats_device_set(stats, i, STATS_DEVICE_QUEUE_REQUESTS, e->queue.waiting.requests);
         stats_device_set(stats, i, STATS_DEVICE_QUEUE_TOKENS, (double)e->queue.waiting.tokens);
         stats_device_set(stats, i, STATS_DEVICE_QUEUE_FLOPS, e->queue.waiting.flops);

@@ -206,3 +206,16 @@ void staging_collect(struct server *server, struct staging *staging,
         downloaded(server, staging, completion);
     }
 }
+
+uint64_t staging_bytes(const struct staging *staging)
+{
+    return (staging->in.count + staging->out.count) * staging->in.slab_bytes;
+}
+
+uint64_t staging_high_bytes(struct staging *staging)
+{
+    return staging->in.count == 0
+               ? 0
+               : (slab_high_water(&staging->in) + slab_high_water(&staging->out)) *
+                     staging->in.slab_bytes;
+}

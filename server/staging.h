@@ -96,6 +96,10 @@ void staging_close(struct server *server, struct connection *connection, uint32_
 void staging_collect(struct server *server, struct staging *staging,
                      const struct device_completion *completion, uint64_t now_us);
 
+/* Host memory it has, and the most of it that was ever in use. */
+uint64_t staging_bytes(const struct staging *staging);
+uint64_t staging_high_bytes(struct staging *staging);
+
 /* Readers that stood still for want of a slab and can have one now. */
 void staging_resume(struct server *server, struct staging *staging);
 

@@ -40,6 +40,10 @@ const struct stats_row stats_gauge_rows[STATS_GAUGES] = {
     [STATS_RETAINED_BYTES] = {"retained_bytes", "retained_bytes", NULL,
                               "Arena that retained forwards take, over all devices."},
     [STATS_PLACES] = {"places", "places", NULL, "Regions and CUDA allocations open now."},
+    [STATS_MAPPINGS] =
+        {"mappings", "cuda_mappings", NULL,
+         "CUDA allocations of clients that are mapped now: each keeps its memory from "
+         "being freed for good."},
     [STATS_REGION_BYTES] = {"region_bytes", "region_bytes", NULL,
                             "Shared memory of all clients, touched or not."},
     [STATS_LOG_LOST] = {"log_lost", "log_lines_lost_total", NULL,
@@ -56,6 +60,10 @@ const struct stats_row stats_device_rows[STATS_DEVICE_GAUGES] = {
                                        "Arena in use now."},
     [STATS_DEVICE_ARENA_HIGH_BYTES] = {"arena_high_bytes", "device_arena_high_bytes", NULL,
                                        "The most of the arena that was ever in use."},
+    [STATS_DEVICE_STAGING_BYTES] = {"staging_bytes", "device_staging_bytes", NULL,
+                                    "Pinned host memory that inline payloads pass through."},
+    [STATS_DEVICE_STAGING_HIGH_BYTES] = {"staging_high_bytes", "device_staging_high_bytes", NULL,
+                                         "The most of it that was ever in use."},
     [STATS_DEVICE_QUEUE_REQUESTS] = {"queue_requests", "device_queue_requests", NULL,
                                      "Complete requests that wait for the device."},
     [STATS_DEVICE_QUEUE_TOKENS] = {"queue_tokens", "device_queue_tokens", NULL,

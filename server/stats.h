@@ -41,7 +41,8 @@ enum stats_gauge {
     STATS_NOTES_HIGH_BYTES,
     STATS_RETAINED_HANDLES,
     STATS_RETAINED_BYTES,
-    STATS_PLACES, /* open: regions and CUDA allocations */
+    STATS_PLACES,   /* open: regions and CUDA allocations */
+    STATS_MAPPINGS, /* of those, CUDA allocations whose memory is mapped */
     STATS_REGION_BYTES,
     STATS_LOG_LOST,
     STATS_GAUGES
@@ -52,6 +53,8 @@ enum stats_device_gauge {
     STATS_DEVICE_ARENA_BYTES,
     STATS_DEVICE_ARENA_USED_BYTES,
     STATS_DEVICE_ARENA_HIGH_BYTES,
+    STATS_DEVICE_STAGING_BYTES, /* pinned slabs */
+    STATS_DEVICE_STAGING_HIGH_BYTES,
     STATS_DEVICE_QUEUE_REQUESTS,
     STATS_DEVICE_QUEUE_TOKENS,
     STATS_DEVICE_QUEUE_FLOPS,

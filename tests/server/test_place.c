@@ -39,7 +39,7 @@ static void settle(void)
 static void open_server(void)
 {
     memset(&server, 0, sizeof server);
-    ck_assert(places_open(&server.places, ALL, OWN, no_wake, NULL));
+    ck_assert(places_open(&server.places, &(struct places_limits){ALL, OWN, 4}, no_wake, NULL));
     ck_assert(principals_open(&server.principals, PLACES_MAX + 2));
     server.slots = (struct slots){.entries = slots, .count = 2};
     server.executors = executors;

@@ -13,10 +13,11 @@
 #include "tests/support/daemon.h"
 #include "tests/support/job.h"
 
-enum { MIB = 1 << 20, ALL = ~0 };
+enum { MIB = 1 << 20, ALL = ~0, MAPPINGS = 4 };
 
-static const char *const options[] = {"--device", "far:0", "--cpu-threads", "1", "--slice-time",
-                                      "2ms",      NULL};
+static const char *const options[] = {
+    "--device", "far:0", "--cpu-threads", "1", "--slice-time", "2ms", "--cuda-mappings-max",
+    "4",        NULL};
 static const struct job_shape shape = {FAS_BF16, 4, 2, 64, 32, 5, 60, true, true};
 
 static struct daemon server;
@@ -56,17 +57,22 @@ static uint8_t *device_memory(size_t bytes)
     return (uint8_t *)memory;
 }
 
-static double places(void)
+static double stat_of(const char *name)
 {
     static struct fas_stat stats[512];
     uint32_t count;
     ck_assert_int_eq(fas_stats(client, 5000, stats, 512, &count, &error), FAS_OK);
     for (uint32_t i = 0; i < count; i++) {
-        if (strcmp(stats[i].name, "places") == 0) {
+        if (strcmp(stats[i].name, name) == 0) {
             return stats[i].value;
         }
     }
     return -1;
+}
+
+static double places(void)
+{
+    return stat_of("places");
 }
 
 static void wait_for_places(double wanted)
@@ -150,6 +156,73 @@ START_TEST(memory_made_for_the_purpose)
 }
 END_TEST
 
+/* More pieces than may be mapped, several in one request, in an order that finds each unmapped:
+ * nobody notices but the memory. */
+START_TEST(the_least_recently_used_is_unmapped)
+{
+    enum { PIECES = 3 * MAPPINGS };
+    struct random random = random_open(5);
+    struct job jobs[PIECES];
+    start();
+    for (int i = 0; i < PIECES; i++) {
+        job_forward(&jobs[i], &shape, &random);
+        job_place(&jobs[i], 1u << FAS_K | 1u << FAS_LSE, device_memory(MIB));
+        job_place(&jobs[i], ALL & ~(1u << FAS_K | 1u << FAS_LSE), device_memory(MIB));
+    }
+    for (int round = 0; round < 4; round++) {
+        for (int i = 0; i < PIECES; i++) {
+            job_reset(&jobs[i]);
+            run_right(&jobs[i]);
+            ck_assert_double_le(stat_of("mappings"), MAPPINGS);
+        }
+    }
+    ck_assert_double_eq(places(), 2 * PIECES);
+    for (int i = 0; i < PIECES; i++) {
+        job_close(&jobs[i]);
+    }
+    stop();
+}
+END_TEST
+
+/* Many at once from two connections, some cancelled while they wait for their memory. */
+START_TEST(requests_wait_for_their_memory)
+{
+    enum { PIECES = 3 * MAPPINGS, CALLS = 8 };
+    struct random random = random_open(6);
+    struct job jobs[PIECES];
+    struct fas_call *calls[CALLS];
+    start();
+    struct fas_client *clients[2] = {client, connect_client()};
+    for (int i = 0; i < PIECES; i++) {
+        job_forward(&jobs[i], &shape, &random);
+        job_place(&jobs[i], ALL, device_memory(MIB));
+    }
+    for (int round = 0; round < 40; round++) {
+        uint32_t first = (uint32_t)random_below(&random, PIECES);
+        for (uint32_t n = 0; n < CALLS; n++) {
+            struct job *job = &jobs[(first + n) % PIECES];
+            job_reset(job);
+            ck_assert_int_eq(fas_submit(clients[n % 2], &job->request, &calls[n], &error), FAS_OK);
+        }
+        fas_cancel(calls[random_below(&random, CALLS)]);
+        for (uint32_t n = 0; n < CALLS; n++) {
+            ck_assert(fas_wait(calls[n], 20000));
+            const struct fas_report *report = fas_call_report(calls[n]);
+            enum fas_status status = report->error.status;
+            ck_assert_msg(status == FAS_OK || status == FAS_CANCELLED, "%s: %s",
+                          report->error.field, report->error.text);
+            ck_assert(status != FAS_OK || job_right(&jobs[(first + n) % PIECES]));
+            fas_call_close(calls[n]);
+        }
+    }
+    for (int i = 0; i < PIECES; i++) {
+        job_close(&jobs[i]);
+    }
+    fas_close(clients[1]);
+    stop();
+}
+END_TEST
+
 START_TEST(a_killed_client_leaves_nothing)
 {
     struct random random = random_open(4);
@@ -184,6 +257,8 @@ int main(void)
         {"recognised", &memory_of_the_program_is_recognised},
         {"anew", &memory_that_was_freed_and_allocated_anew},
         {"made", &memory_made_for_the_purpose},
+        {"least_used", &the_least_recently_used_is_unmapped},
+        {"wait", &requests_wait_for_their_memory},
         {"killed", &a_killed_client_leaves_nothing},
     };
     return check_main("cuda_places", rows, sizeof rows / sizeof rows[0]);

@@ -201,8 +201,14 @@ static struct fas_call *call_take_slot(struct fas_client *client, struct fas_err
 static void call_give_slot(struct fas_call *call)
 {
     call->state = CALL_FREE;
-    call->id = (call->id + ((uint64_t)1 << 16)) & ~QUESTION_BIT;
     TAILQ_INSERT_HEAD(&call->client->free, call, end_link);
+}
+
+/* 2^47 REQUESTs are enough: four years at a million a second. */
+void call_number(struct fas_call *call)
+{
+    uint64_t slot = (uint64_t)(call - call->client->calls) + 1;
+    call->id = ++call->client->announced << 16 | slot;
 }
 
 struct fas_call *call_find(struct fas_client *client, uint64_t id)
@@ -219,7 +225,7 @@ struct fas_call *call_find(struct fas_client *client, uint64_t id)
 
 static void call_end_if_idle(struct fas_call *call)
 {
-    if (call->state == CALL_ANSWERED && call->held == 0) {
+    if (call->state == CALL_ANSWERED && call->held == 0 && call->receiving == 0) {
         call->state = CALL_ENDING;
         TAILQ_INSERT_TAIL(&call->client->ending, call, end_link);
     }
@@ -246,11 +252,21 @@ void call_unhold(struct fas_call *call)
     call_end_if_idle(call);
 }
 
+void call_received(struct fas_call *call)
+{
+    call->receiving--;
+    call_end_if_idle(call);
+}
+
 void call_lose_all(struct fas_client *client, const struct fas_error *error)
 {
     for (uint32_t i = 0; client->calls && i < client->call_count; i++) {
-        if (client->calls[i].state == CALL_OPEN) {
-            call_answer(&client->calls[i], error);
+        struct fas_call *call = &client->calls[i];
+        call->receiving = 0; /* what was cut off in the middle does not go on */
+        if (call->state == CALL_OPEN) {
+            call_answer(call, error);
+        } else {
+            call_end_if_idle(call);
         }
     }
 }
@@ -333,6 +349,9 @@ enum fas_status fas_submit(struct fas_client *client, const struct fas_request *
         call->state = CALL_OPEN;
         call->announced = call->closed_in_callback = false;
         call->chunk = 0;
+        call->done = call->telling = false;
+        call->results = call->beyond = 0;
+        call->complete = call->told = 0;
         memset(&call->report, 0, sizeof(call->report));
         call->submitted_ns = client_now_ns();
         if (call_out) {
@@ -351,6 +370,9 @@ enum fas_status fas_submit(struct fas_client *client, const struct fas_request *
         return failure.status;
     }
     connection_push(client->connection);
+    if (client->lane_count > 1) {
+        sender_share(client);
+    }
     return FAS_OK;
 }
 

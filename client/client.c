@@ -60,32 +60,34 @@ void client_cond_init(pthread_cond_t *cond)
 /* Frames may have made room to send, or owe an answer. */
 static void client_on_read(void *context)
 {
-    struct fas_client *client = context;
-    connection_push(client->connection);
+    const struct lane *lane = context;
+    connection_push(lane->connection);
 }
 
 /* A silent daemon is asked; one that stays silent is lost. */
 static void client_on_tick(void *context, bool heard)
 {
-    struct fas_client *client = context;
-    connection_lock(client->connection);
-    client->silent_ms = heard ? 0 : client->silent_ms + client->silence_ms / TICKS_PER_SILENCE;
-    bool lost = client->silent_ms >= client->silence_ms;
-    client->ping_wanted = !heard && !lost;
-    connection_unlock(client->connection);
+    struct lane *lane = context;
+    const struct fas_client *client = lane->client;
+    connection_lock(lane->connection);
+    lane->silent_ms = heard ? 0 : lane->silent_ms + client->silence_ms / TICKS_PER_SILENCE;
+    bool lost = lane->silent_ms >= client->silence_ms;
+    lane->ping_wanted = !heard && !lost;
+    connection_unlock(lane->connection);
     if (lost) {
         struct fas_error error;
         fas_fail(&error, FAS_UNAVAILABLE, "silence_ms", "the daemon was silent for %u ms",
-                 client->silent_ms);
-        connection_fail(client->connection, &error);
+                 lane->silent_ms);
+        connection_fail(lane->connection, &error);
     }
-    connection_push(client->connection);
+    connection_push(lane->connection);
 }
 
 /* Calls with tensors in shared memory are under way. */
 static bool client_lends(void *context)
 {
-    const struct fas_client *client = context;
+    const struct lane *lane = context;
+    const struct fas_client *client = lane->client;
     for (uint32_t i = 0; client->calls && i < client->call_count; i++) {
         if (client->calls[i].state == CALL_OPEN && client->calls[i].placed) {
             return true;
@@ -94,21 +96,34 @@ static bool client_lends(void *context)
     return false;
 }
 
+/* The others go with the first that is lost; when the last one rests, nothing touches memory. */
 static void client_on_lost(void *context, const struct fas_error *error)
 {
-    struct fas_client *client = context;
+    const struct lane *lane = context;
+    struct fas_client *client = lane->client;
     struct question *question;
     connection_lock(client->connection);
-    client->lost = true;
-    client->failure = *error;
-    call_lose_all(client, error);
+    bool first = !client->lost, last = ++client->lanes_lost == client->lane_count;
+    uint32_t count = client->lane_count;
+    if (first) {
+        client->lost = true;
+        client->failure = *error;
+    }
+    if (last) {
+        call_lose_all(client, &client->failure);
+    }
     TAILQ_FOREACH(question, &client->questions, link)
     {
         pthread_cond_signal(&question->done);
     }
     pthread_cond_broadcast(&client->changed);
     connection_unlock(client->connection);
-    call_tell(client);
+    for (uint32_t i = 0; first && i < count; i++) {
+        connection_fail(client->lanes[i].connection, error);
+    }
+    if (last) {
+        call_tell(client);
+    }
 }
 
 /* ---- connect ---- */
@@ -123,6 +138,10 @@ static enum fas_status options_check(const struct fas_connect_options *options,
         return fas_fail(error, FAS_INVALID_ARGUMENT, "token", "is longer than %u bytes",
                         FAS_TOKEN_BYTES_MAX);
     }
+    if (options->connections > FAS_LANES_MAX) {
+        return fas_fail(error, FAS_INVALID_ARGUMENT, "connections", "%u are more than %u",
+                        options->connections, FAS_LANES_MAX);
+    }
     for (size_t i = 0; i < sizeof(options->reserved) / sizeof(options->reserved[0]); i++) {
         if (options->reserved[i] != 0) {
             return fas_fail(error, FAS_INVALID_ARGUMENT, "reserved", "is not zero");
@@ -131,7 +150,16 @@ static enum fas_status options_check(const struct fas_connect_options *options,
     return FAS_OK;
 }
 
-static struct fas_client *client_alloc(const struct fas_connect_options *options)
+static bool lane_alloc(struct fas_client *client, uint32_t number)
+{
+    struct lane *lane = &client->lanes[number];
+    lane->client = client;
+    lane->number = number;
+    lane->bounce = malloc(FAS_CHUNK_BYTES_MAX); /* touched only as far as it is used */
+    return sender_open_lane(lane) && lane->bounce;
+}
+
+static struct fas_client *client_alloc(const struct fas_connect_options *options, uint32_t lanes)
 {
     struct fas_client *client = calloc(1, sizeof(*client));
     if (!client) {
@@ -148,54 +176,88 @@ static struct fas_client *client_alloc(const struct fas_connect_options *options
     client->silence_ms = options->silence_ms ? options->silence_ms : SILENCE_MS_DEFAULT;
     client->result_window =
         options->result_window_bytes ? options->result_window_bytes : RESULT_WINDOW_DEFAULT;
+    client->result_window /= lanes;
     if (client->result_window < 2 * FAS_CHUNK_BYTES_MAX) {
         client->result_window = 2 * FAS_CHUNK_BYTES_MAX;
     }
     client->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    client->bounce = malloc(FAS_CHUNK_BYTES_MAX); /* touched only as far as it is used */
     client->ack = calloc(1, sizeof(*client->ack));
     client->stats = calloc(1, sizeof(*client->stats));
-    bool complete = client->event >= 0 && client->bounce && client->ack && client->stats;
-    if (sender_open(client) != FAS_OK || !complete) {
+    sender_open(client);
+    bool complete = client->event >= 0 && client->ack && client->stats;
+    for (uint32_t i = 0; i < lanes; i++) {
+        complete &= lane_alloc(client, i);
+    }
+    if (!complete) {
         fas_close(client);
         return NULL;
     }
     return client;
 }
 
-/* Waits for HELLO_ACK and makes the calls it allows. */
-static enum fas_status client_greet(struct fas_client *client, uint32_t timeout_ms,
-                                    struct fas_error *error)
+/* Waits for HELLO_ACK. */
+static enum fas_status lane_greet(struct lane *lane, const struct timespec *until,
+                                  struct fas_error *error)
 {
-    struct timespec until = client_in_ms(timeout_ms ? timeout_ms : CONNECT_TIMEOUT_MS_DEFAULT);
+    struct fas_client *client = lane->client;
     int failed = 0;
-    connection_lock(client->connection);
-    while (!client->greeted && !client->lost && failed == 0) {
-        failed =
-            pthread_cond_timedwait(&client->changed, connection_mutex(client->connection), &until);
-    }
     enum fas_status status = FAS_OK;
-    client->token = NULL;
+    connection_lock(client->connection);
+    while (!lane->greeted && !client->lost && failed == 0) {
+        failed =
+            pthread_cond_timedwait(&client->changed, connection_mutex(client->connection), until);
+    }
     if (client->lost) {
         status = client->failure.status;
         if (error) {
             *error = client->failure;
         }
-    } else if (!client->greeted) {
+    } else if (!lane->greeted) {
         status = fas_fail(error, FAS_DEADLINE_EXCEEDED, "connect_timeout_ms",
                           "connected, but not greeted in time");
-    } else {
-        uint32_t allowed = client->server.calls_max;
-        client->call_count = client->calls_wanted < allowed ? client->calls_wanted : allowed;
-        client->call_count = client->call_count < CALLS_MAX ? client->call_count : CALLS_MAX;
-        client->server.calls_max = client->call_count;
-        status = call_open_all(client);
-        if (status != FAS_OK) {
-            fas_fail(error, status, "calls_max", "out of memory for %u calls", client->call_count);
-        }
     }
     connection_unlock(client->connection);
     return status;
+}
+
+/* The calls that HELLO_ACK allows. */
+static enum fas_status make_calls(struct fas_client *client, struct fas_error *error)
+{
+    uint32_t allowed = client->server.calls_max;
+    client->call_count = client->calls_wanted < allowed ? client->calls_wanted : allowed;
+    client->call_count = client->call_count < CALLS_MAX ? client->call_count : CALLS_MAX;
+    client->server.calls_max = client->call_count;
+    enum fas_status status = call_open_all(client);
+    return status == FAS_OK ? FAS_OK
+                            : fas_fail(error, status, "calls_max", "out of memory for %u calls",
+                                       client->call_count);
+}
+
+/* Dials, says HELLO, is greeted. */
+static enum fas_status lane_open(struct lane *lane, const struct fas_connect_options *options,
+                                 const struct timespec *until, struct fas_error *error)
+{
+    struct fas_client *client = lane->client;
+    const struct connection_owner owner = {.context = lane,
+                                           .on_head = receiver_on_head,
+                                           .on_frame = receiver_on_frame,
+                                           .on_read = client_on_read,
+                                           .next_batch = sender_next_batch,
+                                           .batch_sent = sender_batch_sent,
+                                           .on_tick = client_on_tick,
+                                           .lends = client_lends,
+                                           .on_lost = client_on_lost};
+    enum fas_status status =
+        connection_open(options, &owner, client->connection, &lane->connection, error);
+    if (status != FAS_OK) {
+        return status;
+    }
+    client->connection = client->lanes[0].connection;
+    connection_lock(client->connection);
+    client->lane_count++;
+    connection_unlock(client->connection);
+    status = connection_start(lane->connection, client->silence_ms / TICKS_PER_SILENCE, error);
+    return status == FAS_OK ? lane_greet(lane, until, error) : status;
 }
 
 enum fas_status fas_connect(const struct fas_connect_options *options, struct fas_client **client,
@@ -206,25 +268,19 @@ enum fas_status fas_connect(const struct fas_connect_options *options, struct fa
     if (status != FAS_OK) {
         return status;
     }
-    struct fas_client *c = client_alloc(options);
+    uint32_t lanes = options->connections ? options->connections : 1;
+    uint32_t timeout_ms = options->connect_timeout_ms;
+    struct fas_client *c = client_alloc(options, lanes);
     if (!c) {
         return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "", "out of memory or descriptors");
     }
-    const struct connection_owner owner = {.context = c,
-                                           .on_head = receiver_on_head,
-                                           .on_frame = receiver_on_frame,
-                                           .on_read = client_on_read,
-                                           .next_batch = sender_next_batch,
-                                           .batch_sent = sender_batch_sent,
-                                           .on_tick = client_on_tick,
-                                           .lends = client_lends,
-                                           .on_lost = client_on_lost};
-    status = connection_open(options, &owner, &c->connection, error);
-    if (status == FAS_OK) {
-        status = connection_start(c->connection, c->silence_ms / TICKS_PER_SILENCE, error);
+    for (uint32_t i = 0; i < lanes && status == FAS_OK; i++) {
+        struct timespec until = client_in_ms(timeout_ms ? timeout_ms : CONNECT_TIMEOUT_MS_DEFAULT);
+        status = lane_open(&c->lanes[i], options, &until, error);
     }
+    c->token = NULL;
     if (status == FAS_OK) {
-        status = client_greet(c, options->connect_timeout_ms, error);
+        status = make_calls(c, error);
     }
     if (status != FAS_OK) {
         fas_close(c);
@@ -234,6 +290,21 @@ enum fas_status fas_connect(const struct fas_connect_options *options, struct fa
     return FAS_OK;
 }
 
+static void lanes_close(struct fas_client *client)
+{
+    for (uint32_t i = 0; i < client->lane_count; i++) {
+        connection_stop(client->lanes[i].connection);
+    }
+    for (uint32_t i = FAS_LANES_MAX; i-- > 0;) { /* the first has the lock of all */
+        struct lane *lane = &client->lanes[i];
+        if (lane->connection) {
+            connection_free(lane->connection);
+        }
+        free(lane->stage);
+        free(lane->bounce);
+    }
+}
+
 void fas_close(struct fas_client *client)
 {
     if (!client) {
@@ -241,8 +312,8 @@ void fas_close(struct fas_client *client)
     }
     if (client->connection) {
         place_settle(client);
-        connection_close(client->connection);
     }
+    lanes_close(client);
     struct release *release;
     while ((release = STAILQ_FIRST(&client->releases))) {
         STAILQ_REMOVE_HEAD(&client->releases, link);
@@ -254,8 +325,6 @@ void fas_close(struct fas_client *client)
     if (client->event >= 0) {
         close(client->event);
     }
-    free(client->stage);
-    free(client->bounce);
     free(client->ack);
     free(client->stats);
     free(client);

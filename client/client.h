@@ -29,7 +29,7 @@ enum call_state { CALL_FREE, CALL_OPEN, CALL_ANSWERED, CALL_ENDING, CALL_ENDED }
 
 struct fas_call {
     struct fas_client *client;
-    uint64_t id; /* slot + 1, with a count of uses above: late frames find nobody */
+    uint64_t id; /* slot + 1, and above it which REQUEST of all it was: late frames find nobody */
     enum call_state state;
     struct fas_request request;
     struct wire_request wire;
@@ -44,6 +44,11 @@ struct fas_call {
 
     /* Receiving. */
     int64_t rows_left[FAS_TENSOR_COUNT];
+    uint32_t receiving;       /* lanes that are receiving into it, or telling of progress */
+    bool done;                /* DONE has come; rows may still be on their way in other lanes */
+    uint32_t results, beyond; /* RESULTs that came; one more than their largest number */
+    int32_t complete, told;   /* sequences that are complete with all those; told of */
+    bool telling;             /* on_progress is running */
 
     struct fas_report report;
     uint64_t submitted_ns;
@@ -84,14 +89,45 @@ struct release {
 /* Ranges of one batch that lie in callers' memory. */
 #define HELD_MAX BATCH_RANGES_MAX
 
-struct fas_client {
+/* One of the client's connections, and what goes with each. Lane 0 is the first one; the others
+ * carry payloads only. */
+struct lane {
+    struct fas_client *client;
+    uint32_t number;
     struct connection *connection;
+    bool greeted;
+
+    /* sender.c */
+    bool hello_sent, pong_wanted, ping_wanted;
+    uint64_t pong_id;
+    uint64_t upload_credit, credit_owed;
+    uint8_t *stage; /* frame heads, headers and small or gathered payloads of the batch in flight */
+    size_t stage_bytes, stage_used;
+    struct fas_call *held[HELD_MAX];
+    uint32_t held_count;
+
+    /* receiver.c; of who receives */
+    struct fas_call *receiving; /* NULL: what is received is thrown away */
+    struct wire_result result;
+    void *scatter; /* a payload on its way to a strided tensor */
+    uint8_t *bounce;
+
+    uint32_t silent_ms; /* how long nothing was heard */
+};
+
+struct fas_client {
+    struct connection *connection; /* lane 0's */
+    struct lane lanes[FAS_LANES_MAX];
+    uint32_t lane_count;      /* opened */
+    uint32_t lanes_lost;      /* of them */
     struct fas_server server; /* constant once greeted */
     char name[FAS_NAME_BYTES_MAX];
     const char *token; /* the caller's, until greeted */
     uint32_t calls_wanted;
 
-    bool greeted, lost;
+    uint8_t nonce[FAS_NONCE_BYTES]; /* joins further lanes */
+
+    bool lost;                /* the first lane to be lost sets it; the last ends all calls */
     struct fas_error failure; /* when lost */
     pthread_cond_t changed;   /* greeted or lost */
 
@@ -102,29 +138,20 @@ struct fas_client {
     int event; /* readable while finished has calls */
 
     /* sender.c */
-    bool hello_sent, pong_wanted, ping_wanted, small_went_last;
-    uint64_t pong_id;
+    bool small_went_last, share_wanted; /* bulk was announced, which other lanes can help with */
     struct call_queue small, bulk, cancels;
     TAILQ_HEAD(, question) questions;
     struct place *places; /* a chain */
     uint64_t places_used; /* counts calls' uses of them */
     STAILQ_HEAD(, release) releases;
-    uint64_t upload_credit, result_window, credit_owed;
-    uint64_t next_id;
-    uint8_t *stage; /* frame heads, headers and small or gathered payloads of the batch in flight */
-    size_t stage_bytes, stage_used;
-    struct fas_call *held[HELD_MAX];
-    uint32_t held_count;
+    uint64_t result_window;      /* of a lane */
+    uint64_t next_id, announced; /* of questions; REQUESTs so far */
 
-    /* receiver.c; of who receives */
-    struct fas_call *receiving;
-    struct wire_result result;
-    void *scatter; /* a payload on its way to a strided tensor */
-    uint8_t *bounce;
+    /* receiver.c; of who receives in lane 0, the acks of others while they are greeted */
     struct wire_hello_ack *ack;
     struct wire_stats *stats;
 
-    uint32_t silence_ms, silent_ms; /* how long nothing was heard */
+    uint32_t silence_ms;
 };
 
 /* sender.c */
@@ -133,7 +160,10 @@ void sender_batch_sent(void *context);
 /* The call has things to send; the call has nothing to send any more. Under the lock. */
 void sender_add(struct fas_call *call);
 void sender_remove(struct fas_call *call);
-enum fas_status sender_open(struct fas_client *client);
+void sender_open(struct fas_client *client);
+bool sender_open_lane(struct lane *lane);
+/* Bulk was announced in lane 0: the others help. Without the lock. */
+void sender_share(struct fas_client *client);
 
 /* receiver.c */
 enum fas_status receiver_on_head(void *context, const struct frame *frame, const uint8_t *header,
@@ -146,10 +176,13 @@ enum fas_status call_open_all(struct fas_client *client);
 void call_free_all(struct fas_client *client);
 /* An OPEN call that the daemon has heard of, by its id, or NULL. Under the lock. */
 struct fas_call *call_find(struct fas_client *client, uint64_t id);
+/* Its REQUEST is next: its id is larger than all before. Under the lock. */
+void call_number(struct fas_call *call);
 /* The daemon is done with it. Under the lock; then call_tell without. */
 void call_answer(struct fas_call *call, const struct fas_error *error);
-/* No longer read by the batch. Under the lock. */
+/* No longer read by a batch; no longer received into. Under the lock. */
 void call_unhold(struct fas_call *call);
+void call_received(struct fas_call *call);
 /* Runs on_end of calls that have ended, and wakes who waits. Without the lock. */
 void call_tell(struct fas_client *client);
 /* The connection is gone, and nothing touches memory any more. Under the lock. */

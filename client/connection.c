@@ -40,6 +40,9 @@
 /* Behind a payload only the next frame's head and header are read into the buffer. */
 #define BEHIND_PAYLOAD_BYTES 512u
 
+/* What is sent in passing at most: 30 us of copying for a caller who may not want to wait. */
+#define PASSING_BYTES (256u << 10)
+
 /* Longer than a caller takes between two calls in a row. What comes meanwhile (a PING, results
  * nobody waits for) lies so long at most. */
 #define LINGER_NS 5000000u
@@ -60,7 +63,7 @@ struct connection {
     int kick;                    /* eventfd; readable: who receives should look around */
     pthread_t tx_thread, rx_thread;
 
-    pthread_mutex_t lock;
+    pthread_mutex_t *lock, own_lock; /* its own, or that of the client's first connection */
     pthread_cond_t tx_work, rx_work, rx_left;
     bool started, stopping, failed, told;
     bool settled; /* after a failure: the daemon does not use memory of the owner's */
@@ -123,13 +126,13 @@ static bool is_direct(const struct connection *c)
  * the owner. */
 static void connection_rest(struct connection *c, bool *active)
 {
-    pthread_mutex_lock(&c->lock);
+    pthread_mutex_lock(c->lock);
     if (active) {
         *active = false;
     }
     bool last = c->started && c->failed && c->settled && !c->tx_active && !c->rx_active && !c->told;
     c->told |= last;
-    pthread_mutex_unlock(&c->lock);
+    pthread_mutex_unlock(c->lock);
     if (last) {
         c->owner.on_lost(c->owner.context, &c->failure);
     }
@@ -146,7 +149,7 @@ static void rx_kick(struct connection *c)
 
 void connection_fail(struct connection *c, const struct fas_error *error)
 {
-    pthread_mutex_lock(&c->lock);
+    pthread_mutex_lock(c->lock);
     bool first = !c->failed;
     if (first) {
         c->failed = true;
@@ -154,7 +157,7 @@ void connection_fail(struct connection *c, const struct fas_error *error)
         pthread_cond_signal(&c->rx_work);
         rx_kick(c);
     }
-    pthread_mutex_unlock(&c->lock);
+    pthread_mutex_unlock(c->lock);
     if (first) {
         c->kind->close(c->stream);
         connection_rest(c, NULL);
@@ -163,9 +166,9 @@ void connection_fail(struct connection *c, const struct fas_error *error)
 
 static void connection_heard(struct connection *c)
 {
-    pthread_mutex_lock(&c->lock);
+    pthread_mutex_lock(c->lock);
     c->heard = true;
-    pthread_mutex_unlock(&c->lock);
+    pthread_mutex_unlock(c->lock);
 }
 
 /* ---- sending ---- */
@@ -193,9 +196,9 @@ static void tx_failed(struct connection *c, const struct fas_error *error)
         connection_fail(c, error);
         return;
     }
-    pthread_mutex_lock(&c->lock);
+    pthread_mutex_lock(c->lock);
     c->tx_mute = true;
-    pthread_mutex_unlock(&c->lock);
+    pthread_mutex_unlock(c->lock);
 }
 
 /* Sends some of the batch, or finishes what is pending; false: the stream failed. */
@@ -241,21 +244,28 @@ static bool tx_take(struct connection *c)
 
 static void tx_hand_over(struct connection *c, bool pending)
 {
-    pthread_mutex_lock(&c->lock);
+    pthread_mutex_lock(c->lock);
     c->tx_handed = true;
     c->tx_pending = pending;
     pthread_cond_signal(&c->tx_work);
-    pthread_mutex_unlock(&c->lock);
+    pthread_mutex_unlock(c->lock);
 }
 
-/*
- * Sends the batch in passing. True when it is gone; otherwise the send thread has what the kernel
- * did not take at once. Of the caller's memory a unix socket takes at most what it can hold, some
- * 30 us of copying; nng's streams may take much more.
- */
+/* nng's streams may take much more of the caller's memory than a caller should wait for. */
+static bool tx_may_pass(const struct connection *c)
+{
+    size_t bytes = 0;
+    for (int i = 0; i < c->batch.count; i++) {
+        bytes += c->batch.ranges[i].bytes;
+    }
+    return is_direct(c) ? bytes <= PASSING_BYTES : !c->batch.borrowed;
+}
+
+/* Sends the batch in passing. True when it is gone; otherwise the send thread has what the kernel
+ * did not take at once. */
 static bool tx_in_passing(struct connection *c)
 {
-    bool pending = false, good = is_direct(c) || !c->batch.borrowed;
+    bool pending = false, good = tx_may_pass(c);
     while (good && !pending && c->batch.count > 0) {
         good = tx_step(c, &pending) && is_direct(c);
     }
@@ -269,17 +279,17 @@ static bool tx_in_passing(struct connection *c)
 
 void connection_push(struct connection *c)
 {
-    pthread_mutex_lock(&c->lock);
+    pthread_mutex_lock(c->lock);
     bool go = c->started && !c->tx_active && tx_take(c);
     c->tx_active |= go;
-    pthread_mutex_unlock(&c->lock);
+    pthread_mutex_unlock(c->lock);
     if (!go || !tx_in_passing(c)) {
         return; /* whoever has the role asks for the next batch afterwards */
     }
-    pthread_mutex_lock(&c->lock);
+    pthread_mutex_lock(c->lock);
     bool more = c->failed || tx_take(c); /* the end is the send thread's to tell, too */
     c->tx_active = more;
-    pthread_mutex_unlock(&c->lock);
+    pthread_mutex_unlock(c->lock);
     if (more) {
         tx_hand_over(c, false);
     }
@@ -295,11 +305,11 @@ static void tx_drain(struct connection *c, bool pending)
         }
         pending = false;
         c->owner.batch_sent(c->owner.context);
-        pthread_mutex_lock(&c->lock);
+        pthread_mutex_lock(c->lock);
         more = tx_take(c);
         rest = c->failed;
         c->tx_active = more || rest;
-        pthread_mutex_unlock(&c->lock);
+        pthread_mutex_unlock(c->lock);
     }
     if (rest) {
         connection_rest(c, &c->tx_active);
@@ -309,19 +319,19 @@ static void tx_drain(struct connection *c, bool pending)
 static void *tx_run(void *context)
 {
     struct connection *c = context;
-    pthread_mutex_lock(&c->lock);
+    pthread_mutex_lock(c->lock);
     while (c->tx_handed || !c->stopping) {
         if (!c->tx_handed) {
-            pthread_cond_wait(&c->tx_work, &c->lock);
+            pthread_cond_wait(&c->tx_work, c->lock);
             continue;
         }
         bool pending = c->tx_pending;
         c->tx_handed = c->tx_pending = false;
-        pthread_mutex_unlock(&c->lock);
+        pthread_mutex_unlock(c->lock);
         tx_drain(c, pending);
-        pthread_mutex_lock(&c->lock);
+        pthread_mutex_lock(c->lock);
     }
-    pthread_mutex_unlock(&c->lock);
+    pthread_mutex_unlock(c->lock);
     return NULL;
 }
 
@@ -472,9 +482,9 @@ static bool rx_await(struct connection *c, int timeout_ms)
                             {.fd = c->kick, .events = POLLIN}};
     if (poll(fds, 2, timeout_ms) > 0 && fds[1].revents) {
         uint64_t count;
-        pthread_mutex_lock(&c->lock);
+        pthread_mutex_lock(c->lock);
         c->kicked = read(c->kick, &count, sizeof(count)) < 0;
-        pthread_mutex_unlock(&c->lock);
+        pthread_mutex_unlock(c->lock);
     }
     return fds[0].revents != 0;
 }
@@ -501,9 +511,9 @@ static void rx_as_waiter(struct connection *c, const struct waiter *waiter, uint
     c->rx_active = true;
     c->rx_waiter = pthread_self();
     do {
-        pthread_mutex_unlock(&c->lock);
+        pthread_mutex_unlock(c->lock);
         good = !rx_await(c, until_ns ? (int)ms_until(until_ns) : -1) || rx_read(c, 0);
-        pthread_mutex_lock(&c->lock);
+        pthread_mutex_lock(c->lock);
     } while (good && !c->failed && !c->eager && !waiter->done(waiter->context) &&
              (until_ns == 0 || now_ns() < until_ns));
     c->rx_active = false;
@@ -511,9 +521,9 @@ static void rx_as_waiter(struct connection *c, const struct waiter *waiter, uint
     pthread_cond_broadcast(&c->rx_left);
     rx_pass_on(c);
     if (c->failed) {
-        pthread_mutex_unlock(&c->lock);
+        pthread_mutex_unlock(c->lock);
         connection_rest(c, NULL);
-        pthread_mutex_lock(&c->lock);
+        pthread_mutex_lock(c->lock);
     }
 }
 
@@ -525,8 +535,8 @@ static bool sleep_as_waiter(struct connection *c, struct waiter *waiter, uint64_
         rx_kick(c);
     }
     TAILQ_INSERT_TAIL(&c->waiters, waiter, link);
-    int failed = until_ns == 0 ? pthread_cond_wait(waiter->woken, &c->lock)
-                               : pthread_cond_timedwait(waiter->woken, &c->lock, &until);
+    int failed = until_ns == 0 ? pthread_cond_wait(waiter->woken, c->lock)
+                               : pthread_cond_timedwait(waiter->woken, c->lock, &until);
     TAILQ_REMOVE(&c->waiters, waiter, link);
     return failed == 0;
 }
@@ -559,7 +569,7 @@ void connection_set_eager(struct connection *c, bool eager)
     c->eager = eager;
     while (c->eager && c->rx_active && !c->rx_by_thread && is_direct(c)) {
         rx_kick(c);
-        pthread_cond_wait(&c->rx_left, &c->lock);
+        pthread_cond_wait(&c->rx_left, c->lock);
     }
     if (c->eager) {
         pthread_cond_signal(&c->rx_work);
@@ -573,10 +583,10 @@ static void tick_if_due(struct connection *c)
         return;
     }
     c->tick_ns = now + c->period_ns;
-    pthread_mutex_lock(&c->lock);
+    pthread_mutex_lock(c->lock);
     bool heard = c->heard;
     c->heard = false;
-    pthread_mutex_unlock(&c->lock);
+    pthread_mutex_unlock(c->lock);
     c->owner.on_tick(c->owner.context, heard);
 }
 
@@ -595,30 +605,30 @@ static bool rx_leave_to_others(struct connection *c)
         until_ns = look_ns < until_ns ? look_ns : until_ns;
     }
     const struct timespec until = at_ns(until_ns);
-    pthread_cond_timedwait(&c->rx_work, &c->lock, &until);
+    pthread_cond_timedwait(&c->rx_work, c->lock, &until);
     c->rx_asleep = false;
     return true;
 }
 
 static void rx_share(struct connection *c)
 {
-    pthread_mutex_lock(&c->lock);
+    pthread_mutex_lock(c->lock);
     while (!c->failed) {
         if (!rx_leave_to_others(c)) {
             c->rx_active = c->rx_by_thread = true;
-            pthread_mutex_unlock(&c->lock);
+            pthread_mutex_unlock(c->lock);
             if (rx_await(c, (int)ms_until(c->tick_ns))) {
                 rx_read(c, 0);
             }
-            pthread_mutex_lock(&c->lock);
+            pthread_mutex_lock(c->lock);
             c->rx_active = c->rx_by_thread = false;
             rx_pass_on(c);
         }
-        pthread_mutex_unlock(&c->lock);
+        pthread_mutex_unlock(c->lock);
         tick_if_due(c);
-        pthread_mutex_lock(&c->lock);
+        pthread_mutex_lock(c->lock);
     }
-    pthread_mutex_unlock(&c->lock);
+    pthread_mutex_unlock(c->lock);
 }
 
 static void rx_alone(struct connection *c)
@@ -632,15 +642,15 @@ static void rx_alone(struct connection *c)
 /* The stream is closed. */
 static void settle(struct connection *c)
 {
-    pthread_mutex_lock(&c->lock);
+    pthread_mutex_lock(c->lock);
     bool lends = c->kind->settle && c->started && c->owner.lends(c->owner.context);
-    pthread_mutex_unlock(&c->lock);
+    pthread_mutex_unlock(c->lock);
     if (lends) {
         c->kind->settle(c->stream);
     }
-    pthread_mutex_lock(&c->lock);
+    pthread_mutex_lock(c->lock);
     c->settled = true;
-    pthread_mutex_unlock(&c->lock);
+    pthread_mutex_unlock(c->lock);
     connection_rest(c, NULL);
 }
 
@@ -663,7 +673,7 @@ int connection_take_fd(struct connection *c)
 
 /* ---- life ---- */
 
-static void connection_free(struct connection *c)
+void connection_free(struct connection *c)
 {
     if (c->stream) {
         c->kind->free(c->stream);
@@ -674,7 +684,7 @@ static void connection_free(struct connection *c)
     pthread_cond_destroy(&c->tx_work);
     pthread_cond_destroy(&c->rx_work);
     pthread_cond_destroy(&c->rx_left);
-    pthread_mutex_destroy(&c->lock);
+    pthread_mutex_destroy(&c->own_lock);
     free(c->buffer);
     free(c);
 }
@@ -700,7 +710,7 @@ static void cond_init(pthread_cond_t *cond)
 }
 
 enum fas_status connection_open(const struct fas_connect_options *options,
-                                const struct connection_owner *owner,
+                                const struct connection_owner *owner, struct connection *first,
                                 struct connection **connection, struct fas_error *error)
 {
     const struct stream_kind *kind = kind_of(options->url);
@@ -715,7 +725,8 @@ enum fas_status connection_open(const struct fas_connect_options *options,
     c->owner = *owner;
     c->kind = kind;
     TAILQ_INIT(&c->waiters);
-    pthread_mutex_init(&c->lock, NULL);
+    pthread_mutex_init(&c->own_lock, NULL);
+    c->lock = first ? first->lock : &c->own_lock;
     cond_init(&c->tx_work);
     cond_init(&c->rx_work);
     cond_init(&c->rx_left);
@@ -762,28 +773,27 @@ enum fas_status connection_start(struct connection *c, uint32_t period_ms, struc
     if (!threads_start(c)) {
         return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "", "no thread can be had");
     }
-    pthread_mutex_lock(&c->lock);
+    pthread_mutex_lock(c->lock);
     c->started = true;
-    pthread_mutex_unlock(&c->lock);
+    pthread_mutex_unlock(c->lock);
     connection_rest(c, NULL); /* a failure until here has not been told */
     connection_push(c);
     return FAS_OK;
 }
 
-void connection_close(struct connection *c)
+void connection_stop(struct connection *c)
 {
     struct fas_error error;
     fas_fail(&error, FAS_CANCELLED, "", "the connection was closed here");
     connection_fail(c, &error);
     if (c->started) {
         pthread_join(c->rx_thread, NULL);
-        pthread_mutex_lock(&c->lock);
+        pthread_mutex_lock(c->lock);
         c->stopping = true; /* with the role in hand it comes to rest before it ends */
         pthread_cond_signal(&c->tx_work);
-        pthread_mutex_unlock(&c->lock);
+        pthread_mutex_unlock(c->lock);
         pthread_join(c->tx_thread, NULL);
     }
-    connection_free(c);
 }
 
 bool connection_is_ipc(const struct connection *c)
@@ -793,15 +803,15 @@ bool connection_is_ipc(const struct connection *c)
 
 void connection_lock(struct connection *c)
 {
-    pthread_mutex_lock(&c->lock);
+    pthread_mutex_lock(c->lock);
 }
 
 void connection_unlock(struct connection *c)
 {
-    pthread_mutex_unlock(&c->lock);
+    pthread_mutex_unlock(c->lock);
 }
 
 pthread_mutex_t *connection_mutex(struct connection *c)
 {
-    return &c->lock;
+    return c->lock;
 }

@@ -60,9 +60,10 @@ struct connection_owner {
     void (*on_lost)(void *context, const struct fas_error *error);
 };
 
-/* Dials within the options' time. Nothing is sent or received before connection_start. */
+/* Dials within the options' time. Nothing is sent or received before connection_start. `first`: of
+ * the same client, which has one lock for all; NULL: this is the first. */
 enum fas_status connection_open(const struct fas_connect_options *options,
-                                const struct connection_owner *owner,
+                                const struct connection_owner *owner, struct connection *first,
                                 struct connection **connection, struct fas_error *error);
 
 enum fas_status connection_start(struct connection *connection, uint32_t period_ms,
@@ -106,8 +107,11 @@ void connection_push(struct connection *connection);
  * first error given. Any thread, without the lock. */
 void connection_fail(struct connection *connection, const struct fas_error *error);
 
-/* Fails it if that has not happened, waits until on_lost has returned, frees. Not from the owner's
+/* Fails it if that has not happened, and waits until on_lost has returned. Not from the owner's
  * functions. */
-void connection_close(struct connection *connection);
+void connection_stop(struct connection *connection);
+
+/* After connection_stop, or never started; the first of a client last. */
+void connection_free(struct connection *connection);
 
 #endif

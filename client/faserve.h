@@ -74,6 +74,7 @@ struct fas_connect_options {
     uint32_t connect_timeout_ms;   /* dialling and greeting; 0: 5000 */
     uint32_t silence_ms;           /* a daemon silent this long is lost; 0: 30000 */
     uint32_t calls_max;            /* in flight at once; 0: 64; the daemon may allow fewer */
+    uint32_t connections;          /* that share the tensors of large calls; 0: 1; 8 at most */
     uint64_t result_window_bytes;  /* results on the way at once; 0: 64 MiB */
     uint64_t reserved[8];
 };

@@ -6,6 +6,9 @@
  * goes straight into the caller's buffer, or, for a tensor with gaps and for the strips of
  * statistics, through a bounce buffer. A daemon that breaks the protocol loses the connection: it
  * can not make the library write outside a caller's tensor.
+ *
+ * Lanes are not ordered among each other: rows may come after DONE, which then waits for them, and
+ * after ERROR, and are thrown away then. Sequences are told of when nothing is missing before them.
  */
 #include "client/client.h"
 #include "client/strided.h"
@@ -51,33 +54,52 @@ static enum fas_status result_check(const struct fas_call *call, const struct fr
     return FAS_OK;
 }
 
-static enum fas_status head_result(struct fas_client *client, const struct frame *frame,
-                                   const uint8_t *header, void **payload, struct fas_error *error)
+/* Of a call that has been answered, when lanes may differ in how far they are. */
+static bool is_late(const struct fas_client *client, uint64_t id)
 {
-    enum fas_status status =
-        wire_decode_result(header, frame->header_bytes, &client->result, error);
-    if (status != FAS_OK) {
-        return status;
-    }
-    connection_lock(client->connection);
-    struct fas_call *call = call_find(client, frame->request);
-    connection_unlock(client->connection);
+    uint64_t slot = (id & 0xffff) - 1;
+    return client->lane_count > 1 && slot < client->call_count && id <= client->calls[slot].id;
+}
+
+/* Where the payload goes. Under the lock. */
+static enum fas_status place_result(struct lane *lane, const struct frame *frame, void **payload,
+                                    struct fas_error *error)
+{
+    struct fas_call *call = call_find(lane->client, frame->request);
+    lane->receiving = call;
+    lane->scatter = NULL;
+    *payload = lane->bounce;
     if (!call) {
-        return violation(error, frame, "request", "for a request that is not open");
+        bool fits = frame->payload_bytes <= FAS_CHUNK_BYTES_MAX;
+        return fits && is_late(lane->client, frame->request)
+                   ? FAS_OK
+                   : violation(error, frame, "request", "for a request that is not open");
     }
-    status = result_check(call, frame, &client->result, error);
+    enum fas_status status = result_check(call, frame, &lane->result, error);
     if (status != FAS_OK) {
         return status;
     }
-    client->receiving = call; /* stays open: only who receives ends calls the daemon knows */
+    call->receiving++; /* until frame_result */
     const struct fas_dims *dims = &call->request.dims;
     enum fas_tensor tensor = (enum fas_tensor)frame->flags;
     struct strided s = strided_of(dims, tensor, &call->request.tensors[tensor]);
     bool direct = s.packed && !fas_tensor_row(tensor)->statistics;
-    uint64_t offset = (uint64_t)client->result.first_row * fas_tensor_row_bytes(dims, tensor);
-    *payload = direct ? s.data + offset : client->bounce;
-    client->scatter = direct ? NULL : client->bounce;
+    uint64_t offset = (uint64_t)lane->result.first_row * fas_tensor_row_bytes(dims, tensor);
+    *payload = direct ? s.data + offset : lane->bounce;
+    lane->scatter = direct ? NULL : lane->bounce;
     return FAS_OK;
+}
+
+static enum fas_status head_result(struct lane *lane, const struct frame *frame,
+                                   const uint8_t *header, void **payload, struct fas_error *error)
+{
+    enum fas_status status = wire_decode_result(header, frame->header_bytes, &lane->result, error);
+    if (status == FAS_OK) {
+        connection_lock(lane->connection);
+        status = place_result(lane, frame, payload, error);
+        connection_unlock(lane->connection);
+    }
+    return status;
 }
 
 /* From the bounce buffer to the caller's tensor. */
@@ -99,28 +121,6 @@ static void result_scatter(const struct fas_call *call, enum fas_tensor tensor,
     }
 }
 
-static enum fas_status frame_result(struct fas_client *client, const struct frame *frame,
-                                    struct fas_error *error)
-{
-    struct fas_call *call = client->receiving;
-    const struct wire_result *result = &client->result;
-    (void)error;
-    if (client->scatter) {
-        result_scatter(call, (enum fas_tensor)frame->flags, result, client->scatter);
-    }
-    call->rows_left[frame->flags] -= result->row_count;
-    connection_lock(client->connection);
-    client->credit_owed += frame->payload_bytes;
-    connection_unlock(client->connection);
-    if (result->sequence_count > 0 && call->request.on_progress) {
-        call->request.on_progress(call, result->first_sequence, result->sequence_count,
-                                  call->request.context);
-    }
-    return FAS_OK;
-}
-
-/* ---- answers ---- */
-
 static bool results_complete(const struct fas_call *call)
 {
     for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
@@ -130,6 +130,89 @@ static bool results_complete(const struct fas_call *call)
     }
     return true;
 }
+
+/* Of several lanes: sequences are complete when all RESULTs up to the largest number have come. */
+static void count_result(struct fas_call *call, const struct wire_result *result)
+{
+    int32_t end = result->first_sequence + result->sequence_count;
+    call->results++;
+    call->beyond = result->number >= call->beyond ? result->number + 1 : call->beyond;
+    call->complete = result->sequence_count > 0 && end > call->complete ? end : call->complete;
+}
+
+/* Callbacks of a call run one after the other: who is telling tells what others find, too. Under
+ * the lock, which is given up meanwhile; the call is being received into, so it stays. */
+static void tell_progress(struct lane *lane, struct fas_call *call)
+{
+    while (call->request.on_progress && !call->telling && call->results == call->beyond &&
+           call->told < call->complete && call->report.error.status == FAS_OK) {
+        int32_t first = call->told;
+        call->told = call->complete;
+        call->telling = true;
+        connection_unlock(lane->connection);
+        call->request.on_progress(call, first, call->told - first, call->request.context);
+        connection_lock(lane->connection);
+        call->telling = false;
+    }
+}
+
+/* One lane: what is told is what the daemon said, when it said it. */
+static void tell_at_once(struct lane *lane, struct fas_call *call)
+{
+    const struct wire_result *result = &lane->result;
+    if (result->sequence_count > 0 && call->request.on_progress) {
+        connection_unlock(lane->connection);
+        call->request.on_progress(call, result->first_sequence, result->sequence_count,
+                                  call->request.context);
+        connection_lock(lane->connection);
+    }
+}
+
+/* The rows are in place. Under the lock, which may be given up meanwhile. */
+static enum fas_status take_result(struct lane *lane, const struct frame *frame,
+                                   struct fas_error *error)
+{
+    struct fas_call *call = lane->receiving;
+    if (lane->result.row_count > call->rows_left[frame->flags]) { /* in two lanes at once */
+        return violation(error, frame, "row_count", "with rows that had come before");
+    }
+    call->rows_left[frame->flags] -= lane->result.row_count;
+    if (lane->client->lane_count > 1) {
+        count_result(call, &lane->result);
+        tell_progress(lane, call);
+    } else {
+        tell_at_once(lane, call);
+    }
+    if (call->done && call->state == CALL_OPEN && results_complete(call)) {
+        call_answer(call, NULL);
+    }
+    call_received(call);
+    return FAS_OK;
+}
+
+static enum fas_status frame_result(struct lane *lane, const struct frame *frame,
+                                    struct fas_error *error)
+{
+    struct fas_client *client = lane->client;
+    enum fas_status status = FAS_OK;
+    if (lane->scatter) {
+        result_scatter(lane->receiving, (enum fas_tensor)frame->flags, &lane->result,
+                       lane->scatter);
+    }
+    connection_lock(lane->connection);
+    lane->credit_owed += frame->payload_bytes;
+    if (lane->receiving) {
+        status = take_result(lane, frame, error);
+    }
+    bool ends = !TAILQ_EMPTY(&client->ending);
+    connection_unlock(lane->connection);
+    if (ends) {
+        call_tell(client);
+    }
+    return status;
+}
+
+/* ---- answers ---- */
 
 static void report_fill(struct fas_report *report, const struct wire_done *done)
 {
@@ -149,9 +232,10 @@ static void report_fill(struct fas_report *report, const struct wire_done *done)
     memcpy(report->kernel, done->kernel, sizeof(report->kernel));
 }
 
-static enum fas_status head_done(struct fas_client *client, const struct frame *frame,
+static enum fas_status head_done(struct lane *lane, const struct frame *frame,
                                  const uint8_t *header, void **payload, struct fas_error *error)
 {
+    struct fas_client *client = lane->client;
     struct wire_done done;
     (void)payload;
     enum fas_status status = wire_decode_done(header, frame->header_bytes, &done, error);
@@ -160,21 +244,26 @@ static enum fas_status head_done(struct fas_client *client, const struct frame *
     }
     connection_lock(client->connection);
     struct fas_call *call = call_find(client, frame->request);
-    if (!call || !results_complete(call)) {
+    bool complete = call && results_complete(call);
+    if (!call || call->done || (!complete && client->lane_count == 1)) {
         status = violation(error, frame, "request",
                            call ? "before all results" : "for a request that is not open");
     } else {
         report_fill(&call->report, &done);
-        call_answer(call, NULL);
+        call->done = true; /* the last rows may be on their way in another lane */
+        if (complete) {
+            call_answer(call, NULL);
+        }
     }
     connection_unlock(client->connection);
     call_tell(client);
     return status;
 }
 
-static enum fas_status head_error(struct fas_client *client, const struct frame *frame,
+static enum fas_status head_error(struct lane *lane, const struct frame *frame,
                                   const uint8_t *header, void **payload, struct fas_error *error)
 {
+    struct fas_client *client = lane->client;
     struct fas_error told;
     (void)payload;
     enum fas_status status = wire_decode_error(header, frame->header_bytes, &told, error);
@@ -185,6 +274,9 @@ static enum fas_status head_error(struct fas_client *client, const struct frame 
         *error = told;
         error->status = told.status == FAS_OK ? FAS_INTERNAL : told.status;
         return error->status;
+    }
+    if (lane->number > 0) {
+        return violation(error, frame, "request", "on a connection that joined another");
     }
     connection_lock(client->connection);
     struct fas_call *call = call_find(client, frame->request);
@@ -201,9 +293,10 @@ static enum fas_status head_error(struct fas_client *client, const struct frame 
     return status;
 }
 
-static enum fas_status head_answer(struct fas_client *client, const struct frame *frame,
+static enum fas_status head_answer(struct lane *lane, const struct frame *frame,
                                    const uint8_t *header, void **payload, struct fas_error *error)
 {
+    struct fas_client *client = lane->client;
     (void)payload;
     enum fas_status status = FAS_OK;
     if (frame->type == FRAME_STATS_REPLY) {
@@ -225,9 +318,10 @@ static enum fas_status head_answer(struct fas_client *client, const struct frame
 }
 
 /* A place was opened; its memory, if it is the daemon's, came along. */
-static enum fas_status head_opened(struct fas_client *client, const struct frame *frame,
+static enum fas_status head_opened(struct lane *lane, const struct frame *frame,
                                    const uint8_t *header, void **payload, struct fas_error *error)
 {
+    struct fas_client *client = lane->client;
     struct wire_opened opened;
     int fd = connection_take_fd(client->connection);
     (void)payload;
@@ -285,13 +379,21 @@ static void server_fill(struct fas_server *server, const struct wire_hello_ack *
     }
 }
 
-static enum fas_status head_hello_ack(struct fas_client *client, const struct frame *frame,
+/* What all lanes have in common is lane 0's to learn. */
+static void greet_client(struct fas_client *client, const struct wire_hello_ack *ack)
+{
+    server_fill(&client->server, ack);
+    memcpy(client->nonce, ack->nonce, sizeof(client->nonce));
+}
+
+static enum fas_status head_hello_ack(struct lane *lane, const struct frame *frame,
                                       const uint8_t *header, void **payload,
                                       struct fas_error *error)
 {
+    struct fas_client *client = lane->client;
     struct wire_hello_ack *ack = client->ack;
     (void)payload;
-    if (client->greeted) {
+    if (lane->greeted) {
         return violation(error, frame, "", "a second time");
     }
     enum fas_status status = wire_decode_hello_ack(header, frame->header_bytes, ack, error);
@@ -306,16 +408,21 @@ static enum fas_status head_hello_ack(struct fas_client *client, const struct fr
     if (ack->upload_credit_bytes < ack->limits.chunk_bytes) {
         return violation(error, frame, "upload_credit_bytes", "with credit for less than a chunk");
     }
+    if (lane->number > 0 && ack->limits.chunk_bytes != client->server.chunk_bytes) {
+        return violation(error, frame, "limits.chunk_bytes", "with other chunks than before");
+    }
     connection_lock(client->connection);
-    server_fill(&client->server, ack);
-    client->upload_credit = ack->upload_credit_bytes;
-    client->greeted = true;
+    if (lane->number == 0) {
+        greet_client(client, ack);
+    }
+    lane->upload_credit = ack->upload_credit_bytes;
+    lane->greeted = true;
     pthread_cond_broadcast(&client->changed);
     connection_unlock(client->connection);
     return FAS_OK;
 }
 
-static enum fas_status head_credit(struct fas_client *client, const struct frame *frame,
+static enum fas_status head_credit(struct lane *lane, const struct frame *frame,
                                    const uint8_t *header, void **payload, struct fas_error *error)
 {
     uint64_t bytes = 0;
@@ -324,27 +431,27 @@ static enum fas_status head_credit(struct fas_client *client, const struct frame
     if (status != FAS_OK) {
         return status;
     }
-    connection_lock(client->connection);
-    uint64_t sum = client->upload_credit + bytes;
-    client->upload_credit = sum < bytes ? UINT64_MAX : sum;
-    connection_unlock(client->connection);
+    connection_lock(lane->connection);
+    uint64_t sum = lane->upload_credit + bytes;
+    lane->upload_credit = sum < bytes ? UINT64_MAX : sum;
+    connection_unlock(lane->connection);
     return FAS_OK;
 }
 
-static enum fas_status head_ping(struct fas_client *client, const struct frame *frame,
+static enum fas_status head_ping(struct lane *lane, const struct frame *frame,
                                  const uint8_t *header, void **payload, struct fas_error *error)
 {
     (void)header, (void)payload, (void)error;
-    connection_lock(client->connection);
-    client->pong_wanted = true;
-    client->pong_id = frame->request;
-    connection_unlock(client->connection);
+    connection_lock(lane->connection);
+    lane->pong_wanted = true;
+    lane->pong_id = frame->request;
+    connection_unlock(lane->connection);
     return FAS_OK;
 }
 
 /* ---- one row per type a daemon may send ---- */
 
-typedef enum fas_status on_head(struct fas_client *, const struct frame *, const uint8_t *, void **,
+typedef enum fas_status on_head(struct lane *, const struct frame *, const uint8_t *, void **,
                                 struct fas_error *);
 
 static on_head *const rows[FRAME_TYPE_COUNT] = {
@@ -356,22 +463,27 @@ static on_head *const rows[FRAME_TYPE_COUNT] = {
     [FRAME_CLOSED] = head_answer,
 };
 
+/* What a lane beside the first may bring. */
+static const uint32_t joined_types = 1u << FRAME_HELLO_ACK | 1u << FRAME_RESULT |
+                                     1u << FRAME_ERROR | 1u << FRAME_CREDIT | 1u << FRAME_PING |
+                                     1u << FRAME_PONG;
+
 enum fas_status receiver_on_head(void *context, const struct frame *frame, const uint8_t *header,
                                  void **payload, struct fas_error *error)
 {
-    struct fas_client *client = context;
+    struct lane *lane = context;
     bool first = frame->type == FRAME_HELLO_ACK || frame->type == FRAME_ERROR;
-    if (!rows[frame->type]) {
+    if (!rows[frame->type] || (lane->number > 0 && !(joined_types >> frame->type & 1))) {
         return violation(error, frame, "frame.type", "unasked");
     }
-    if (!client->greeted && !first) {
+    if (!lane->greeted && !first) {
         return violation(error, frame, "frame.type", "before HELLO_ACK");
     }
-    return rows[frame->type](client, frame, header, payload, error);
+    return rows[frame->type](lane, frame, header, payload, error);
 }
 
 enum fas_status receiver_on_frame(void *context, const struct frame *frame, struct fas_error *error)
 {
-    struct fas_client *client = context;
-    return frame->type == FRAME_RESULT ? frame_result(client, frame, error) : FAS_OK;
+    struct lane *lane = context;
+    return frame->type == FRAME_RESULT ? frame_result(lane, frame, error) : FAS_OK;
 }

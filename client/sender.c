@@ -9,6 +9,9 @@
  * Payloads are sent straight from the caller's memory, except small ones, which are copied beside
  * their frame's head so that a small request leaves as one piece, and tensors with gaps, which are
  * gathered. The daemon's upload credit bounds DATA. All under the client's lock.
+ *
+ * With several connections all is sent in lane 0, but DATA of bulk in whichever lane has room: the
+ * chunks of a tensor are handed out in order and may arrive in any.
  */
 #include "client/client.h"
 #include "client/strided.h"
@@ -25,22 +28,27 @@
 
 #define STAGE_BYTES (FAS_CHUNK_BYTES_MAX + 4 * FAS_HEADER_BYTES_MAX)
 
-enum fas_status sender_open(struct fas_client *client)
+void sender_open(struct fas_client *client)
 {
     TAILQ_INIT(&client->small);
     TAILQ_INIT(&client->bulk);
     TAILQ_INIT(&client->cancels);
     TAILQ_INIT(&client->questions);
     STAILQ_INIT(&client->releases);
-    client->stage_bytes = STAGE_BYTES;
-    client->stage = malloc(client->stage_bytes); /* touched only as far as it is used */
-    return client->stage ? FAS_OK : FAS_RESOURCE_EXHAUSTED;
+}
+
+bool sender_open_lane(struct lane *lane)
+{
+    lane->stage_bytes = STAGE_BYTES;
+    lane->stage = malloc(lane->stage_bytes); /* touched only as far as it is used */
+    return lane->stage != NULL;
 }
 
 /* ---- one batch ---- */
 
 struct writer {
     struct fas_client *client;
+    struct lane *lane;
     struct batch *batch;
     size_t bytes;
 };
@@ -50,7 +58,7 @@ static bool writer_has_room(const struct writer *w, int ranges, size_t staged)
 {
     size_t most = FRAME_HEAD_BYTES_MAX + FAS_HEADER_BYTES_MAX + staged;
     return w->batch->count + 1 + ranges <= BATCH_RANGES_MAX && w->bytes < BATCH_BYTES &&
-           w->client->stage_bytes - w->client->stage_used >= most;
+           w->lane->stage_bytes - w->lane->stage_used >= most;
 }
 
 static void writer_add(struct writer *w, const void *data, size_t bytes)
@@ -71,8 +79,8 @@ static void writer_add(struct writer *w, const void *data, size_t bytes)
 /* The next bytes of the stage; writer_has_room has been asked. */
 static uint8_t *writer_stage(struct writer *w, size_t bytes)
 {
-    uint8_t *at = w->client->stage + w->client->stage_used;
-    w->client->stage_used += bytes;
+    uint8_t *at = w->lane->stage + w->lane->stage_used;
+    w->lane->stage_used += bytes;
     writer_add(w, at, bytes);
     return at;
 }
@@ -80,14 +88,14 @@ static uint8_t *writer_stage(struct writer *w, size_t bytes)
 /* Where a header may be encoded: behind the room for its frame's head. */
 static uint8_t *writer_header(struct writer *w)
 {
-    return w->client->stage + w->client->stage_used +
-           frame_prefix_bytes(connection_is_ipc(w->client->connection)) + FAS_PREAMBLE_BYTES;
+    return w->lane->stage + w->lane->stage_used +
+           frame_prefix_bytes(connection_is_ipc(w->lane->connection)) + FAS_PREAMBLE_BYTES;
 }
 
 /* The frame's head, in front of a header that has been encoded at writer_header. */
 static void writer_frame(struct writer *w, const struct frame *frame)
 {
-    bool ipc = connection_is_ipc(w->client->connection);
+    bool ipc = connection_is_ipc(w->lane->connection);
     uint8_t *at =
         writer_stage(w, frame_prefix_bytes(ipc) + FAS_PREAMBLE_BYTES + frame->header_bytes);
     uint8_t head[FRAME_HEAD_BYTES_MAX];
@@ -106,8 +114,8 @@ static void writer_payload(struct writer *w, struct fas_call *call, const void *
     }
     writer_add(w, data, bytes);
     w->batch->borrowed = true;
-    assert(w->client->held_count < HELD_MAX);
-    w->client->held[w->client->held_count++] = call;
+    assert(w->lane->held_count < HELD_MAX);
+    w->lane->held[w->lane->held_count++] = call;
     call->held++;
 }
 
@@ -127,10 +135,12 @@ static void put_hello(struct writer *w)
     }
     hello.wanted.requests_in_flight = client->calls_wanted;
     hello.result_credit_bytes = client->result_window;
+    hello.has_join = w->lane->number > 0;
+    memcpy(hello.join, client->nonce, sizeof(hello.join));
     struct frame frame = {.type = FRAME_HELLO};
     frame.header_bytes = (uint32_t)wire_encode_hello(&hello, writer_header(w));
     writer_frame(w, &frame);
-    client->hello_sent = true;
+    w->lane->hello_sent = true;
 }
 
 static void put_bare(struct writer *w, enum frame_type type, uint64_t id)
@@ -141,14 +151,14 @@ static void put_bare(struct writer *w, enum frame_type type, uint64_t id)
 
 static void put_pings(struct writer *w)
 {
-    struct fas_client *client = w->client;
-    if (client->pong_wanted) {
-        put_bare(w, FRAME_PONG, client->pong_id);
-        client->pong_wanted = false;
+    struct lane *lane = w->lane;
+    if (lane->pong_wanted) {
+        put_bare(w, FRAME_PONG, lane->pong_id);
+        lane->pong_wanted = false;
     }
-    if (client->ping_wanted) {
+    if (lane->ping_wanted) {
         put_bare(w, FRAME_PING, QUESTION_BIT);
-        client->ping_wanted = false;
+        lane->ping_wanted = false;
     }
 }
 
@@ -205,24 +215,36 @@ static void put_cancels(struct writer *w)
 /* Credit is given back in quarters of the window: few frames, and the daemon never runs dry. */
 static void put_credit(struct writer *w)
 {
-    struct fas_client *client = w->client;
-    if (client->credit_owed < client->result_window / 4 || !writer_has_room(w, 0, 0)) {
+    struct lane *lane = w->lane;
+    if (lane->credit_owed < w->client->result_window / 4 || !writer_has_room(w, 0, 0)) {
         return;
     }
     struct frame frame = {.type = FRAME_CREDIT};
-    frame.header_bytes = (uint32_t)wire_encode_credit(client->credit_owed, writer_header(w));
+    frame.header_bytes = (uint32_t)wire_encode_credit(lane->credit_owed, writer_header(w));
     writer_frame(w, &frame);
-    client->credit_owed = 0;
+    lane->credit_owed = 0;
 }
 
 /* ---- frames of calls ---- */
+
+/* More than a chunk. */
+static bool is_bulk(const struct fas_call *call)
+{
+    uint64_t bytes = 0;
+    for (uint32_t left = call->inputs; left; left &= left - 1) {
+        bytes += fas_tensor_bytes(&call->request.dims, (enum fas_tensor)__builtin_ctz(left));
+    }
+    return bytes > call->client->server.chunk_bytes;
+}
 
 static bool put_request(struct writer *w, struct fas_call *call)
 {
     if (!writer_has_room(w, 4, 4 * (size_t)COPY_BYTES_MAX)) {
         return false;
     }
+    struct fas_client *client = w->client;
     const struct fas_request *request = &call->request;
+    call_number(call);
     struct frame frame = {.type = FRAME_REQUEST, .request = call->id};
     frame.header_bytes = (uint32_t)wire_encode_request(&call->wire, writer_header(w));
     frame.payload_bytes = wire_lengths_bytes(&call->wire);
@@ -233,6 +255,7 @@ static bool put_request(struct writer *w, struct fas_call *call)
     writer_payload(w, call, request->q.seqused, request->q.seqused ? used : 0);
     writer_payload(w, call, request->k.seqused, request->k.seqused ? used : 0);
     call->announced = true;
+    client->share_wanted |= client->lane_count > 1 && is_bulk(call);
     return true;
 }
 
@@ -245,7 +268,7 @@ static bool put_data(struct writer *w, struct fas_call *call)
     uint64_t all = fas_tensor_bytes(dims, tensor);
     uint64_t offset = (uint64_t)call->chunk * chunk_bytes;
     size_t bytes = all - offset < chunk_bytes ? (size_t)(all - offset) : chunk_bytes;
-    if (bytes > client->upload_credit || !writer_has_room(w, 2, bytes)) {
+    if (bytes > w->lane->upload_credit || !writer_has_room(w, 2, bytes)) {
         return false;
     }
     struct frame frame = {.type = FRAME_DATA,
@@ -260,7 +283,7 @@ static bool put_data(struct writer *w, struct fas_call *call)
     } else {
         strided_gather(&s, offset, bytes, writer_stage(w, bytes));
     }
-    client->upload_credit -= bytes;
+    w->lane->upload_credit -= bytes;
     call->chunk++;
     if (offset + bytes == all) {
         call->tensors_left &= call->tensors_left - 1;
@@ -293,47 +316,70 @@ static bool put_call(struct writer *w)
     return bulk && put_next_of(w, bulk);
 }
 
+/* Other lanes than the first: DATA of the bulk that was announced. */
+static bool put_share(struct writer *w)
+{
+    struct fas_call *call = TAILQ_FIRST(&w->client->bulk);
+    while (call && !call->announced) {
+        call = TAILQ_NEXT(call, send_link);
+    }
+    return call && put_next_of(w, call);
+}
+
 bool sender_next_batch(void *context, struct batch *batch)
 {
-    struct fas_client *client = context;
-    struct writer w = {.client = client, .batch = batch};
-    client->stage_used = 0;
-    if (!client->hello_sent) {
+    struct lane *lane = context;
+    struct writer w = {.client = lane->client, .lane = lane, .batch = batch};
+    lane->stage_used = 0;
+    if (!lane->hello_sent) {
         put_hello(&w);
         return true;
     }
     put_pings(&w);
-    put_cancels(&w);
-    put_questions(&w);
-    put_releases(&w);
+    if (lane->number == 0) {
+        put_cancels(&w);
+        put_questions(&w);
+        put_releases(&w);
+    }
     put_credit(&w);
-    while (put_call(&w)) {
+    while (lane->number == 0 ? put_call(&w) : lane->greeted && put_share(&w)) {
     }
     return batch->count > 0;
 }
 
 void sender_batch_sent(void *context)
 {
-    struct fas_client *client = context;
+    struct lane *lane = context;
+    struct fas_client *client = lane->client;
     connection_lock(client->connection);
-    for (uint32_t i = 0; i < client->held_count; i++) {
-        call_unhold(client->held[i]);
+    for (uint32_t i = 0; i < lane->held_count; i++) {
+        call_unhold(lane->held[i]);
     }
-    client->held_count = 0;
+    lane->held_count = 0;
+    bool share = lane->number == 0 && client->share_wanted;
     connection_unlock(client->connection);
     call_tell(client);
+    if (share) {
+        sender_share(client);
+    }
+}
+
+void sender_share(struct fas_client *client)
+{
+    connection_lock(client->connection);
+    bool share = client->share_wanted;
+    client->share_wanted = false;
+    connection_unlock(client->connection);
+    for (uint32_t i = 1; share && i < client->lane_count; i++) {
+        connection_push(client->lanes[i].connection);
+    }
 }
 
 /* ---- queues ---- */
 
 static struct call_queue *queue_of(struct fas_call *call)
 {
-    uint64_t bytes = 0;
-    for (uint32_t left = call->inputs; left; left &= left - 1) {
-        bytes += fas_tensor_bytes(&call->request.dims, (enum fas_tensor)__builtin_ctz(left));
-    }
-    bool small = bytes <= call->client->server.chunk_bytes;
-    return small ? &call->client->small : &call->client->bulk;
+    return is_bulk(call) ? &call->client->bulk : &call->client->small;
 }
 
 void sender_add(struct fas_call *call)

@@ -41,6 +41,17 @@
  *   STATS_REPLY header StatsReply.
  *   DRAIN_ACK   draining has begun.
  *
+ * A client may have up to FAS_LANES_MAX connections. The first is greeted as ever; HELLO of each
+ * further one names in `join` the nonce of the first one's HELLO_ACK. What joined carries, to the
+ * server, DATA of the first one's requests, and from it, RESULT of them; beside those only CREDIT
+ * (each connection has its own), PING and PONG. Everything else is the first one's. Connections are
+ * not ordered among each other:
+ *   DATA     may come before its REQUEST, and then waits for it. Ids of requests grow, so that the
+ *            server can tell DATA of a request that is over, and is dropped, from such.
+ *   RESULT   may come after the DONE, which ends the request when all rows have come, or after the
+ *            ERROR, and then is dropped.
+ * With one of its connections the client loses all.
+ *
  * both
  *   CREDIT      header Credit: bytes of DATA (to the client) or RESULT (to the server) payload the
  *               sender of CREDIT can take more. Initial credits are in HELLO and HELLO_ACK.

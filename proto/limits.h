@@ -74,6 +74,11 @@ static_assert(FAS_ROW_BYTES_MAX <= FAS_CHUNK_BYTES_MAX, "a row fits a payload");
 #define FAS_TOKEN_BYTES_MAX 256u
 #define FAS_NAME_BYTES_MAX 64u
 #define FAS_NONCE_BYTES 16u
+
+/* Connections of one client, with the one that the others join. Four are as fast as the memory of a
+ * node; more serve a link of many paths. */
+#define FAS_LANES_MAX 8u
+
 #define FAS_DEVICES_MAX 16u
 #define FAS_KERNELS_MAX 64u
 #define FAS_STATS_MAX 512u

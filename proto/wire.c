@@ -121,6 +121,7 @@ size_t wire_encode_result(const struct wire_result *result, uint8_t *out)
     message.row_count = (uint64_t)result->row_count;
     message.first_sequence = (uint32_t)result->first_sequence;
     message.sequence_count = (uint32_t)result->sequence_count;
+    message.number = result->number;
     return codec_encode(&message.base, out);
 }
 
@@ -143,7 +144,8 @@ static enum fas_status read_result(const void *in, void *out, struct fas_error *
     *result = (struct wire_result){.first_row = (int64_t)message->first_row,
                                    .row_count = (int64_t)message->row_count,
                                    .first_sequence = (int32_t)message->first_sequence,
-                                   .sequence_count = (int32_t)message->sequence_count};
+                                   .sequence_count = (int32_t)message->sequence_count,
+                                   .number = message->number};
     return codec_check(counts, COUNT(counts), error);
 }
 

@@ -172,6 +172,7 @@ struct wire_span wire_span_k(const struct wire_lengths *lengths, int32_t sequenc
 struct wire_result {
     int64_t first_row, row_count;
     int32_t first_sequence, sequence_count;
+    uint32_t number;
 };
 
 struct wire_done {

@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 #include "server/intake.h"
@@ -102,13 +101,13 @@ bool connection_silent(const struct connection *connection)
 
 void connection_leave(struct server *server, struct connection *connection)
 {
-    if (!place_used(server, connection)) {
+    if (join_alone(connection) && !place_used(server, connection)) {
         connection->state = CONNECTION_CLOSING;
         stream_close(connection->stream);
     }
 }
 
-static void close_now(struct server *server, struct connection *connection)
+static void close_one(struct server *server, struct connection *connection)
 {
     struct fas_error error;
     uint32_t index = connection->first_slot;
@@ -122,6 +121,46 @@ static void close_now(struct server *server, struct connection *connection)
     connection_leave(server, connection);
 }
 
+/* With one connection its client loses all. */
+static void close_now(struct server *server, struct connection *connection)
+{
+    struct connection *leader = connection->leader;
+    for (uint32_t lane = 0; lane < FAS_LANES_MAX; lane++) {
+        struct connection *one = leader->join.lanes[lane];
+        if (one && one->state < CONNECTION_LEAVING) {
+            close_one(server, one);
+        }
+    }
+}
+
+/* Whether the whole client has been told. */
+static bool told(const struct connection *connection)
+{
+    for (uint32_t lane = 0; lane < FAS_LANES_MAX; lane++) {
+        const struct connection *one = connection->leader->join.lanes[lane];
+        if (one && one->state == CONNECTION_FAREWELL && !connection_silent(one)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* False: there is no room even to say so. */
+static bool bid_farewell(struct connection *connection, const struct fas_error *error,
+                         uint64_t now_us)
+{
+    if (connection->state >= CONNECTION_FAREWELL) {
+        return true;
+    }
+    if (!outbox_room(&connection->outbox, 0)) {
+        return false;
+    }
+    connection_refuse(connection, 0, error);
+    connection->state = CONNECTION_FAREWELL;
+    connection->failed_us = now_us;
+    return true;
+}
+
 void connection_fail(struct server *server, struct connection *connection,
                      const struct fas_error *error, uint64_t now_us)
 {
@@ -132,11 +171,12 @@ void connection_fail(struct server *server, struct connection *connection,
     log_info("connection_failed", log_u64("connection", connection->number),
              log_str("status", fas_status_name(error->status)), log_str("field", error->field),
              log_str("text", error->text));
-    if (outbox_room(&connection->outbox, 0)) {
-        connection_refuse(connection, 0, error);
-        connection->state = CONNECTION_FAREWELL;
-        connection->failed_us = now_us;
-    } else {
+    bool good = true;
+    for (uint32_t lane = 0; lane < FAS_LANES_MAX; lane++) {
+        struct connection *one = connection->leader->join.lanes[lane];
+        good &= !one || bid_farewell(one, error, now_us);
+    }
+    if (!good) {
         close_now(server, connection);
     }
 }
@@ -144,6 +184,9 @@ void connection_fail(struct server *server, struct connection *connection,
 /* Nothing of the stream is outstanding: its requests lose their peer, its place is free. */
 static void on_closed(struct server *server, struct connection *connection)
 {
+    if (connection->lane > 0) {
+        join_leave(server, connection);
+    }
     while (connection->first_slot != SLOT_NONE) {
         intake_orphan(server, &server->slots.entries[connection->first_slot]);
     }
@@ -195,6 +238,7 @@ static void on_accepted(struct server *server, struct stream *stream, uint64_t n
                                       .heard_us = now_us,
                                       .first_slot = SLOT_NONE,
                                       .outbox = outbox};
+    join_begin(connection);
     server->connections.open++;
     stats_add(&server->stats, STATS_CONNECTIONS_ACCEPTED, 1);
     outbox_reset(&connection->outbox, stream_reader(stream)->ipc);
@@ -298,36 +342,43 @@ static void describe_server(const struct server *server, struct wire_hello_ack *
 
 /* May it in? */
 static enum fas_status judge(struct server *server, struct connection *connection,
-                             const struct wire_hello *hello, uint32_t *version,
+                             const struct wire_hello *hello, uint64_t now_us, uint32_t *version,
                              struct fas_error *error)
 {
     if (wire_version_pick(hello, version, error) != FAS_OK) {
         return error->status;
     }
-    if (hello->has_join) {
-        return fas_fail(error, FAS_UNSUPPORTED, "join", "one connection per client here");
-    }
     enum fas_status status = identify(server, connection, hello, error);
-    return status == FAS_OK ? check_share(server, connection, error) : status;
+    if (status == FAS_OK) {
+        status = check_share(server, connection, error);
+    }
+    if (status == FAS_OK && hello->has_join) {
+        status = join_enter(server, connection, hello->join, now_us, error);
+    }
+    return status;
 }
 
 /* It is in: what it may do, who it talks to. */
 static void welcome(struct server *server, struct connection *connection,
-                    const struct wire_hello *hello, uint32_t version)
+                    const struct wire_hello *hello, uint64_t now_us, uint32_t version)
 {
     static struct wire_hello_ack ack; /* 12 KiB; only the loop uses it */
     uint8_t header[FAS_HEADER_BYTES_MAX];
     uint64_t credit = server->config.upload_credit_bytes;
     snprintf(connection->client, sizeof connection->client, "%s", hello->client);
-    agree_limits(server, connection, &hello->wanted);
+    if (connection->lane > 0) {
+        connection->limits = connection->leader->limits;
+    } else {
+        agree_limits(server, connection, &hello->wanted);
+    }
     connection->result_credit = connection->result_window = hello->result_credit_bytes;
     connection->state = CONNECTION_OPEN;
     ack = (struct wire_hello_ack){
         .version = version, .limits = connection->limits, .upload_credit_bytes = credit};
     snprintf(ack.server, sizeof ack.server, "faserved %s", FAS_SERVER_VERSION);
     describe_server(server, &ack);
-    if (getrandom(ack.nonce, sizeof ack.nonce, GRND_NONBLOCK) < 0) {
-        memset(ack.nonce, 0, sizeof ack.nonce); /* joins nothing */
+    if (connection->lane == 0) {
+        join_offer(connection, now_us + server->config.hello_timeout_us, ack.nonce);
     }
     size_t bytes = wire_encode_hello_ack(&ack, header);
     outbox_put(&connection->outbox, (struct frame){.type = FRAME_HELLO_ACK}, header, bytes);
@@ -347,15 +398,15 @@ static void on_hello(struct server *server, struct connection *connection,
     enum fas_status status =
         wire_decode_hello(record->header, record->frame.header_bytes, &hello, &error);
     if (status == FAS_OK) {
-        status = judge(server, connection, &hello, &version, &error);
+        status = judge(server, connection, &hello, now_us, &version, &error);
     }
     if (status == FAS_OK) {
-        welcome(server, connection, &hello, version);
+        welcome(server, connection, &hello, now_us, version);
     } else {
         stats_add(&server->stats, STATS_CONNECTIONS_REFUSED, 1);
         connection_fail(server, connection, &error, now_us);
     }
-    explicit_bzero(&hello, sizeof hello); /* its token */
+    explicit_bzero(&hello, sizeof hello); /* its token and nonce */
 }
 
 /* ---- other messages ---- */
@@ -552,7 +603,7 @@ static void serve(struct server *server, struct stream *stream, unsigned events,
     struct connection *connection = &server->connections.entries[stream_index(stream)];
     if (events & STREAM_SENT) {
         reply_sent(server, connection);
-        if (connection->state == CONNECTION_FAREWELL && connection_silent(connection)) {
+        if (connection->state == CONNECTION_FAREWELL && told(connection)) {
             close_now(server, connection);
         }
     }
@@ -625,10 +676,27 @@ static void watch_silence(struct server *server, struct connection *connection, 
     }
 }
 
+/* DATA on a joined connection, whose REQUEST does not come. */
+static void watch_awaited(struct server *server, struct connection *connection, uint64_t now_us)
+{
+    uint64_t awaited = reader_awaited(stream_reader(connection->stream));
+    if (awaited != connection->awaited) {
+        connection->awaited = awaited;
+        connection->awaited_us = now_us;
+    }
+    if (awaited != 0 && now_us > connection->awaited_us + server->config.progress_timeout_us) {
+        struct fas_error error;
+        fas_fail(&error, FAS_INVALID_ARGUMENT, "frame.request",
+                 "DATA for request %" PRIu64 ", which was never opened", awaited);
+        connection_fail(server, connection, &error, now_us);
+    }
+}
+
 static void watch(struct server *server, struct connection *connection, uint64_t now_us)
 {
     struct fas_error error;
     watch_silence(server, connection, now_us);
+    watch_awaited(server, connection, now_us);
     if (connection->state == CONNECTION_GREETING &&
         now_us > connection->accepted_us + server->config.hello_timeout_us) {
         fas_fail(&error, FAS_DEADLINE_EXCEEDED, "hello", "none came in time");

@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "proto/wire.h"
+#include "server/join.h"
 #include "server/outbox.h"
 #include "server/slot.h"
 #include "server/transport.h"
@@ -36,13 +37,17 @@ enum connection_state {
 struct connection {
     enum connection_state state;
     struct stream *stream;
-    uint64_t number; /* for logs: counts from the start */
+    struct connection *leader; /* of the same client: itself, or whom it joined */
+    uint32_t lane;             /* among that one's connections */
+    struct join join;          /* the leader's */
+    uint64_t number;           /* for logs: counts from the start */
     char client[FAS_NAME_BYTES_MAX];
     uint32_t principal;
     bool admin;
     struct wire_limits limits;                 /* as agreed */
     uint64_t accepted_us, heard_us, pinged_us; /* heard_us: of its last message */
     uint64_t failed_us;                        /* FAREWELL: since when */
+    uint64_t awaited, awaited_us;              /* DATA waits for this request; since when */
     uint32_t pings;                            /* unanswered in a row */
 
     uint32_t first_slot; /* ring of its slots; the first is next to be served. SLOT_NONE: none */
@@ -77,11 +82,12 @@ void connection_resume_deferred(struct server *server, uint64_t now_us);
 /* Timeouts of HELLO, of uploads, of results nobody takes. Called some times a second. */
 void connection_watch_all(struct server *server, uint64_t now_us);
 
-/* The connection failed: the peer is told (ERROR for request 0), then it is closed. */
+/* The connection failed: the peer is told (ERROR for request 0), then it is closed, with all the
+ * client has. */
 void connection_fail(struct server *server, struct connection *connection,
                      const struct fas_error *error, uint64_t now_us);
 
-/* LEAVING: closes it if no launch uses its memory any more. */
+/* LEAVING: closes it if no launch uses its memory any more, nor a connection that joined it. */
 void connection_leave(struct server *server, struct connection *connection);
 
 /* All that was to be said to it is said. */

@@ -192,7 +192,6 @@ static void open_route(struct server *server, struct connection *connection, str
         if (arrives(&slot->request, tensor)) {
             tensors[tensor].base = slabs ? NULL : base + slot->request.layout.offsets[tensor];
             tensors[tensor].slabs = slabs;
-            tensors[tensor].slab_owner = stream_index(connection->stream);
             slot->bytes_missing += tensors[tensor].bytes;
         }
     }
@@ -418,6 +417,7 @@ void intake_request(struct server *server, struct connection *connection,
     } else if (slot->bytes_missing == 0) {
         executor_enqueue(server, slot, now_us);
     }
+    join_decided(connection);
 }
 
 /* ---- inputs arrive ---- */
@@ -438,7 +438,7 @@ static void landed(struct server *server, struct connection *connection, struct 
     if (!slot || slot->state != SLOT_RECEIVING) {
         staging_discard(server, record->landed);
         if (slot) {
-            slot->landing = false;
+            slot->landing &= ~(1u << connection->lane);
             intake_settle(server, slot);
         }
         return;
@@ -454,7 +454,7 @@ static void landed(struct server *server, struct connection *connection, struct 
 void intake_data(struct server *server, struct connection *connection,
                  const struct inbox_record *record, uint64_t now_us)
 {
-    struct slot *slot = connection_find(server, connection, record->frame.request);
+    struct slot *slot = connection_find(server, connection->leader, record->frame.request);
     connection->credit_due += record->frame.payload_bytes;
     stats_payload(&server->stats, STATS_IN, FAS_PLACE_INLINE, (double)record->frame.payload_bytes);
     if (record->kind == INBOX_LANDED) {
@@ -478,8 +478,8 @@ void intake_end(struct server *server, struct slot *slot, const struct fas_error
     slot->error = *error;
     staging_drop(slot);
     if (slot->connection) {
-        slot->landing =
-            reader_finish(stream_reader(slot->connection->stream), slot->id) || slot->landing;
+        slot->landing |= reader_finish(stream_reader(slot->connection->stream), slot->id);
+        slot->landing |= join_landing(slot->connection, slot->id);
     }
     if (slot->state == SLOT_RECEIVING) {
         slot_move(slot, SLOT_REPLYING);
@@ -497,9 +497,9 @@ void intake_orphan(struct server *server, struct slot *slot)
         stats_answer(&server->stats, (enum stats_pass)slot->request.wire.pass, FAS_CANCELLED);
     }
     connection_remove_slot(server, slot);
-    slot->landing = false; /* the stream is closed: nothing is outstanding */
+    slot->landing = 0; /* the streams are closed: nothing is outstanding */
     staging_drop(slot);
-    slot->send = 0;
+    memset(slot->sends, 0, sizeof slot->sends);
     if (slot->state == SLOT_REPLYING || slot->answered || slot->error.status != FAS_OK) {
         intake_settle(server, slot);
     } else {

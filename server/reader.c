@@ -73,11 +73,35 @@ static enum progress read_header(struct reader *reader)
     return GO_ON;
 }
 
+/* Where DATA of the leader's requests goes. It may be ahead of its REQUEST, or late: ids grow. An
+ * end of the request (reader_finish) comes before this or sees where it lands (reader_lands), as
+ * the own lock is held until that is written down. */
+static enum route_answer route_joined(struct reader *reader, const char **text)
+{
+    struct reader *leader = reader->leader;
+    pthread_mutex_lock(&leader->lock);
+    enum route_answer answer =
+        route_data(&leader->routes, &reader->frame, reader->owner, &reader->place, text);
+    if (answer == ROUTE_UNKNOWN) {
+        answer = reader->frame.request > leader->newest ? ROUTE_WAIT : ROUTE_DROP;
+    }
+    pthread_mutex_unlock(&leader->lock);
+    reader->awaited = answer == ROUTE_WAIT ? reader->frame.request : 0;
+    return answer == ROUTE_WAIT ? ROUTE_STARVED : answer;
+}
+
+static enum route_answer route(struct reader *reader, const char **text)
+{
+    return reader->leader != reader
+               ? route_joined(reader, text)
+               : route_data(&reader->routes, &reader->frame, reader->owner, &reader->place, text);
+}
+
 /* DATA: the route says where. Called with the lock held. */
 static enum progress route_payload(struct reader *reader)
 {
     struct inbox_record *record = &reader->record;
-    switch (route_data(&reader->routes, &reader->frame, &reader->place, &record->text)) {
+    switch (route(reader, &record->text)) {
     case ROUTE_LAND:
         record->kind = INBOX_LANDED;
         record->landed = reader->place;
@@ -119,9 +143,17 @@ static enum progress begin_request(struct reader *reader)
                  (unsigned long long)reader->frame.request);
         return GIVE_UP;
     }
+    reader->newest =
+        reader->frame.request > reader->newest ? reader->frame.request : reader->newest;
     reader->lengths_busy = true;
     reader->place = reader->lengths;
     return GO_ON;
+}
+
+/* What a connection that joined another may carry. */
+static bool may_carry(enum frame_type type)
+{
+    return type == FRAME_DATA || type == FRAME_CREDIT || type == FRAME_PING || type == FRAME_PONG;
 }
 
 /* The header is complete: decide where the payload goes, once there is room to tell the loop. */
@@ -134,6 +166,10 @@ static enum progress begin_payload(struct reader *reader)
     if (!inbox_room(&reader->inbox, reader->frame.header_bytes) ||
         (reader->hello_seen && !reader->greeted)) {
         progress = STAND_STILL;
+    } else if (reader->leader != reader && !may_carry(reader->frame.type)) {
+        fas_fail(&reader->error, FAS_INVALID_ARGUMENT, "frame.type",
+                 "%s on a connection that joined another", frame_type_name(reader->frame.type));
+        progress = GIVE_UP;
     } else if (reader->frame.type == FRAME_DATA) {
         progress = route_payload(reader);
     } else if (reader->frame.type == FRAME_REQUEST) {
@@ -272,6 +308,29 @@ void reader_feed(struct reader *reader)
     pthread_mutex_unlock(&reader->lock);
 }
 
+void reader_join(struct reader *reader, struct reader *leader)
+{
+    pthread_mutex_lock(&reader->lock);
+    reader->leader = leader;
+    pthread_mutex_unlock(&reader->lock);
+}
+
+uint64_t reader_awaited(struct reader *reader)
+{
+    pthread_mutex_lock(&reader->lock);
+    uint64_t request = reader->awaited;
+    pthread_mutex_unlock(&reader->lock);
+    return request;
+}
+
+bool reader_lands(struct reader *reader, uint64_t request)
+{
+    pthread_mutex_lock(&reader->lock);
+    bool lands = reader->landing == request;
+    pthread_mutex_unlock(&reader->lock);
+    return lands;
+}
+
 void reader_greet(struct reader *reader, uint32_t chunk_bytes, uint64_t credit)
 {
     pthread_mutex_lock(&reader->lock);
@@ -328,10 +387,10 @@ size_t reader_memory_bytes(uint32_t routes)
            FAS_LENGTHS_BYTES_MAX + 2u * INBOX_BYTES;
 }
 
-void reader_place(struct reader *reader, void *memory, uint32_t routes)
+void reader_place(struct reader *reader, void *memory, uint32_t routes, uint32_t owner)
 {
     uint8_t *at = memory;
-    *reader = (struct reader){.routes = {.routes = memory, .count = routes}};
+    *reader = (struct reader){.owner = owner, .routes = {.routes = memory, .count = routes}};
     at += routes * sizeof(struct route);
     reader->inbox.filling = at;
     reader->inbox.reading = at + INBOX_BYTES;
@@ -354,7 +413,8 @@ void reader_reset(struct reader *reader, bool ipc)
     reader->payload_left = 0;
     reader->greeted = reader->hello_seen = reader->lengths_busy = false;
     reader->paused = reader->starved = false;
-    reader->landing = 0;
+    reader->landing = reader->newest = reader->awaited = 0;
+    reader->leader = reader;
     reader->credit = 0;
     reader->inbox.filled_bytes = reader->inbox.reading_bytes = reader->inbox.read_bytes = 0;
     memset(reader->routes.routes, 0, reader->routes.count * sizeof(struct route));

@@ -38,6 +38,7 @@ struct reader {
     /* Of whoever has the turn. */
     bool ipc;
     enum reader_phase phase;
+    uint32_t owner;  /* of slabs; constant */
     uint8_t *buffer; /* READER_BUFFER_BYTES */
     uint32_t begin, end;
     struct frame frame;
@@ -51,19 +52,24 @@ struct reader {
     bool greeted;         /* HELLO was accepted */
     bool hello_seen;
     bool paused;
-    bool starved;      /* paused for want of a slab: nothing but reader_feed helps */
+    bool starved;      /* paused for want of a slab, or of the leader's REQUEST: nothing but
+                        * reader_feed helps */
     bool lengths_busy; /* `lengths` belongs to the loop, with an undecided REQUEST */
     uint8_t *lengths;  /* FAS_LENGTHS_BYTES_MAX */
     uint64_t landing;  /* the request whose memory is being received into; 0: none */
     uint64_t credit;   /* DATA bytes the peer may still send */
     struct inbox inbox;
     struct route_table routes;
+    uint64_t newest;       /* the largest id of a REQUEST so far */
+    struct reader *leader; /* whose routes DATA follows: another's of the same client, or itself */
+    uint64_t awaited;      /* the request whose DATA came before it; 0: none */
     struct fas_error error;
 };
 
 /* Bytes of memory a reader needs, and its set-up in them: once, before the first peer. */
 size_t reader_memory_bytes(uint32_t routes);
-void reader_place(struct reader *reader, void *memory, uint32_t routes);
+/* owner: of the slabs it takes. */
+void reader_place(struct reader *reader, void *memory, uint32_t routes, uint32_t owner);
 
 /* A new peer. */
 void reader_reset(struct reader *reader, bool ipc);
@@ -79,7 +85,14 @@ uint64_t reader_payload_left(const struct reader *reader); /* of a payload that 
 /* From the loop, at any time. */
 const struct inbox_record *reader_next(struct reader *reader);
 bool reader_resume(struct reader *reader); /* true: the turn is the caller's: reader_advance */
-void reader_feed(struct reader *reader);   /* a slab is to be had: resume it */
+void reader_feed(struct reader *reader);   /* what it starves for is to be had: resume it */
+/* Before reader_greet: it carries DATA of the leader's requests, and next to nothing else. The
+ * leader outlives it. */
+void reader_join(struct reader *reader, struct reader *leader);
+/* A request of its leader's that it waits for, 0: none. */
+uint64_t reader_awaited(struct reader *reader);
+/* Whether memory of an ended request is still being received into. */
+bool reader_lands(struct reader *reader, uint64_t request);
 void reader_greet(struct reader *reader, uint32_t chunk_bytes, uint64_t credit);
 void reader_credit(struct reader *reader, uint64_t bytes);
 /* The answer to the undecided REQUEST; its length arrays are no longer needed. */

@@ -10,7 +10,8 @@
 #include "server/intake.h"
 #include "server/server.h"
 
-/* Credit returns in pieces; waiting for this much keeps chunks from shrinking with them. */
+/* Credit returns in pieces; waiting for this much keeps chunks from shrinking with them. It is also
+ * what joined connections carry at least: less leaves at once with the leader. */
 #define REPLY_CHUNK_BYTES_MIN (64u << 10)
 
 /* ---- which rows go next ---- */
@@ -74,15 +75,17 @@ static uint32_t chunk_bytes_max(const struct connection *connection, enum fas_te
                : bytes;
 }
 
-/* The next chunk that the credit allows; false: not now. */
+/* The next chunk that the credit allows, and that this connection of the client may carry; false:
+ * not now. */
 static bool next_chunk(const struct connection *connection, const struct slot *slot,
                        struct chunk *chunk)
 {
     const struct slot_progress *progress = &slot->progress;
     *chunk = (struct chunk){.first_sequence = progress->sent,
-                            .sequence_count = progress->range_end - progress->sent};
+                            .sequence_count = progress->range_end - progress->sent,
+                            .number = progress->results};
     if (progress->tensor == FAS_TENSOR_COUNT) { /* sequences without rows */
-        return true;
+        return connection->lane == 0;
     }
     enum fas_tensor tensor = (enum fas_tensor)progress->tensor;
     int64_t rows_left = range_rows_end(slot, tensor) - progress->row;
@@ -100,6 +103,9 @@ static bool next_chunk(const struct connection *connection, const struct slot *s
         }
         bytes = connection->result_credit / row_bytes * row_bytes;
     }
+    if (connection->lane > 0 && bytes < REPLY_CHUNK_BYTES_MIN) {
+        return false;
+    }
     chunk->tensor = tensor;
     chunk->first_row = progress->row;
     chunk->rows = (int64_t)(bytes / row_bytes);
@@ -113,6 +119,7 @@ static bool next_chunk(const struct connection *connection, const struct slot *s
 static void advance(struct slot *slot, const struct chunk *chunk)
 {
     struct slot_progress *progress = &slot->progress;
+    progress->results++;
     if (chunk->sequence_count > 0) {
         progress->sent = progress->range_end;
         return;
@@ -148,7 +155,8 @@ static void send_chunk(struct server *server, struct connection *connection,
     const struct wire_result result = {.first_row = chunk->first_row,
                                        .row_count = chunk->rows,
                                        .first_sequence = chunk->first_sequence,
-                                       .sequence_count = chunk->sequence_count};
+                                       .sequence_count = chunk->sequence_count,
+                                       .number = chunk->number};
     uint8_t header[FAS_HEADER_BYTES_MAX];
     size_t header_bytes = wire_encode_result(&result, header);
     struct frame frame = {.type = FRAME_RESULT, .flags = chunk->tensor, .request = slot->id};
@@ -172,7 +180,7 @@ static bool send_in_place(struct server *server, struct connection *connection, 
         payload = (struct outbox_payload){device->arena + copy.arena_offset, copy.width,
                                           copy.arena_pitch, copy.height};
         connection->result_credit -= copy.width * copy.height;
-        slot->send = connection->sends + 1; /* the one being composed */
+        slot->sends[connection->lane] = connection->sends + 1; /* the one being composed */
     }
     send_chunk(server, connection, slot, &chunk, &payload);
     advance(slot, &chunk);
@@ -188,7 +196,7 @@ static bool fetch_chunk(struct server *server, struct connection *connection, st
         return false;
     }
     struct device_copy copy = locate(slot, &chunk);
-    if (!staging_fetch(server, slot, &chunk, &copy)) {
+    if (!staging_fetch(server, connection, slot, &chunk, &copy)) {
         return false;
     }
     connection->result_credit -= copy.width * copy.height;
@@ -199,7 +207,7 @@ static bool fetch_chunk(struct server *server, struct connection *connection, st
 /* The chunk that was fetched first, once it has arrived. */
 static bool send_fetched(struct server *server, struct connection *connection, struct slot *slot)
 {
-    const struct fetch *fetch = staging_front(slot);
+    const struct fetch *fetch = staging_front(slot, connection);
     if (!fetch) {
         return false;
     }
@@ -303,6 +311,9 @@ static bool serve_slot(struct server *server, struct connection *connection, str
     if (slot->answered) {
         return false;
     }
+    if (connection->lane > 0) {
+        return slot->error.status == FAS_OK && serve_results(server, connection, slot, now_us);
+    }
     if (slot->error.status != FAS_OK) {
         if (slot->state != SLOT_REPLYING || slot->copies > 0) {
             return false; /* the device has not let go of it */
@@ -323,15 +334,16 @@ static bool serve_slot(struct server *server, struct connection *connection, str
     return false;
 }
 
-/* Requests take turns by chunk until the send is full or none has anything to say. */
+/* The client's requests take turns by chunk until the send is full or none has anything to say. */
 static void serve_slots(struct server *server, struct connection *connection, uint64_t now_us)
 {
     struct slot *slots = server->slots.entries;
+    struct connection *leader = connection->leader;
     uint32_t silent = 0; /* in a row */
-    while (silent < connection->slot_count &&
+    while (silent < leader->slot_count &&
            outbox_add_room(&connection->outbox, OUTBOX_GATHER_BYTES_MAX)) {
-        struct slot *slot = &slots[connection->first_slot];
-        connection->first_slot = slot->next;
+        struct slot *slot = &slots[leader->first_slot];
+        leader->first_slot = slot->next;
         silent = serve_slot(server, connection, slot, now_us) ? 0 : silent + 1;
         intake_settle(server, slot);
     }
@@ -381,11 +393,12 @@ void reply_sent(struct server *server, struct connection *connection)
     connection->sends_done = stream_sends_done(connection->stream);
     staging_sent(connection, connection->sends_done);
     struct slot *slots = server->slots.entries;
-    uint32_t index = connection->first_slot;
-    for (uint32_t count = connection->slot_count; count > 0; count--) {
+    uint32_t index = connection->leader->first_slot;
+    for (uint32_t count = connection->leader->slot_count; count > 0; count--) {
         struct slot *slot = &slots[index];
+        uint64_t *send = &slot->sends[connection->lane];
         index = slot->next;
-        slot->send = slot->send > connection->sends_done ? slot->send : 0;
+        *send = *send > connection->sends_done ? *send : 0;
         intake_settle(server, slot);
     }
 }

@@ -87,8 +87,8 @@ static const char *chunk_check(const struct route_table *table, const struct rou
     return frame->payload_bytes == bytes ? NULL : "a chunk of the wrong length";
 }
 
-enum route_answer route_data(struct route_table *table, const struct frame *frame, uint8_t **place,
-                             const char **text)
+enum route_answer route_data(struct route_table *table, const struct frame *frame, uint32_t owner,
+                             uint8_t **place, const char **text)
 {
     struct route *route = route_find(table, frame->request);
     if (!route) {
@@ -111,7 +111,7 @@ enum route_answer route_data(struct route_table *table, const struct frame *fram
         *text = "a chunk sent twice";
         return ROUTE_REFUSE;
     }
-    *place = tensor->slabs ? slab_take(tensor->slabs, tensor->slab_owner)
+    *place = tensor->slabs ? slab_take(tensor->slabs, owner)
                            : tensor->base + (uint64_t)frame->chunk * table->chunk_bytes;
     if (!*place) {
         return ROUTE_STARVED;

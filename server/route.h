@@ -36,7 +36,6 @@ struct route_tensor {
     uint8_t *base;
     uint64_t bytes;
     uint32_t first_chunk; /* its first bit in the bit map */
-    uint32_t slab_owner;
     struct slab_pool *slabs;
 };
 
@@ -74,8 +73,9 @@ void route_open(struct route_table *table, uint64_t request,
 /* The loop refused or finished it. */
 void route_close(struct route_table *table, uint64_t request);
 
-enum route_answer route_data(struct route_table *table, const struct frame *frame, uint8_t **place,
-                             const char **text);
+/* owner: for whom a slab is taken. */
+enum route_answer route_data(struct route_table *table, const struct frame *frame, uint32_t owner,
+                             uint8_t **place, const char **text);
 
 /* Chunks a packed tensor travels in. */
 uint32_t route_chunks(uint64_t bytes, uint32_t chunk_bytes);

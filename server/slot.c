@@ -42,9 +42,18 @@ void slot_move(struct slot *slot, enum slot_state to)
     slot->state = to;
 }
 
+static bool is_sent(const struct slot *slot)
+{
+    uint64_t sends = 0;
+    for (uint32_t lane = 0; lane < FAS_LANES_MAX; lane++) {
+        sends |= slot->sends[lane];
+    }
+    return sends == 0;
+}
+
 bool slot_idle(const struct slot *slot)
 {
-    return slot->state == SLOT_REPLYING && !slot->landing && slot->send == 0 && slot->copies == 0 &&
+    return slot->state == SLOT_REPLYING && !slot->landing && is_sent(slot) && slot->copies == 0 &&
            (slot->answered || !slot->connection);
 }
 

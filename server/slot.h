@@ -36,6 +36,7 @@ struct slot_progress {
     uint32_t tensor;   /* fas_tensor whose rows come next */
     int64_t row;       /* its next row */
     bool all_computed, all_sent;
+    uint32_t results; /* chunks so far: the next one's number */
 };
 
 /* Moments, clock_us; 0: not yet. */
@@ -70,10 +71,10 @@ struct slot {
     int32_t batch_index;               /* RUNNING: which request of the executor's batch */
     struct fas_error error;            /* status FAS_OK while all is well */
     bool admitted;                     /* its cost is booked on the principal */
-    bool landing;                      /* over, but a payload is still being received into it */
-    uint64_t send;   /* the last of its connection's sends that reads its memory; 0: none */
-    bool answered;   /* DONE or ERROR was handed to the transport */
-    uint32_t copies; /* between host and arena, under way */
+    uint32_t landing; /* over, but in these lanes (a bit set) a payload is still received into it */
+    uint64_t sends[FAS_LANES_MAX]; /* by lane: the last send that reads its memory; 0: none */
+    bool answered;                 /* DONE or ERROR was handed to the transport */
+    uint32_t copies;               /* between host and arena, under way */
     struct fetch_queue fetches;
     struct slot_progress progress;
     struct slot_times times;

@@ -109,12 +109,23 @@ static struct fetch *pop(struct fetch_queue *queue)
     return fetch;
 }
 
-bool staging_fetch(struct server *server, struct slot *slot, const struct chunk *chunk,
-                   struct device_copy *copy)
+/* Somewhere in the queue: a client has as many carriers, at most. */
+static void take_out(struct fetch_queue *queue, const struct fetch *fetch)
+{
+    struct fetch *before = NULL;
+    for (struct fetch *at = queue->first; at != fetch; at = at->next) {
+        before = at;
+    }
+    *(before ? &before->next : &queue->first) = fetch->next;
+    queue->last = queue->last == fetch ? before : queue->last;
+}
+
+bool staging_fetch(struct server *server, struct connection *carrier, struct slot *slot,
+                   const struct chunk *chunk, struct device_copy *copy)
 {
     struct device *device = &server->executors[slot->executor].device;
     struct staging *staging = staging_of(server, slot);
-    uint8_t *slab = slab_take(&staging->out, stream_index(slot->connection->stream));
+    uint8_t *slab = slab_take(&staging->out, stream_index(carrier->stream));
     if (!slab) {
         return false;
     }
@@ -124,6 +135,7 @@ bool staging_fetch(struct server *server, struct slot *slot, const struct chunk 
     *fetch = (struct fetch){.pool = &staging->out,
                             .slab = slab,
                             .slot = slot->index,
+                            .carrier = carrier,
                             .chunk = *chunk,
                             .bytes = copy->width * copy->height};
     assert(fetch->bytes <= staging->out.slab_bytes);
@@ -135,21 +147,32 @@ bool staging_fetch(struct server *server, struct slot *slot, const struct chunk 
     return true;
 }
 
-struct fetch *staging_front(const struct slot *slot)
+struct fetch *staging_front(const struct slot *slot, const struct connection *carrier)
 {
-    struct fetch *front = slot->fetches.first;
-    return front && front->arrived ? front : NULL;
+    struct fetch *fetch = slot->fetches.first;
+    while (fetch && fetch->carrier != carrier) {
+        fetch = fetch->next;
+    }
+    return fetch && fetch->arrived ? fetch : NULL;
 }
 
-void staging_send(struct connection *connection, struct slot *slot, uint64_t send)
+void staging_send(struct connection *carrier, struct slot *slot, uint64_t send)
 {
-    struct fetch *fetch = pop(&slot->fetches);
+    struct fetch *fetch = staging_front(slot, carrier);
+    take_out(&slot->fetches, fetch);
     if (send == 0) {
         slab_give(fetch->pool, fetch->slab);
         return;
     }
     fetch->send = send;
-    append(&connection->fetches, fetch);
+    append(&carrier->fetches, fetch);
+}
+
+void staging_forget(struct slot *slot, const struct connection *carrier)
+{
+    for (struct fetch *fetch = slot->fetches.first; fetch; fetch = fetch->next) {
+        fetch->carrier = fetch->carrier == carrier ? NULL : fetch->carrier;
+    }
 }
 
 void staging_sent(struct connection *connection, uint64_t sends_done)
@@ -163,10 +186,10 @@ void staging_sent(struct connection *connection, uint64_t sends_done)
 /* Downloads end in order: those that have arrived are the first ones. */
 void staging_drop(struct slot *slot)
 {
-    while (staging_front(slot)) {
+    while (slot->fetches.first && slot->fetches.first->arrived) {
         struct fetch *fetch = pop(&slot->fetches);
-        if (slot->connection) { /* what the peer gave credit for is not coming */
-            slot->connection->result_credit += fetch->bytes;
+        if (slot->connection && fetch->carrier) { /* what there was credit for is not coming */
+            fetch->carrier->result_credit += fetch->bytes;
         }
         slab_give(fetch->pool, fetch->slab);
     }

@@ -28,6 +28,7 @@ struct chunk {
     enum fas_tensor tensor;
     int64_t first_row, rows;
     int32_t first_sequence, sequence_count; /* whole once it is sent; none: 0 */
+    uint32_t number;                        /* among those of its request */
 };
 
 /* A chunk on its way out, in a slab. */
@@ -35,7 +36,8 @@ struct fetch {
     struct fetch *next;
     struct slab_pool *pool;
     uint8_t *slab;
-    uint32_t slot; /* while it waits */
+    uint32_t slot;              /* while it waits */
+    struct connection *carrier; /* who sends it, and had credit for it; NULL: is gone */
     struct chunk chunk;
     uint64_t bytes;
     bool arrived;
@@ -73,15 +75,19 @@ bool staging_upload(struct server *server, struct slot *slot, uint8_t *landed,
 /* A chunk landed that nobody wants any more. */
 void staging_discard(struct server *server, const uint8_t *landed);
 
-/* Begins to fetch a chunk: `height` strips of copy->width bytes. False: no slab for it now. */
-bool staging_fetch(struct server *server, struct slot *slot, const struct chunk *chunk,
-                   struct device_copy *copy);
+/* Begins to fetch a chunk for a connection of the slot's client: `height` strips of copy->width
+ * bytes. False: no slab for it now. */
+bool staging_fetch(struct server *server, struct connection *carrier, struct slot *slot,
+                   const struct chunk *chunk, struct device_copy *copy);
 
-/* The slot's next chunk, if it has arrived. */
-struct fetch *staging_front(const struct slot *slot);
+/* The slot's next chunk for this connection, if it has arrived. */
+struct fetch *staging_front(const struct slot *slot, const struct connection *carrier);
 
-/* The front is part of send number `send`; 0: its bytes were copied. */
-void staging_send(struct connection *connection, struct slot *slot, uint64_t send);
+/* That one is part of send number `send`; 0: its bytes were copied. */
+void staging_send(struct connection *carrier, struct slot *slot, uint64_t send);
+
+/* The connection, which is not the slot's own, is gone. */
+void staging_forget(struct slot *slot, const struct connection *carrier);
 
 /* Sends up to this number are over. */
 void staging_sent(struct connection *connection, uint64_t sends_done);

@@ -331,7 +331,7 @@ static enum fas_status open_streams(struct transport *transport, uint32_t count,
         stream->transport = transport;
         stream->index = i;
         pthread_mutex_init(&stream->post_lock, NULL);
-        reader_place(&stream->reader, memory + i * bytes, routes);
+        reader_place(&stream->reader, memory + i * bytes, routes, i);
     }
     return FAS_OK;
 }

@@ -40,7 +40,7 @@ int command_ping(int argc, char **argv)
     if (!command_options("ping [OPTIONS]", target_rows, argc, argv, &code)) {
         return code;
     }
-    struct fas_client *client = target_connect(0);
+    struct fas_client *client = target_connect(0, 1);
     if (!client) {
         return EXIT_NO_SERVER;
     }
@@ -86,7 +86,7 @@ int command_stats(int argc, char **argv)
     if (!command_options("stats [OPTIONS]", rows, argc, argv, &code)) {
         return code;
     }
-    struct fas_client *client = target_connect(0);
+    struct fas_client *client = target_connect(0, 1);
     if (!client) {
         return EXIT_NO_SERVER;
     }
@@ -116,7 +116,7 @@ int command_drain(int argc, char **argv)
     if (!command_options("drain [OPTIONS]", target_rows, argc, argv, &code)) {
         return code;
     }
-    struct fas_client *client = target_connect(0);
+    struct fas_client *client = target_connect(0, 1);
     if (!client) {
         return EXIT_NO_SERVER;
     }

@@ -21,10 +21,16 @@
 /* Turns with the baseline: an odd number has a median. */
 #define ROUNDS 5
 
+#define BULKS_MAX 2
 struct bench {
     struct fas_client *clients[CLIENTS_MAX];
     int client_count;
-    struct plain plain;
+    struct {
+        struct fas_client *client;
+        struct plain plain;
+        int connections;
+    } bulks[BULKS_MAX]; /* one connection, and several */
+    int bulk_count;
     double seconds; /* of each load */
     enum fas_place place;
     const char *baseline_program; /* NULL: none */
@@ -35,7 +41,8 @@ struct bench {
         int callers;
         double rate;
         bool bulk;
-        int64_t tokens; /* of a request */
+        int connections; /* of the bulk */
+        int64_t tokens;  /* of a request */
         struct outcome outcome;
         struct beside beside;
         double plain_gbytes_per_s; /* bulk */
@@ -100,23 +107,57 @@ static struct shape middle_shape(void)
 
 /* ---- bulk ---- */
 
-static bool bench_bulk(struct bench *bench, bool up)
+static bool bench_bulk(struct bench *bench, int number, bool up)
 {
     struct row *row = &bench->rows[bench->row_count];
-    struct bulk bulk = {
-        .client = bench->clients[0], .place = bench->place, .plain = &bench->plain, .up = up};
+    int connections = bench->bulks[number].connections;
+    struct bulk bulk = {.client = bench->bulks[number].client,
+                        .place = bench->place,
+                        .plain = &bench->bulks[number].plain,
+                        .up = up};
     if (!bulk_run(&bulk)) {
         complain(up ? "bulk up" : "bulk down", &bulk.error);
         return false;
     }
-    snprintf(row->what, sizeof(row->what), "bulk %s, %.0f MB", up ? "up" : "down",
-             bulk.bytes * 1e-6);
+    snprintf(row->what, sizeof(row->what), "bulk %s, %.0f MB, %d connection%s", up ? "up" : "down",
+             bulk.bytes * 1e-6, connections, connections > 1 ? "s" : "");
     row->bulk = true;
     row->callers = 1;
+    row->connections = connections;
     row->outcome = bulk.outcome;
     row->plain_gbytes_per_s = bulk.plain_gbytes_per_s;
     bench->row_count++;
     return true;
+}
+
+/* Plain sockets fork, so before anything connects. */
+static void bulks_plan(struct bench *bench, int connections)
+{
+    bool tcp = target.url && strncmp(target.url, "ipc://", 6) != 0;
+    const int counts[BULKS_MAX] = {1, connections};
+    for (int i = 0; i < (connections > 1 ? 2 : 1); i++) {
+        bench->bulks[i].connections = counts[i];
+        bench->bulk_count++;
+        plain_open(&bench->bulks[i].plain, tcp, counts[i], BULK_BUFFER_BYTES);
+    }
+}
+
+static bool bulk_loads(struct bench *bench)
+{
+    bool good = true;
+    for (int i = 0; good && i < bench->bulk_count; i++) {
+        bench->bulks[i].client = target_connect(0, (uint32_t)bench->bulks[i].connections);
+        good = bench->bulks[i].client && bench_bulk(bench, i, true) && bench_bulk(bench, i, false);
+    }
+    return good;
+}
+
+static void bulks_close(struct bench *bench)
+{
+    for (int i = 0; i < bench->bulk_count; i++) {
+        fas_close(bench->bulks[i].client);
+        plain_close(&bench->bulks[i].plain);
+    }
 }
 
 /* ---- what is printed ---- */
@@ -200,6 +241,7 @@ static void print_json(const struct bench *bench)
             double value;
         } numbers[] = {
             {"callers", row->callers},
+            {"connections", row->connections},
             {"rate_per_s", row->rate},
             {"requests", (double)o->requests},
             {"failed", (double)o->failed},
@@ -282,15 +324,10 @@ static bool standard_loads(struct bench *bench)
     return true;
 }
 
-static bool bulk_loads(struct bench *bench)
-{
-    return bench_bulk(bench, true) && bench_bulk(bench, false);
-}
-
 static bool connect_all(struct bench *bench, int count)
 {
     for (; bench->client_count < count; bench->client_count++) {
-        bench->clients[bench->client_count] = target_connect(64);
+        bench->clients[bench->client_count] = target_connect(64, 1);
         if (!bench->clients[bench->client_count]) {
             return false;
         }
@@ -399,8 +436,8 @@ static bool own_shape(const struct own *own, struct shape *shape, int32_t **leng
     return true;
 }
 
-static int bench_run(struct bench *bench, const struct own *own, int clients, enum set set,
-                     bool json)
+static int bench_run(struct bench *bench, const struct own *own, int clients, int connections,
+                     enum set set, bool json)
 {
     struct shape shape;
     int32_t *lengths = NULL;
@@ -411,9 +448,8 @@ static int bench_run(struct bench *bench, const struct own *own, int clients, en
         free(lengths);
         return EXIT_USAGE;
     }
-    bool tcp = target.url && strncmp(target.url, "ipc://", 6) != 0;
     if (!own->lengths && set != SET_TARGETS) {
-        plain_open(&bench->plain, tcp, 1, BULK_BUFFER_BYTES); /* forks, so before connecting */
+        bulks_plan(bench, connections);
     }
     int code = EXIT_NO_SERVER;
     if (connect_all(bench, set == SET_TARGETS ? TARGET_CLIENTS : clients)) {
@@ -432,7 +468,7 @@ static int bench_run(struct bench *bench, const struct own *own, int clients, en
         fas_close(bench->clients[i]);
     }
     baseline_close(&bench->baseline);
-    plain_close(&bench->plain);
+    bulks_close(bench);
     free(lengths);
     return code;
 }
@@ -453,7 +489,7 @@ int command_bench(int argc, char **argv)
 {
     static struct bench bench;
     struct own own = {NULL, "forward", "bf16", 8, 2, 64, 0, 1, 0, false};
-    int64_t clients = 1;
+    int64_t clients = 1, connections = 1;
     bool json = false, bulk = false, targets = false;
     const char *place = "inline";
     bench.seconds = 2;
@@ -471,6 +507,9 @@ int command_bench(int argc, char **argv)
         {"rate", OPTION_REAL, &own.rate, "N", "open loop: random arrivals, N a second", 0.001, 1e7},
         {"clients", OPTION_INT, &clients, "N", "connections, shared by the callers (1)", 1,
          CLIENTS_MAX},
+        {"connections", OPTION_INT, &connections, "N",
+         "bulk also by one client of N connections, beside N plain sockets (1)", 1,
+         PLAIN_SOCKETS_MAX},
         {"seconds", OPTION_REAL, &bench.seconds, "S", "of each load (2)", 0.01, 86400},
         {"place", OPTION_TEXT, &place, "PLACE",
          "where the tensors are: inline (in messages), region (shared memory) or cuda", 0, 0},
@@ -491,6 +530,7 @@ int command_bench(int argc, char **argv)
         return code;
     }
     enum set set = targets ? SET_TARGETS : bulk ? SET_BULK : SET_STANDARD;
-    return read_place(place, &bench.place) ? bench_run(&bench, &own, (int)clients, set, json)
-                                           : EXIT_USAGE;
+    return read_place(place, &bench.place)
+               ? bench_run(&bench, &own, (int)clients, (int)connections, set, json)
+               : EXIT_USAGE;
 }

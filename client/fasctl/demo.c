@@ -494,7 +494,7 @@ int command_demo(int argc, char **argv)
         texts_close(&demo.texts);
         return EXIT_FAILED;
     }
-    demo.client = target_connect((uint32_t)requests);
+    demo.client = target_connect((uint32_t)requests, 1);
     if (!demo.client) {
         texts_close(&demo.texts);
         return EXIT_NO_SERVER;

@@ -42,8 +42,9 @@ extern struct target target;
             "for connecting and for questions (default 5000)", 1, 3600000                          \
     }
 
-/* Connects to the target; on failure says why on stderr and returns NULL. */
-struct fas_client *target_connect(uint32_t calls_max);
+/* Connects to the target, by so many connections (0: one); on failure says why on stderr and
+ * returns NULL. */
+struct fas_client *target_connect(uint32_t calls_max, uint32_t connections);
 
 /* Prints "fasctl: what: STATUS field: text". */
 void complain(const char *what, const struct fas_error *error);

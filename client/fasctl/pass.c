@@ -310,7 +310,7 @@ static int pass_run(struct pass *pass)
     if (!pass_alloc(pass, results, count)) {
         return EXIT_FAILED;
     }
-    struct fas_client *client = target_connect(0);
+    struct fas_client *client = target_connect(0, 1);
     if (!client) {
         return EXIT_NO_SERVER;
     }

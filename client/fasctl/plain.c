@@ -145,9 +145,8 @@ double plain_move(struct plain *plain, uint64_t up, uint64_t down)
 void plain_close(struct plain *plain)
 {
     for (int i = 0; i < plain->count; i++) {
+        shutdown(plain->sockets[i].fd, SHUT_RDWR); /* peers forked later have it open, too */
         close(plain->sockets[i].fd);
-    }
-    for (int i = 0; i < plain->count; i++) { /* a later peer holds the earlier sockets open, too */
         waitpid(plain->sockets[i].child, NULL, 0);
         free(plain->sockets[i].buffer);
     }

@@ -48,7 +48,7 @@ static bool read_token(const char *path)
     return true;
 }
 
-struct fas_client *target_connect(uint32_t calls_max)
+struct fas_client *target_connect(uint32_t calls_max, uint32_t connections)
 {
     if (!target.url) {
         target.url = default_url();
@@ -64,7 +64,8 @@ struct fas_client *target_connect(uint32_t calls_max)
                                           .name = "fasctl",
                                           .tls_ca_file = target.ca_file,
                                           .connect_timeout_ms = (uint32_t)target.timeout_ms,
-                                          .calls_max = calls_max};
+                                          .calls_max = calls_max,
+                                          .connections = connections};
     struct fas_client *client;
     struct fas_error error;
     if (fas_connect(&options, &client, &error) != FAS_OK) {

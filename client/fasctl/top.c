@@ -269,7 +269,7 @@ int command_top(int argc, char **argv)
     if (!command_options("top [OPTIONS]      (Ctrl-C ends it)", rows, argc, argv, &code)) {
         return code;
     }
-    struct fas_client *client = target_connect(0);
+    struct fas_client *client = target_connect(0, 1);
     if (!client) {
         return EXIT_NO_SERVER;
     }

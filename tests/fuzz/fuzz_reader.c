@@ -202,7 +202,7 @@ static void open_loop(struct loop *loop)
 {
     void *memory = malloc(reader_memory_bytes(ROUTES));
     must(memory != NULL, "memory");
-    reader_place(&loop->reader, memory, ROUTES);
+    reader_place(&loop->reader, memory, ROUTES, 0);
     for (int id = 0; id < REQUESTS; id++) {
         loop->tensors[id][0] = malloc(TENSOR_BYTES);
         loop->tensors[id][1] = malloc(TENSOR_BYTES);

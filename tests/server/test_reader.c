@@ -115,7 +115,7 @@ static void *open_reader(void)
 {
     void *memory = aligned_alloc(64, (reader_memory_bytes(ROUTES) + 63) / 64 * 64);
     ck_assert_ptr_nonnull(memory);
-    reader_place(&reader, memory, ROUTES);
+    reader_place(&reader, memory, ROUTES, 0);
     return memory;
 }
 

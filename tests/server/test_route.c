@@ -39,7 +39,7 @@ static enum route_answer data(uint64_t request, uint16_t tensor, uint32_t chunk,
                           .request = request,
                           .chunk = chunk,
                           .payload_bytes = bytes};
-    enum route_answer answer = route_data(&table, &frame, place, &text);
+    enum route_answer answer = route_data(&table, &frame, 0, place, &text);
     ck_assert_int_eq(answer == ROUTE_REFUSE, text != NULL);
     return answer;
 }

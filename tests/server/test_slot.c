@@ -33,9 +33,9 @@ START_TEST(nothing_that_can_be_touched_is_idle)
     ck_assert(!slot_idle(slot)); /* not answered */
     slot->answered = true;
     ck_assert(slot_idle(slot));
-    slot->send = 1;
+    slot->sends[3] = 1;
     ck_assert(!slot_idle(slot));
-    slot->send = 0;
+    slot->sends[3] = 0;
     slot->landing = true;
     ck_assert(!slot_idle(slot));
     slot->landing = false;

@@ -26,6 +26,12 @@ const char *daemon_arena_stat(void)
     return name;
 }
 
+uint32_t daemon_connections(void)
+{
+    const char *chosen = getenv("FASERVED_CONNECTIONS");
+    return chosen ? (uint32_t)strtoul(chosen, NULL, 10) : 0;
+}
+
 /* "cpu:0,cpu:1" -> "far:0,far:1". */
 static const char *translate(const char *devices)
 {
@@ -47,6 +53,10 @@ static void run(const struct daemon *daemon, const char *const *arguments)
     const char *chosen = getenv("FASERVED"), *program = chosen ? chosen : FASERVED_PATH;
     const char *argv[ARGUMENTS_MAX] = {program, "--listen-ipc", daemon->socket};
     int count = 3;
+    if (daemon_connections() > 0) {
+        argv[count++] = "--chunk-bytes";
+        argv[count++] = "128KiB";
+    }
     for (int i = 0; arguments && arguments[i] && count + 3 < ARGUMENTS_MAX; i++) {
         bool devices = i > 0 && strcmp(arguments[i - 1], "--device") == 0;
         argv[count++] = devices ? translate(arguments[i]) : arguments[i];

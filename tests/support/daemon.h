@@ -2,11 +2,14 @@
  * daemon.h: a faserved of the test's own, as a child process on a socket in a fresh folder.
  * FASERVED in the environment, or FASERVED_PATH at compile time, says which program;
  * FASERVED_KIND in the environment puts devices of that kind in the place of cpu ones: "far".
+ * FASERVED_CONNECTIONS has clients use so many connections, and makes chunks small enough that
+ * there is something to share.
  */
 #ifndef TESTS_DAEMON_H
 #define TESTS_DAEMON_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 struct daemon {
@@ -17,6 +20,9 @@ struct daemon {
 /* "cpu"; and "cpu:0.arena_used_bytes", as statistics are named. */
 const char *daemon_device_kind(void);
 const char *daemon_arena_stat(void);
+
+/* For clients: 0 if the environment does not say. */
+uint32_t daemon_connections(void);
 
 /* Starts it with further arguments (NULL-terminated; may be NULL) and waits until it is ready. Ends
  * the test if it does not start. */

@@ -19,6 +19,7 @@ bool peer_connect(struct peer *peer, const char *path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
+    peer->tcp = false;
     peer->payload = malloc(FAS_CHUNK_BYTES_MAX);
     peer->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     return peer->payload != NULL && peer->fd >= 0 &&

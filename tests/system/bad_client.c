@@ -62,10 +62,15 @@ void use_tcp(void)
     options[count++] = token_file;
 }
 
+bool connect_like_bad(struct peer *peer)
+{
+    return over_tcp() ? peer_connect_tcp(peer, port, token) : peer_connect(peer, server.socket);
+}
+
 void connect_bad(void)
 {
     peer_close(&bad);
-    ck_assert(over_tcp() ? peer_connect_tcp(&bad, port, token) : peer_connect(&bad, server.socket));
+    ck_assert(connect_like_bad(&bad));
 }
 
 void show_token(struct wire_hello *hello)

@@ -27,6 +27,9 @@ bool over_tcp(void);
 /* A connection of the bad client that has said nothing. */
 void connect_bad(void);
 
+/* Another one, by the same way. */
+bool connect_like_bad(struct peer *peer);
+
 /* Over tcp a HELLO needs it. */
 void show_token(struct wire_hello *hello);
 

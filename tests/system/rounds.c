@@ -268,7 +268,7 @@ static void run_once(struct work *work, bool learn)
 
 static void connect_and_share(bool learn)
 {
-    struct fas_connect_options connect = {.url = server.url};
+    struct fas_connect_options connect = {.url = server.url, .connections = daemon_connections()};
     struct fas_error error;
     void *memory;
     if (fas_connect(&connect, &client, &error) != FAS_OK ||

@@ -18,7 +18,8 @@ static const struct job_shape small = {FAS_BF16, 2, 1, 64, 64, 3, 40, true, fals
 
 static struct fas_client *connect_to(const char *url, const char *token, enum fas_status expected)
 {
-    struct fas_connect_options options = {.url = url, .token = token};
+    struct fas_connect_options options = {
+        .url = url, .token = token, .connections = daemon_connections()};
     struct fas_client *client = NULL;
     struct fas_error error;
     enum fas_status status = fas_connect(&options, &client, &error);

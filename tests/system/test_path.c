@@ -10,7 +10,7 @@ static const char *const small_daemon[] = {
 
 static struct fas_client *connect_to(const struct daemon *daemon)
 {
-    struct fas_connect_options options = {.url = daemon->url};
+    struct fas_connect_options options = {.url = daemon->url, .connections = daemon_connections()};
     struct fas_client *client;
     struct fas_error error;
     ck_assert_msg(fas_connect(&options, &client, &error) == FAS_OK, "%s", error.text);

@@ -119,6 +119,8 @@ START_TEST(a_client_that_trusts_the_authority_and_has_a_token_is_served)
     start(NULL);
     struct fas_connect_options options = good();
     check_served(&options);
+    options.connections = 3;
+    check_served(&options);
     stop();
 }
 END_TEST

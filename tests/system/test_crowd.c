@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -90,7 +91,37 @@ static void *slow_run(void *context)
     return NULL;
 }
 
-START_TEST(stalled_and_slow_readers_harm_nobody_else)
+static int by_value(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* What half of a client's small requests take at most. */
+static uint64_t median_us(struct fas_client *client, struct job *job)
+{
+    enum { REQUESTS = 300 };
+    static uint64_t us[REQUESTS];
+    for (int i = 0; i < REQUESTS; i++) {
+        struct fas_report report;
+        ck_assert_int_eq(fas_run(client, &job->request, &report), FAS_OK);
+        ck_assert(job_right(job));
+        job_reset(job);
+        us[i] = report.client_us;
+    }
+    qsort(us, REQUESTS, sizeof us[0], by_value);
+    return us[REQUESTS / 2];
+}
+
+/* A request of 50 us may take 5 times as long, and 2 ms: other tests share the cores. Behind one
+ * chunk of 1 MiB to the slow reader it would be half a second. */
+static void check_fast(uint64_t us, uint64_t alone_us)
+{
+    ck_assert_msg(us <= 5 * alone_us + 2000, "%llu us, alone %llu us", (unsigned long long)us,
+                  (unsigned long long)alone_us);
+}
+
+START_TEST(stalled_and_slow_readers_leave_others_their_speed)
 {
     struct daemon daemon;
     struct peer stalled[2];
@@ -99,20 +130,15 @@ START_TEST(stalled_and_slow_readers_harm_nobody_else)
     pthread_t thread;
     daemon_start(&daemon, options);
     struct slow slow = {.path = daemon.socket};
+    struct fas_client *client = connect_to(&daemon);
+    job_forward(&job, &(struct job_shape){FAS_BF16, 2, 1, 64, 64, 3, 40, true, false}, &random);
+    uint64_t alone_us = median_us(client, &job);
     for (int i = 0; i < 2; i++) {
         ck_assert(peer_connect(&stalled[i], daemon.socket) && peer_greet(&stalled[i]));
         ck_assert(peer_ask(&stalled[i], 1) && peer_ask(&stalled[i], 2));
     }
     pthread_create(&thread, NULL, slow_run, &slow);
-    struct fas_client *client = connect_to(&daemon);
-    job_forward(&job, &(struct job_shape){FAS_BF16, 2, 1, 64, 64, 3, 40, true, false}, &random);
-    for (int i = 0; i < 300; i++) {
-        struct fas_report report;
-        ck_assert_int_eq(fas_run(client, &job.request, &report), FAS_OK);
-        ck_assert(job_right(&job));
-        job_reset(&job);
-        ck_assert_uint_lt(report.client_us, 2000000);
-    }
+    check_fast(median_us(client, &job), alone_us);
     struct fas_request large = large_result();
     for (int i = 0; i < 20; i++) {
         ck_assert_int_eq(fas_run(client, &large, NULL), FAS_OK);
@@ -294,7 +320,8 @@ END_TEST
 int main(int argc, char **argv)
 {
     static const struct check_row crowd[] = {
-        {"stalled and slow readers harm nobody else", &stalled_and_slow_readers_harm_nobody_else},
+        {"stalled and slow readers leave others their speed",
+         &stalled_and_slow_readers_leave_others_their_speed},
         {"killed clients leave nothing behind", &killed_clients_leave_nothing_behind},
         {"a killed daemon leaves no call hanging", &a_killed_daemon_leaves_no_call_hanging},
     };

@@ -173,6 +173,7 @@ static struct fas_client *client_alloc(const struct fas_connect_options *options
              options->name ? options->name : program_invocation_short_name);
     client->token = options->token;
     client->calls_wanted = options->calls_max ? options->calls_max : CALLS_DEFAULT;
+    client->cuda_device = options->cuda_device;
     client->silence_ms = options->silence_ms ? options->silence_ms : SILENCE_MS_DEFAULT;
     client->result_window =
         options->result_window_bytes ? options->result_window_bytes : RESULT_WINDOW_DEFAULT;

@@ -124,6 +124,7 @@ struct fas_client {
     char name[FAS_NAME_BYTES_MAX];
     const char *token; /* the caller's, until greeted */
     uint32_t calls_wanted;
+    uint32_t cuda_device; /* as in the options */
 
     uint8_t nonce[FAS_NONCE_BYTES]; /* joins further lanes */
 

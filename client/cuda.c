@@ -45,6 +45,7 @@ struct driver {
     int (*zero)(uintptr_t memory, unsigned char value, size_t bytes);
     int (*free)(uintptr_t memory);
     int (*copy)(uintptr_t to, uintptr_t from, size_t bytes);
+    int (*wait)(void *stream);
 };
 
 static struct driver driver;
@@ -70,6 +71,7 @@ static bool resolve(void *library)
         {"cuMemsetD8_v2", &driver.zero},
         {"cuMemFree_v2", &driver.free},
         {"cuMemcpy", &driver.copy},
+        {"cuStreamSynchronize", &driver.wait},
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         void *found = dlsym(library, rows[i].name);
@@ -178,6 +180,23 @@ enum fas_status cuda_export(const struct cuda_allocation *allocation, struct wir
     return FAS_OK;
 }
 
+static bool name_device(int ordinal, int *device, char text[FAS_NAME_BYTES_MAX])
+{
+    struct uuid uuid;
+    bool known = driver.device_get(device, ordinal) == 0 && driver.device_uuid(&uuid, *device) == 0;
+    if (known) {
+        print_uuid(&uuid, text, FAS_NAME_BYTES_MAX);
+    }
+    return known;
+}
+
+bool cuda_name_device(uint32_t ordinal, char uuid[FAS_NAME_BYTES_MAX])
+{
+    int count = 0, device;
+    return load(false) && driver.device_count(&count) == 0 && ordinal < (uint32_t)count &&
+           name_device((int)ordinal, &device, uuid);
+}
+
 /* The device of that uuid as this process numbers it, -1: none. */
 static int find_device(const char *wanted)
 {
@@ -185,13 +204,9 @@ static int find_device(const char *wanted)
     driver.device_count(&count);
     for (int i = 0; i < count; i++) {
         int device;
-        struct uuid uuid;
         char text[FAS_NAME_BYTES_MAX];
-        if (driver.device_get(&device, i) == 0 && driver.device_uuid(&uuid, device) == 0) {
-            print_uuid(&uuid, text, sizeof(text));
-            if (strcmp(text, wanted) == 0) {
-                return device;
-            }
+        if (name_device(i, &device, text) && strcmp(text, wanted) == 0) {
+            return device;
         }
     }
     return -1;
@@ -244,7 +259,10 @@ enum fas_status cuda_copy(void *to, const void *from, uint64_t bytes, struct fas
         memmove(to, from, bytes);
         return FAS_OK;
     }
+    /* From memory that is not pinned it returns when the bytes are in a buffer of the driver's: who
+     * works in this process comes after them all the same, the daemon might not. */
     int failed = driver.copy((uintptr_t)to, (uintptr_t)from, bytes);
+    failed = failed ? failed : driver.wait(NULL);
     driver.pop(&context);
     return failed ? fas_fail(error, FAS_DEVICE_FAULT, "", "copy of device memory: error %d", failed)
                   : FAS_OK;

@@ -28,6 +28,9 @@ bool cuda_find(const void *data, struct cuda_allocation *allocation);
 enum fas_status cuda_export(const struct cuda_allocation *allocation, struct wire_open *open,
                             struct fas_error *error);
 
+/* The uuid of a device as this process numbers them; false: it has no such. */
+bool cuda_name_device(uint32_t ordinal, char uuid[FAS_NAME_BYTES_MAX]);
+
 /* Memory of the device with this uuid, zeroed. */
 enum fas_status cuda_alloc(const char *uuid, uint64_t bytes, void **memory,
                            struct fas_error *error);

@@ -75,8 +75,10 @@ struct fas_connect_options {
     uint32_t silence_ms;           /* a daemon silent this long is lost; 0: 30000 */
     uint32_t calls_max;            /* in flight at once; 0: 64; the daemon may allow fewer */
     uint32_t connections;          /* that share the tensors of large calls; 0: 1; 8 at most */
+    uint32_t cuda_device;          /* whose memory fas_alloc gives: 1 + the program's number of a
+                                      GPU; 0: the daemon's first */
     uint64_t result_window_bytes;  /* results on the way at once; 0: 64 MiB */
-    uint64_t reserved[8];
+    uint64_t reserved[7];
 };
 
 /*
@@ -277,17 +279,19 @@ enum fas_status fas_release(struct fas_client *client, uint64_t handle, struct f
  * Memory that the daemon uses where it is: tensors that lie in it do not travel, and the report's
  * places say so. FAS_PLACE_REGION: memory of this node that the daemon made; the connection must be
  * ipc:// and the daemon willing (UNAUTHENTICATED, field "place": its option share-with).
- * FAS_PLACE_CUDA: memory of the daemon's first GPU; any other CUDA memory of the program's
- * (cudaMalloc, not a pool) is recognised as well: the first call on an allocation lets the daemon
- * open it, and waits for that, so it is not for callbacks; the 64 most recently used stay open, and
- * an open one keeps freed memory from coming back. Work on it that a stream still has to do must be
- * over before the call is made.
- * FAS_PLACE_INLINE: ordinary memory, so that a program can choose by one variable. At least 64-byte
- * aligned and zero. Ask for large pieces and divide them: a tensor is recognised by its address,
- * wherever in a piece it begins; it must begin at a multiple of 16 bytes (statistics: of 4), its
- * strides be multiples of the same, and it must end in its piece. Nothing of it is sent another way
- * instead: what the daemon can not use there is refused by name. Tensors in and outside such memory
- * mix in a request. Waits for the daemon.
+ * FAS_PLACE_CUDA: memory of the GPU that the connection's cuda_device names; any other CUDA memory
+ * of the program's (cudaMalloc, not a pool) is recognised as well: the first call on an allocation
+ * lets the daemon open it, and waits for that, so it is not for callbacks; the 64 most recently
+ * used stay open, and an open one keeps freed memory from coming back. Work on it that a stream
+ * still has to do must be over before the call is made. A daemon with several GPUs computes where
+ * the memory is, unless that GPU has so much to do that another is done sooner, the copies over to
+ * it and back included: the report's device says which it was. FAS_PLACE_INLINE: ordinary memory,
+ * so that a program can choose by one variable. At least 64-byte aligned and zero. Ask for large
+ * pieces and divide them: a tensor is recognised by its address, wherever in a piece it begins; it
+ * must begin at a multiple of 16 bytes (statistics: of 4), its strides be multiples of the same,
+ * and it must end in its piece. Nothing of it is sent another way instead: what the daemon can not
+ * use there is refused by name. Tensors in and outside such memory mix in a request. Waits for the
+ * daemon.
  */
 enum fas_status fas_alloc(struct fas_client *client, enum fas_place place, uint64_t bytes,
                           void **memory, struct fas_error *error);

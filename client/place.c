@@ -249,14 +249,29 @@ enum fas_status place_share(struct fas_client *client, const struct fas_request 
     return status;
 }
 
-/* Device memory of fas_alloc's own: on the daemon's first CUDA device. */
+/* Of the GPU that the connection is for, or the daemon's first. */
+static bool name_gpu(const struct fas_client *client, char uuid[FAS_NAME_BYTES_MAX])
+{
+    const struct fas_server *server = &client->server;
+    if (client->cuda_device > 0) {
+        return cuda_name_device(client->cuda_device - 1, uuid);
+    }
+    snprintf(uuid, FAS_NAME_BYTES_MAX, "%s",
+             server->device_count > 0 ? server->devices[0].uuid : "");
+    return true;
+}
+
+/* Device memory of fas_alloc's own. */
 static enum fas_status make_cuda(struct fas_client *client, struct place *place,
                                  struct fas_error *error)
 {
     struct cuda_allocation allocation;
     void *memory = NULL;
-    const char *uuid = client->server.device_count > 0 ? client->server.devices[0].uuid : "";
-    enum fas_status status = cuda_alloc(uuid, place->bytes, &memory, error);
+    char uuid[FAS_NAME_BYTES_MAX];
+    enum fas_status status = name_gpu(client, uuid)
+                                 ? cuda_alloc(uuid, place->bytes, &memory, error)
+                                 : fas_fail(error, FAS_INVALID_ARGUMENT, "cuda_device",
+                                            "this process has no GPU %u", client->cuda_device - 1);
     if (status != FAS_OK) {
         return status;
     }

@@ -101,8 +101,9 @@ struct device {
     uint64_t arena_bytes;
     void *scratch;
     uint64_t scratch_bytes;
-    uint64_t plan_bytes;     /* room for the tile lists of a launch */
-    bool host_reaches_arena; /* payloads land in it, and are sent from it */
+    uint64_t plan_bytes;      /* room for the tile lists of a launch */
+    double peer_bytes_per_us; /* copied from memory of others of its kind; 0: it can not */
+    bool host_reaches_arena;  /* payloads land in it, and are sent from it */
     uint8_t *staging; /* else: device_staging_bytes of host memory that copies are fast with */
     char fault[128];  /* why it failed; set before the first failed completion */
     device_wake *wake;

@@ -30,6 +30,10 @@
 
 /* Without arena-bytes: as the option's help says. */
 #define ARENA_PERCENT 85u
+/* What a copy between GPUs is expected to take, where they reach one another (half of what NVLink
+ * moves), and through the host. */
+#define PEER_BYTES_PER_US 2e5
+#define STAGED_BYTES_PER_US 1e4
 /* A fifth of what an H200 does, so that the first long request is not cut into crumbs. */
 #define FLOPS_PER_US_FIRST 1e8
 /* Beside its tile lists a launch brings end marks, one for each SM, and what it says of each of its
@@ -373,6 +377,31 @@ static enum fas_status open_arena(struct device *device)
     return FAS_OK;
 }
 
+/* Copies between memory of this GPU and of those opened before go directly from here on, where the
+ * machine can do that. Devices are opened one after the other. */
+static enum fas_status open_peers(struct device *device)
+{
+    static struct device *opened[FAS_DEVICES_MAX];
+    static int count;
+    device->peer_bytes_per_us = PEER_BYTES_PER_US;
+    for (int i = 0; i < count; i++) {
+        int there = 0, back = 0;
+        cudaDeviceCanAccessPeer(&there, device->ordinal, opened[i]->ordinal);
+        cudaDeviceCanAccessPeer(&back, opened[i]->ordinal, device->ordinal);
+        if (there && back) {
+            cudaDeviceEnablePeerAccess(opened[i]->ordinal, 0);
+            cudaSetDevice(opened[i]->ordinal);
+            cudaDeviceEnablePeerAccess(device->ordinal, 0);
+            cudaSetDevice(device->ordinal);
+        } else {
+            device->peer_bytes_per_us = opened[i]->peer_bytes_per_us = STAGED_BYTES_PER_US;
+        }
+    }
+    cudaGetLastError(); /* that of two names for one GPU, too */
+    opened[count++] = device;
+    return FAS_OK;
+}
+
 /* Loads every kernel and finds out whether it runs at all here. */
 static enum fas_status warm(struct device *device)
 {
@@ -389,7 +418,7 @@ static enum fas_status warm(struct device *device)
 static enum fas_status open_all(struct device *device)
 {
     enum fas_status (*const steps[])(struct device *) = {
-        open_identity, open_lanes, open_host_memory, open_arena, warm,
+        open_identity, open_lanes, open_host_memory, open_arena, open_peers, warm,
     };
     enum fas_status status = FAS_OK;
     for (size_t i = 0; i < sizeof steps / sizeof steps[0] && status == FAS_OK; i++) {

@@ -5,6 +5,7 @@
 #include "server/executor.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -61,11 +62,14 @@ enum fas_status executor_open(struct executor *executor, uint32_t index, const c
     return FAS_OK;
 }
 
+static double busy_for_us(const struct executor *executor)
+{
+    return executor->flops_outstanding / executor->flops_per_us;
+}
+
 static bool runs_sooner(const struct executor *a, const struct executor *b)
 {
-    return a->stalled != b->stalled
-               ? b->stalled
-               : a->flops_outstanding / a->flops_per_us < b->flops_outstanding / b->flops_per_us;
+    return a->stalled != b->stalled ? b->stalled : busy_for_us(a) < busy_for_us(b);
 }
 
 struct executor *executor_choose(struct server *server)
@@ -75,6 +79,26 @@ struct executor *executor_choose(struct server *server)
         struct executor *executor = &server->executors[i];
         if (!executor->lost && (!best || runs_sooner(executor, best))) {
             best = executor;
+        }
+    }
+    return best;
+}
+
+struct executor *executor_choose_near(struct server *server, struct executor *home, uint64_t bytes)
+{
+    struct executor *best = home->lost ? NULL : home;
+    double best_us = home->stalled ? HUGE_VAL : busy_for_us(home);
+    for (uint32_t i = 0; i < server->executor_count; i++) {
+        struct executor *executor = &server->executors[i];
+        const struct device *device = &executor->device;
+        if (executor == home || executor->lost || executor->stalled ||
+            device->ops != home->device.ops || device->peer_bytes_per_us == 0) {
+            continue;
+        }
+        double us = busy_for_us(executor) + (double)bytes / device->peer_bytes_per_us;
+        if (!best || us < best_us) {
+            best = executor;
+            best_us = us;
         }
     }
     return best;

@@ -71,4 +71,9 @@ bool executor_watch(struct server *server, struct executor *executor, uint64_t n
  * only if all do; NULL: all lost. */
 struct executor *executor_choose(struct server *server);
 
+/* The same for a request of which so many bytes lie in memory of `home`: there, unless another of
+ * its kind is through with what it has so much earlier that it pays to copy them. NULL: all lost.
+ */
+struct executor *executor_choose_near(struct server *server, struct executor *home, uint64_t bytes);
+
 #endif

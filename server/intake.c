@@ -217,8 +217,19 @@ static enum fas_status decode(const struct server *server, const struct connecti
     return status == FAS_OK ? check_window(connection, wire, error) : status;
 }
 
-/* Where it runs: where its retained forward is, else its CUDA memory, else where it can run
- * soonest. NULL: nowhere. */
+/* Of its tensors in CUDA memory. */
+static uint64_t cuda_bytes(const struct wire_request *wire)
+{
+    uint64_t bytes = 0;
+    for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
+        bool there = wire->tensors[tensor].place == FAS_PLACE_CUDA;
+        bytes += there ? fas_tensor_bytes(&wire->dims, (enum fas_tensor)tensor) : 0;
+    }
+    return bytes;
+}
+
+/* Where it runs: where its retained forward is, else at or near its CUDA memory, else where it can
+ * run soonest. NULL: nowhere. */
 static struct executor *route_device(struct server *server, struct connection *connection,
                                      const struct wire_request *wire, struct hold **hold,
                                      struct fas_error *error)
@@ -235,8 +246,10 @@ static struct executor *route_device(struct server *server, struct connection *c
         return NULL;
     }
     uint32_t at = place_executor(server, connection, wire);
-    bool bound = at < server->executor_count && !server->executors[at].lost;
-    struct executor *executor = bound ? &server->executors[at] : executor_choose(server);
+    struct executor *executor =
+        at < server->executor_count
+            ? executor_choose_near(server, &server->executors[at], cuda_bytes(wire))
+            : executor_choose(server);
     if (!executor) {
         fas_fail(error, FAS_UNAVAILABLE, "", "no device is left");
     }

@@ -33,6 +33,7 @@ struct bench {
     int bulk_count;
     double seconds; /* of each load */
     enum fas_place place;
+    int64_t gpu, gpus;            /* clients' CUDA memory, by turns; -1: the daemon's first */
     const char *baseline_program; /* NULL: none */
     struct baseline baseline;
     int64_t rounds, parts; /* 0: as it fits */
@@ -327,6 +328,8 @@ static bool standard_loads(struct bench *bench)
 static bool connect_all(struct bench *bench, int count)
 {
     for (; bench->client_count < count; bench->client_count++) {
+        target.cuda_device =
+            bench->gpu < 0 ? 0 : (uint32_t)(bench->gpu + bench->client_count % bench->gpus) + 1;
         bench->clients[bench->client_count] = target_connect(64, 1);
         if (!bench->clients[bench->client_count]) {
             return false;
@@ -493,6 +496,8 @@ int command_bench(int argc, char **argv)
     bool json = false, bulk = false, targets = false;
     const char *place = "inline";
     bench.seconds = 2;
+    bench.gpu = -1;
+    bench.gpus = 1;
     const struct option_row rows[] = {
         {"lengths", OPTION_TEXT, &own.lengths, "LIST",
          "a load of your own: 512,512,2048 or 64x512; without: the standard loads", 0, 0},
@@ -513,6 +518,9 @@ int command_bench(int argc, char **argv)
         {"seconds", OPTION_REAL, &bench.seconds, "S", "of each load (2)", 0.01, 86400},
         {"place", OPTION_TEXT, &place, "PLACE",
          "where the tensors are: inline (in messages), region (shared memory) or cuda", 0, 0},
+        {"gpu", OPTION_INT, &bench.gpu, "N", "cuda: of which GPU (the daemon's first)", 0, 63},
+        {"gpus", OPTION_INT, &bench.gpus, "N", "and of those after it, by turns of clients (1)", 1,
+         64},
         {"baseline", OPTION_TEXT, &bench.baseline_program, "FASERVED",
          "this program computes the same in process, by turns with the load", 0, 0},
         {"rounds", OPTION_INT, &bench.rounds, "N", "turns (5 with a baseline, else 1)", 1,

@@ -14,6 +14,7 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_NO_SERVER = 3 };
 struct target {
     const char *url, *token_file, *ca_file;
     int64_t timeout_ms;
+    uint32_t cuda_device; /* as fas_connect takes it */
     char token[257];
     char url_room[160];
 };

@@ -65,7 +65,8 @@ struct fas_client *target_connect(uint32_t calls_max, uint32_t connections)
                                           .tls_ca_file = target.ca_file,
                                           .connect_timeout_ms = (uint32_t)target.timeout_ms,
                                           .calls_max = calls_max,
-                                          .connections = connections};
+                                          .connections = connections,
+                                          .cuda_device = target.cuda_device};
     struct fas_client *client;
     struct fas_error error;
     if (fas_connect(&options, &client, &error) != FAS_OK) {

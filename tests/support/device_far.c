@@ -254,6 +254,7 @@ static enum fas_status far_open(struct device *device, const struct config *conf
     device->arch = ATTN_CPU;
     device->depth = DEVICE_DEPTH_MAX;
     device->plan_bytes = FAR_PLAN_BYTES;
+    device->peer_bytes_per_us = 1e4;
     snprintf(device->uuid, sizeof device->uuid, "GPU-fa000000-0000-0000-0000-00000000000%d",
              device->ordinal);
     if (!far || !open_memory(device, config)) {

@@ -10,15 +10,16 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { ALLOCATIONS_MAX = 256, FAILED = 1 };
+enum { ALLOCATIONS_MAX = 256, FAILED = 1, DEVICES = 2 };
 
 static struct allocation {
     uint8_t *base;
     size_t bytes;
     unsigned long long number;
-    int fd;
+    int fd, device;
 } allocations[ALLOCATIONS_MAX];
 static unsigned long long numbers;
+static _Thread_local int current; /* device */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 int cuInit(unsigned flags);
@@ -34,6 +35,7 @@ int cuMemAlloc_v2(uintptr_t *memory, size_t bytes);
 int cuMemsetD8_v2(uintptr_t memory, unsigned char value, size_t bytes);
 int cuMemFree_v2(uintptr_t memory);
 int cuMemcpy(uintptr_t to, uintptr_t from, size_t bytes);
+int cuStreamSynchronize(void *stream);
 
 int cuInit(unsigned flags)
 {
@@ -42,7 +44,7 @@ int cuInit(unsigned flags)
 
 int cuDeviceGetCount(int *count)
 {
-    *count = 2;
+    *count = DEVICES;
     return 0;
 }
 
@@ -66,14 +68,17 @@ int cuDevicePrimaryCtxRetain(void **context, int device)
     return 0;
 }
 
+/* A context is the address of an entry with its device's number. */
 int cuCtxPushCurrent_v2(void *context)
 {
+    current = context ? (int)((struct allocation *)context - allocations) % DEVICES : 0;
     return context ? 0 : FAILED;
 }
 
 int cuCtxPopCurrent_v2(void **context)
 {
     *context = NULL;
+    current = 0;
     return 0;
 }
 
@@ -93,7 +98,7 @@ static int attribute_of(void *value, int attribute, const struct allocation *a)
 {
     switch (attribute) {
     case 1: /* context */
-        *(void **)value = (void *)(uintptr_t)a;
+        *(void **)value = &allocations[a->device];
         return 0;
     case 2: /* memory type: device */
         *(unsigned *)value = 2;
@@ -102,7 +107,7 @@ static int attribute_of(void *value, int attribute, const struct allocation *a)
         *(unsigned long long *)value = a->number;
         return 0;
     case 9: /* ordinal */
-        *(int *)value = 0;
+        *(int *)value = a->device;
         return 0;
     case 11: /* start */
         *(uintptr_t *)value = (uintptr_t)a->base;
@@ -143,7 +148,7 @@ static int make(struct allocation *a, size_t bytes)
         return FAILED;
     }
     void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    *a = (struct allocation){base, bytes, ++numbers, fd};
+    *a = (struct allocation){base, bytes, ++numbers, fd, current};
     return 0;
 }
 
@@ -184,4 +189,9 @@ int cuMemcpy(uintptr_t to, uintptr_t from, size_t bytes)
 {
     memmove((void *)to, (const void *)from, bytes);
     return 0;
+}
+
+int cuStreamSynchronize(void *stream)
+{
+    return stream ? FAILED : 0;
 }

@@ -34,14 +34,19 @@ static struct fas_client *connect_client(void)
     return connected;
 }
 
-static void start(void)
+static void start_with(const char *const *arguments)
 {
     void *library = dlopen("libcuda.so.1", RTLD_NOW);
     ck_assert_ptr_nonnull(library);
     *(void **)&cuda_alloc = dlsym(library, "cuMemAlloc_v2");
     *(void **)&cuda_free = dlsym(library, "cuMemFree_v2");
-    daemon_start(&server, options);
+    daemon_start(&server, arguments);
     client = connect_client();
+}
+
+static void start(void)
+{
+    start_with(options);
 }
 
 static void stop(void)
@@ -223,6 +228,72 @@ START_TEST(requests_wait_for_their_memory)
 }
 END_TEST
 
+/* Where the memory is, until that device has so much to do that the other is worth the copy; and
+ * the bits are the same on either. */
+START_TEST(a_busy_device_is_helped_by_its_neighbour)
+{
+    enum { CALLS = 12 };
+    static const struct job_shape long_shape = {FAS_FP32, 2, 2, 64, 64, 4, 500, true, false};
+    const char *const two[] = {"--device", "far:0,far:1", "--cpu-threads", "1", NULL};
+    struct random random = random_open(5);
+    struct job jobs[CALLS];
+    struct fas_call *calls[CALLS];
+    int away = 0;
+    start_with(two);
+    for (int i = 0; i < CALLS; i++) {
+        job_forward(&jobs[i], &long_shape, &random);
+        job_place(&jobs[i], ALL, device_memory(6 * MIB));
+    }
+    struct fas_report report; /* alone: at home */
+    ck_assert_int_eq(fas_run(client, &jobs[0].request, &report), FAS_OK);
+    ck_assert_str_eq(report.device, "far:0");
+    job_reset(&jobs[0]);
+    for (int i = 0; i < CALLS; i++) {
+        ck_assert_int_eq(fas_submit(client, &jobs[i].request, &calls[i], &error), FAS_OK);
+    }
+    for (int i = 0; i < CALLS; i++) {
+        ck_assert(fas_wait(calls[i], 30000));
+        const struct fas_report *ended = fas_call_report(calls[i]);
+        ck_assert_msg(ended->error.status == FAS_OK, "%s", ended->error.text);
+        ck_assert(job_right(&jobs[i]));
+        ck_assert_uint_eq(ended->places, 1u << FAS_PLACE_CUDA);
+        away += strcmp(ended->device, "far:1") == 0;
+        fas_call_close(calls[i]);
+        job_close(&jobs[i]);
+    }
+    ck_assert_int_gt(away, 0);
+    ck_assert_int_lt(away, CALLS);
+    stop();
+}
+END_TEST
+
+START_TEST(memory_of_a_gpu_by_number)
+{
+    struct random random = random_open(6);
+    struct job job;
+    struct fas_report report;
+    void *memory;
+    const char *const two[] = {"--device", "far:0,far:1", "--cpu-threads", "1", NULL};
+    start_with(two);
+    fas_close(client);
+    struct fas_connect_options connect = {.url = server.url, .cuda_device = 3};
+    ck_assert_int_eq(fas_connect(&connect, &client, &error), FAS_OK);
+    ck_assert_int_eq(fas_alloc(client, FAS_PLACE_CUDA, MIB, &memory, &error), FAS_INVALID_ARGUMENT);
+    ck_assert_str_eq(error.field, "cuda_device");
+    fas_close(client);
+    connect.cuda_device = 2;
+    ck_assert_int_eq(fas_connect(&connect, &client, &error), FAS_OK);
+    ck_assert_int_eq(fas_alloc(client, FAS_PLACE_CUDA, MIB, &memory, &error), FAS_OK);
+    job_forward(&job, &shape, &random);
+    job_place(&job, ALL, memory);
+    ck_assert_int_eq(fas_run(client, &job.request, &report), FAS_OK);
+    ck_assert(job_right(&job));
+    ck_assert_str_eq(report.device, "far:1");
+    job_close(&job);
+    stop();
+}
+END_TEST
+
 START_TEST(a_killed_client_leaves_nothing)
 {
     struct random random = random_open(4);
@@ -259,6 +330,8 @@ int main(void)
         {"made", &memory_made_for_the_purpose},
         {"least_used", &the_least_recently_used_is_unmapped},
         {"wait", &requests_wait_for_their_memory},
+        {"busy", &a_busy_device_is_helped_by_its_neighbour},
+        {"number", &memory_of_a_gpu_by_number},
         {"killed", &a_killed_client_leaves_nothing},
     };
     return check_main("cuda_places", rows, sizeof rows / sizeof rows[0]);

@@ -43,9 +43,9 @@ static const struct shape shapes_cpu[WORKS] = {
 };
 static const struct shape shapes_cuda[WORKS] = {
     {FAS_FORWARD, {FAS_BF16, 2, 1, 64, 64, 0, 0}, 3, 40, 0},
-    {FAS_FORWARD, {FAS_BF16, 4, 2, 128, 128, 0, 0}, 2, 4000, 0},
-    {FAS_BACKWARD, {FAS_BF16, 4, 2, 128, 128, 0, 0}, 2, 4000, 1},
-    {FAS_FORWARD, {FAS_FP16, 2, 2, 128, 128, 0, 0}, 1, 24000, 0},
+    {FAS_FORWARD, {FAS_BF16, 4, 2, 128, 128, 0, 0}, 2, 2000, 0},
+    {FAS_BACKWARD, {FAS_BF16, 4, 2, 128, 128, 0, 0}, 2, 2000, 1},
+    {FAS_FORWARD, {FAS_FP16, 2, 2, 128, 128, 0, 0}, 1, 9000, 0},
 };
 
 struct work {
@@ -245,8 +245,8 @@ static void share_inputs(struct work *work, uint8_t **memory)
     }
 }
 
-/* Undisturbed, twice: the first time of all says what is right, and how long it takes. */
-static void run_once(struct work *work, bool learn)
+/* Undisturbed, twice: the first time says what is right, the second how long it takes. */
+static void run_once(struct work *work)
 {
     struct fas_report report;
     struct set *set = &sets[0];
@@ -256,7 +256,7 @@ static void run_once(struct work *work, bool learn)
             die("undisturbed", &report.error);
         }
         copy(set->mirror, set->outputs, work->output_bytes);
-        if (!right(work, set->mirror, learn && time == 0)) {
+        if (!right(work, set->mirror, time == 0)) {
             die("undisturbed, and other bits than the last time", NULL);
         }
     }
@@ -281,7 +281,9 @@ static void connect_and_share(bool learn)
     }
     for (int i = 0; i < WORKS; i++) {
         share_inputs(&works[i], &left);
-        run_once(&works[i], learn);
+        if (learn) {
+            run_once(&works[i]);
+        }
     }
 }
 
@@ -322,13 +324,17 @@ static void look_again(struct set *set)
         return;
     }
     copy(set->mirror, set->outputs, set_bytes);
-    for (uint64_t i = 0; i < set_bytes; i++) {
-        if (set->mirror[i] != set->fill) {
-            fprintf(stderr, "byte %llu of %llu is %02x, not %02x; the call had ended with %s\n",
-                    (unsigned long long)i, (unsigned long long)set_bytes, set->mirror[i], set->fill,
-                    fas_status_name(set->status));
-            die("memory was written after the call's end", NULL);
+    bool same =
+        set->mirror[0] == set->fill && memcmp(set->mirror, set->mirror + 1, set_bytes - 1) == 0;
+    if (!same) {
+        uint64_t i = 0;
+        while (set->mirror[i] == set->fill) {
+            i++;
         }
+        fprintf(stderr, "byte %llu of %llu is %02x, not %02x; the call had ended with %s\n",
+                (unsigned long long)i, (unsigned long long)set_bytes, set->mirror[i], set->fill,
+                fas_status_name(set->status));
+        die("memory was written after the call's end", NULL);
     }
     set->used = false;
 }
@@ -518,6 +524,9 @@ static bool read_options(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    /* A cut takes another connection, and more time than the others together. */
+    static const enum ending likely[8] = {CANCEL, CANCEL,   CANCEL, CANCEL,
+                                          CANCEL, DEADLINE, HALF,   NONSENSE};
     bool cuda = strcmp(daemon_device_kind(), "cuda") == 0;
     const struct shape *shapes = cuda ? shapes_cuda : shapes_cpu;
     if (!read_options(argc, argv)) {
@@ -536,7 +545,7 @@ int main(int argc, char **argv)
     connect_and_share(true);
     for (round_now = 0; round_now < options.rounds; round_now++) {
         bool kill_now = options.kills > 0 && round_now % (options.rounds / options.kills) == 1;
-        run_round(kill_now ? KILL : (enum ending)random_below(&dice, KILL));
+        run_round(kill_now ? KILL : likely[random_below(&dice, 8)]);
     }
     usleep(AFTER_KILL_US);
     look_at_all();

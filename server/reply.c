@@ -13,6 +13,7 @@
 /* Credit returns in pieces; waiting for this much keeps chunks from shrinking with them. It is also
  * what joined connections carry at least: less leaves at once with the leader. */
 #define REPLY_CHUNK_BYTES_MIN (64u << 10)
+static_assert(OUTBOX_IOV_MAX <= TRANSPORT_IOV_MAX, "what an outbox composes is one send");
 
 /* ---- which rows go next ---- */
 

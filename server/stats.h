@@ -2,9 +2,9 @@
  * stats.h: what the daemon counts. One row per number (stats.c): its name in a STATS reply, its
  * name and labels as a metric, its help.
  *
- *   counter    only rises                          stats_add, stats_answer, stats_work,
- * stats_payload gauge      a level                             stats_set histogram  of values such
- * as microseconds      stats_record
+ *   counter    only rises                            stats_add, and what counts events by it
+ *   gauge      a level                               stats_set
+ *   histogram  of values such as microseconds        stats_record
  *
  * A snapshot is name and value pairs for STATS (here); metrics.h writes the same numbers for
  * Prometheus. Histograms have 16 buckets per power of two: a quantile is right within 1/16 (6 %),

@@ -89,7 +89,8 @@ struct bwd_smem {
     static constexpr uint32_t Q_RING = V_RING + attn::ring_barriers(1);
     static constexpr uint32_t DOUT_RING = Q_RING + attn::ring_barriers(C::Q_STAGES);
     static constexpr uint32_t DQ_RINGS = DOUT_RING + attn::ring_barriers(C::DOUT_STAGES);
-    static constexpr uint32_t MAY_DRAW = DQ_RINGS + 2 * attn::ring_barriers(C::DQ_SLOTS);
+    static constexpr uint32_t DS_RING = DQ_RINGS + 2 * attn::ring_barriers(C::DQ_SLOTS);
+    static constexpr uint32_t MAY_DRAW = DS_RING + attn::ring_barriers(C::DS_STAGES);
     static constexpr uint32_t BYTES = MAY_DRAW + gpu::MBARRIER_BYTES;
     static_assert(BYTES <= gpu::SMEM_BYTES, "one CTA has all of an SM");
 };
@@ -185,6 +186,7 @@ GPU_INLINE void bwd_init(const bwd_params &p, uint32_t smem)
         attn::ring_init<C::DOUT_STAGES>(smem + S::DOUT_RING, 1, C::CONSUMER_WARPS);
         attn::ring_init<C::DQ_SLOTS>(bwd_dq_ring<C>(smem, 0), BWD_WARPS, 1);
         attn::ring_init<C::DQ_SLOTS>(bwd_dq_ring<C>(smem, 1), BWD_WARPS, 1);
+        attn::ring_init<C::DS_STAGES>(smem + S::DS_RING, C::CONSUMER_WARPS, C::CONSUMER_WARPS);
         gpu::mbarrier_init(smem + S::MAY_DRAW, 1);
         gpu::mbarrier_init_fence();
     }
@@ -214,23 +216,19 @@ GPU_INLINE void bwd_load_rows(const bwd_rows &rows, uint32_t target, uint32_t fu
     }
 }
 
-template <class C>
-GPU_INLINE void load_keys(const bwd_params &p, uint32_t smem, uint32_t use)
+/* K of a tile, or V. Each with the loader that goes on with what it meets first: V is free, and
+ * needed, later than K, and no Q should wait behind it. */
+template <class C, int COLUMNS>
+GPU_INLINE void load_keys(uint32_t smem, uint32_t use, const gpu::tensor_map *map, int32_t columns,
+                          uint32_t ring, uint32_t target)
 {
-    using S = bwd_smem<C>;
     attn::tile_place place = attn::tile_read_place(bwd_tile<C>(smem, use));
     attn::tile_side k = attn::tile_read_k(bwd_tile<C>(smem, use));
-    const bwd_set *set = attn::backward_set_of(p, place.set);
-    bwd_rows rows = {&set->k, gpu::ragged_row(k.len, place.row), place.head,
-                     gpu::ragged_shift(k.first, k.len), p.d};
-    attn::ring_wait_empty<1>(smem + S::K_RING, use);
-    bwd_load_rows<C::N, C::D>(rows, smem + S::K, attn::ring_full<1>(smem + S::K_RING, use), 0,
-                              gpu::l2::evict_first);
-    rows.map = &set->v;
-    rows.columns = p.dv;
-    attn::ring_wait_empty<1>(smem + S::V_RING, use);
-    bwd_load_rows<C::N, C::DV>(rows, smem + S::V, attn::ring_full<1>(smem + S::V_RING, use), 0,
-                               gpu::l2::evict_first);
+    bwd_rows rows = {map, gpu::ragged_row(k.len, place.row), place.head,
+                     gpu::ragged_shift(k.first, k.len), columns};
+    attn::ring_wait_empty<1>(ring, use);
+    bwd_load_rows<C::N, COLUMNS>(rows, target, attn::ring_full<1>(ring, use), 0,
+                                 gpu::l2::evict_first);
 }
 
 /* Q or dO of one step, with a statistic: ROWS x COLUMNS from a map and ROWS floats. */
@@ -290,7 +288,8 @@ GPU_INLINE void bwd_load_all(const bwd_params &p, uint32_t smem)
         if (attn::tile_read_place(tile).rows == 0) {
             break;
         }
-        load_keys<C>(p, smem, use);
+        const bwd_set *set = attn::backward_set_of(p, attn::tile_read_place(tile).set);
+        load_keys<C, C::D>(smem, use, &set->k, p.d, smem + S::K_RING, smem + S::K);
         step = load_queries<C>(p, smem, tile, step);
         if (!attn::draws_late<C>(p)) {
             gpu::mbarrier_arrive(smem + S::MAY_DRAW);
@@ -310,6 +309,8 @@ GPU_INLINE void bwd_load_all_douts(const bwd_params &p, uint32_t smem)
         if (attn::tile_read_place(tile).rows == 0) {
             break;
         }
+        const bwd_set *set = attn::backward_set_of(p, attn::tile_read_place(tile).set);
+        load_keys<C, C::DV>(smem, use, &set->v, p.dv, smem + S::V_RING, smem + S::V);
         step = load_douts<C>(p, smem, tile, step);
         attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
     }

@@ -1,0 +1,366 @@
+/*
+ * sm90/bwd_step: one step of sm90/bwd as a consumer does it, in either of two orders.
+ *
+ * step_behind multiplies dQ = dS K of a step under the next one: under its dS, while dV is also on
+ * its way. The consumers then meet through a ring of mbarriers, not all at once: half a step lies
+ * between the one's dS and the other's need of it, they drift apart by that much, and the
+ * exponentials of one run under the products of the other.
+ * step_within multiplies dQ in its own step: what a softcap needs besides leaves too few registers
+ * (76 bytes spilled) for the other.
+ *
+ * In both, dV is multiplied while dS is made. That takes P in fp32 out of the registers: dS is made
+ * from P as it was rounded for dV. dS is rounded itself, so its error grows by half, at most.
+ *
+ * Block, step and warpgroup come out of a shuffle at the top of each step: else ptxas takes them
+ * for different in each lane, and builds each descriptor in vector registers (see uniform_tile).
+ */
+#ifndef SM90_BWD_STEP_CUH
+#define SM90_BWD_STEP_CUH
+
+#include "sm90/bwd_data.cuh"
+
+namespace sm90
+{
+
+template <class C>
+struct bwd_registers {
+    float s[C::M / 2]; /* S^T, then P^T */
+    float dp[C::M / 2];
+    float dq[C::DQ_COLUMNS / 2];
+    float dk[C::D / 2];
+    float dv[C::DV / 2];
+    uint32_t p[C::M / K_STEP][4];  /* P^T, the operand of dV */
+    uint32_t ds[C::M / K_STEP][4]; /* dS^T, the operand of dK; before: see make_p */
+};
+
+/* One step as a consumer sees it. What only masked blocks need is read again from the record. */
+struct bwd_step {
+    uint32_t use;  /* of the tile's rings */
+    uint32_t step; /* of the q, dout and dq rings */
+    int32_t m;     /* query block */
+    bool first;    /* of the tile */
+};
+
+/* S^T = K Q^T, as one group. */
+template <class C>
+GPU_INLINE void issue_s(bwd_registers<C> &r, uint32_t smem, uint32_t step, const bwd_lane &me)
+{
+    using S = bwd_smem<C>;
+    attn::ring_wait_full<C::Q_STAGES>(smem + S::Q_RING, step);
+    gpu::wgmma_fence(r.s);
+    multiply_kk<typename C::T, C::M, C::D, C::N, C::M>(
+        r.s, operand_k(smem + bwd_smem<C>::K, me.wg * BWD_WG_ROWS),
+        operand_k(bwd_q<C>(smem, step)));
+    gpu::wgmma_commit();
+}
+
+/* dP^T = V dO^T, as one group. */
+template <class C>
+GPU_INLINE void issue_dp(bwd_registers<C> &r, uint32_t smem, uint32_t step, const bwd_lane &me)
+{
+    using S = bwd_smem<C>;
+    attn::ring_wait_full<C::DOUT_STAGES>(smem + S::DOUT_RING, step);
+    gpu::wgmma_fence(r.dp);
+    multiply_kk<typename C::T, C::M, C::DV, C::N, C::M>(
+        r.dp, operand_k(smem + S::V, me.wg * BWD_WG_ROWS), operand_k(bwd_dout<C>(smem, step)));
+    gpu::wgmma_commit();
+}
+
+template <class C>
+GPU_INLINE void mask_step(bwd_registers<C> &r, const bwd_params &p, uint32_t smem,
+                          const bwd_step &at, const bwd_lane &me)
+{
+    uint32_t tile = bwd_tile<C>(smem, at.use);
+    int32_t key = attn::tile_read_place(tile).row + me.wg * BWD_WG_ROWS + me.warp * BWD_WARP_ROWS +
+                  me.lane / 4;
+    attn::mask_fragment<C::M>(r.s, me.lane, attn::queries_of<C::M>(p, tile, key, at.m),
+                              attn::queries_of<C::M>(p, tile, key + 8, at.m));
+}
+
+/* Scores in s become probabilities, packed in p. With a softcap, what dP - delta is to be
+ * multiplied with is another number, and goes to ds, which is free until dS is made. */
+template <class C>
+GPU_INLINE void make_p(bwd_registers<C> &r, const bwd_params &p, uint32_t smem, const bwd_step &at,
+                       const bwd_lane &me)
+{
+    attn::tile_blocks blocks = attn::tile_read_blocks(bwd_tile<C>(smem, at.use));
+    if (at.m < blocks.clear_first || at.m >= blocks.clear_last) {
+        mask_step<C>(r, p, smem, at, me);
+    }
+    uint32_t lse = bwd_lse<C>(smem, at.step) + static_cast<uint32_t>(me.lane % 4) * 8;
+#pragma unroll
+    for (int j = 0; j < C::M / 8; j++) {
+        gpu::f32x2 shift = gpu::smem_load<gpu::f32x2>(lse + static_cast<uint32_t>(j) * 32);
+#pragma unroll
+        for (int row = 0; row < 2; row++) {
+            float *x = &r.s[4 * j + 2 * row];
+            float low = attn::probability<C::SOFTCAP>(x[0], p, shift.x);
+            float high = attn::probability<C::SOFTCAP>(x[1], p, shift.y);
+            r.p[j / 2][j % 2 * 2 + row] = gpu::pack<typename C::T>(low, high);
+            if constexpr (C::SOFTCAP) {
+                r.ds[j / 2][j % 2 * 2 + row] = gpu::pack<typename C::T>(x[0], x[1]);
+            }
+        }
+    }
+}
+
+/* dS = P (dP - delta), packed in ds. */
+template <class C>
+GPU_INLINE void make_ds(bwd_registers<C> &r, uint32_t smem, const bwd_step &at, const bwd_lane &me)
+{
+    const auto &factors = C::SOFTCAP ? r.ds : r.p;
+    uint32_t delta = bwd_delta<C>(smem, at.step) + static_cast<uint32_t>(me.lane % 4) * 8;
+#pragma unroll
+    for (int j = 0; j < C::M / 8; j++) {
+        gpu::f32x2 d = gpu::smem_load<gpu::f32x2>(delta + static_cast<uint32_t>(j) * 32);
+#pragma unroll
+        for (int row = 0; row < 2; row++) {
+            int i = j % 2 * 2 + row;
+            gpu::f32x2 factor = gpu::unpack<typename C::T>(factors[j / 2][i]);
+            const float *x = &r.dp[4 * j + 2 * row];
+            r.ds[j / 2][i] =
+                gpu::pack<typename C::T>(factor.x * (x[0] - d.x), factor.y * (x[1] - d.y));
+        }
+    }
+}
+
+/* Operand fragments of dS^T to dS in shared memory: queries along the rows, this consumer's 64 keys
+ * are panel wg. */
+template <class C>
+GPU_INLINE void store_ds(const bwd_registers<C> &r, uint32_t smem, const bwd_step &at,
+                         const bwd_lane &me)
+{
+    uint32_t row = static_cast<uint32_t>(me.lane / 16 * 8 + me.lane % 8);
+    uint32_t key =
+        static_cast<uint32_t>(me.wg * BWD_WG_ROWS + me.warp * BWD_WARP_ROWS + me.lane / 8 % 2 * 8);
+    uint32_t target = gpu::tile_address(SWIZZLE, bwd_ds<C>(smem, at.step), C::M, row, 2 * key);
+#pragma unroll
+    for (int k = 0; k < C::M / K_STEP; k++) {
+        gpu::stmatrix_transposed(target + static_cast<uint32_t>(k) * K_STEP * PANEL_ROW, r.ds[k]);
+    }
+}
+
+/* dq = dS K over the tile's keys: this consumer's columns, or rows, of it. As one group. */
+template <class C>
+GPU_INLINE void issue_dq(bwd_registers<C> &r, uint32_t smem, uint32_t step, const bwd_lane &me)
+{
+    uint32_t keys = smem + bwd_smem<C>::K;
+    int row = C::DQ_BY_ROWS ? me.wg * BWD_WG_ROWS : 0;
+    if constexpr (!C::DQ_BY_ROWS) {
+        keys += tile_bytes(C::N, C::DQ_COLUMNS) * static_cast<uint32_t>(me.wg);
+    }
+    uint64_t a = operand_k(bwd_ds<C>(smem, step), row);
+    uint64_t b = operand_mn<C::N>(keys);
+    gpu::wgmma_fence(r.dq);
+#pragma unroll
+    for (int k = 0; k < C::N / K_STEP; k++) {
+        gpu::wgmma<C::DQ_COLUMNS, typename C::T, major::k, major::mn>(r.dq, step_k<C::M>(a, k),
+                                                                      step_mn(b, k), k > 0);
+    }
+    gpu::wgmma_commit();
+}
+
+/* This consumer's share of dQ to the writer, in the order of the fragment: 16 bytes a thread. */
+template <class C>
+GPU_INLINE void hand_over_dq(const bwd_registers<C> &r, uint32_t smem, uint32_t step,
+                             const bwd_lane &me)
+{
+    uint32_t ring = bwd_dq_ring<C>(smem, me.wg);
+    uint32_t target =
+        bwd_dq<C>(smem, me.wg, step) + static_cast<uint32_t>(me.warp * 32 + me.lane) * 16;
+    attn::ring_wait_empty<C::DQ_SLOTS>(ring, step);
+#pragma unroll
+    for (int i = 0; i < C::DQ_COLUMNS / 8; i++) {
+        gpu::smem_store(target + static_cast<uint32_t>(i) * BWD_WARPGROUP * 16,
+                        gpu::f32x4{r.dq[4 * i], r.dq[4 * i + 1], r.dq[4 * i + 2], r.dq[4 * i + 3]});
+    }
+    gpu::fence_async_smem();
+    gpu::warp_sync();
+    if (gpu::elect_one()) {
+        gpu::mbarrier_arrive(attn::ring_full<C::DQ_SLOTS>(ring, step));
+    }
+}
+
+/* The last tile's dK and dV, staged where dQ and dS go, have left. */
+template <class C>
+GPU_INLINE void wait_staging(const bwd_lane &me)
+{
+    if (me.leader) {
+        gpu::bulk_wait_read<0>();
+    }
+    gpu::barrier_sync<STAGING_FREE>(BWD_CONSUMERS);
+}
+
+/* dV += P^T dO, as one group. */
+template <class C>
+GPU_INLINE void issue_dv(bwd_registers<C> &r, uint32_t smem, const bwd_step &at)
+{
+    gpu::wgmma_fence(r.dv, r.p);
+    multiply_rn<typename C::T, C::DV, C::M>(r.dv, r.p, operand_mn<C::M>(bwd_dout<C>(smem, at.step)),
+                                            !at.first);
+    gpu::wgmma_commit();
+}
+
+/* dK += dS^T Q, as one group. */
+template <class C>
+GPU_INLINE void issue_dk(bwd_registers<C> &r, uint32_t smem, const bwd_step &at)
+{
+    gpu::wgmma_fence(r.dk, r.ds);
+    multiply_rn<typename C::T, C::D, C::M>(r.dk, r.ds, operand_mn<C::M>(bwd_q<C>(smem, at.step)),
+                                           !at.first);
+    gpu::wgmma_commit();
+}
+
+/* A leader need not be remembered where any lane will do. */
+template <int SLOTS>
+GPU_INLINE void release_elected(uint32_t ring, uint32_t use)
+{
+    if (gpu::elect_one()) {
+        attn::ring_release<SLOTS>(ring, use);
+    }
+}
+
+template <class C>
+GPU_INLINE bwd_step uniform_step(const bwd_step &at)
+{
+    return {gpu::shuffle(at.use, 0), gpu::shuffle(at.step, 0), gpu::shuffle(at.m, 0), at.first};
+}
+
+GPU_INLINE bwd_lane uniform_lane(const bwd_lane &me)
+{
+    return {gpu::shuffle(me.wg, 0), me.lane, me.warp, me.leader};
+}
+
+/*
+ * On entry S^T is issued, as the last group. MORE: the next step's is issued here, behind dK, so
+ * that the tensor cores have work while dQ is handed over.
+ */
+template <class C, bool MORE>
+GPU_INLINE void step_within(bwd_registers<C> &r, const bwd_params &p, uint32_t smem,
+                            const bwd_step &at, const bwd_lane &me)
+{
+    using S = bwd_smem<C>;
+    gpu::wgmma_wait<0>(r.s);
+    issue_dp<C>(r, smem, at.step, me);
+    make_p<C>(r, p, smem, at, me);
+    issue_dv<C>(r, smem, at);
+    /* Known since dP was issued. It is a branch, over which the compiler does not lift the wait for
+     * dP: else the exponentials would start when dP is there. */
+    attn::ring_wait_full<C::DOUT_STAGES>(smem + S::DOUT_RING, at.step);
+    gpu::wgmma_wait<1>(r.dp);
+    if (!MORE) {
+        release_elected<1>(smem + S::V_RING, at.use);
+    }
+    make_ds<C>(r, smem, at, me);
+    if (at.first) {
+        wait_staging<C>(me);
+    }
+    store_ds<C>(r, smem, at, me);
+    gpu::fence_async_smem();
+    gpu::barrier_sync<DS_WRITTEN>(BWD_CONSUMERS);
+    issue_dq<C>(r, smem, at.step, me);
+    gpu::wgmma_wait<1>(r.dv, r.p);
+    release_elected<C::DOUT_STAGES>(smem + S::DOUT_RING, at.step);
+    issue_dk<C>(r, smem, at);
+    if constexpr (MORE) {
+        issue_s<C>(r, smem, at.step + 1, me);
+        gpu::wgmma_wait<2>(r.dq);
+        hand_over_dq<C>(r, smem, at.step, me);
+        gpu::wgmma_wait<1>(r.dk, r.ds);
+    } else {
+        gpu::wgmma_wait<1>(r.dq);
+        release_elected<1>(smem + S::K_RING, at.use);
+        hand_over_dq<C>(r, smem, at.step, me);
+        gpu::wgmma_wait<0>(r.dk, r.ds);
+    }
+    release_elected<C::Q_STAGES>(smem + S::Q_RING, at.step);
+}
+
+/* dQ of a step once both consumers' halves of dS are there. */
+template <class C>
+GPU_INLINE void meet_dq(bwd_registers<C> &r, uint32_t smem, uint32_t step, const bwd_lane &me)
+{
+    attn::ring_wait_full<C::DS_STAGES>(smem + bwd_smem<C>::DS_RING, step);
+    issue_dq<C>(r, smem, step, me);
+}
+
+/* dQ of a step, finished, to the writer; the stage of dS that it was made from is free. */
+template <class C>
+GPU_INLINE void leave_dq(const bwd_registers<C> &r, uint32_t smem, uint32_t step,
+                         const bwd_lane &me)
+{
+    release_elected<C::DS_STAGES>(smem + bwd_smem<C>::DS_RING, step);
+    hand_over_dq<C>(r, smem, step, me);
+}
+
+/* dS to shared memory, and word of it to the other consumer. */
+template <class C>
+GPU_INLINE void show_ds(const bwd_registers<C> &r, uint32_t smem, const bwd_step &at,
+                        const bwd_lane &me)
+{
+    store_ds<C>(r, smem, at, me);
+    gpu::fence_async_smem();
+    gpu::warp_sync();
+    if (gpu::elect_one()) {
+        gpu::mbarrier_arrive(attn::ring_full<C::DS_STAGES>(smem + bwd_smem<C>::DS_RING, at.step));
+    }
+}
+
+/* The end of a tile's last step: no S to issue, and no next step to take dQ along. */
+template <class C>
+GPU_INLINE void finish_dq(bwd_registers<C> &r, uint32_t smem, const bwd_step &at,
+                          const bwd_lane &me)
+{
+    using S = bwd_smem<C>;
+    meet_dq<C>(r, smem, at.step, me);
+    gpu::wgmma_wait<1>(r.dk, r.ds);
+    release_elected<C::Q_STAGES>(smem + S::Q_RING, at.step);
+    gpu::wgmma_wait<0>(r.dq);
+    release_elected<1>(smem + S::K_RING, at.use);
+    leave_dq<C>(r, smem, at.step, me);
+}
+
+/* On entry S^T is issued, as the only group. FIRST: of the tile, no dQ is behind. */
+template <class C, bool FIRST, bool MORE>
+GPU_INLINE void step_behind(bwd_registers<C> &r, const bwd_params &p, uint32_t smem,
+                            const bwd_step &at, const bwd_lane &me)
+{
+    using S = bwd_smem<C>;
+    gpu::wgmma_wait<0>(r.s);
+    issue_dp<C>(r, smem, at.step, me);
+    make_p<C>(r, p, smem, at, me);
+    issue_dv<C>(r, smem, at);
+    if constexpr (!FIRST) {
+        meet_dq<C>(r, smem, at.step - 1, me);
+    }
+    /* The stage is needed after dS is made. Here it is also a branch, over which the compiler does
+     * not lift the wait for dP: else the exponentials would start when dP is there. */
+    attn::ring_wait_empty<C::DS_STAGES>(smem + S::DS_RING, at.step);
+    gpu::wgmma_wait<FIRST ? 1 : 2>(r.dp);
+    if (!MORE) {
+        release_elected<1>(smem + S::V_RING, at.use);
+    }
+    make_ds<C>(r, smem, at, me);
+    if (FIRST) {
+        wait_staging<C>(me);
+    }
+    show_ds<C>(r, smem, at, me);
+    gpu::wgmma_wait<FIRST ? 0 : 1>(r.dv, r.p);
+    release_elected<C::DOUT_STAGES>(smem + S::DOUT_RING, at.step);
+    issue_dk<C>(r, smem, at);
+    if constexpr (!FIRST) {
+        gpu::wgmma_wait<1>(r.dq);
+        leave_dq<C>(r, smem, at.step - 1, me);
+    }
+    if constexpr (MORE) {
+        issue_s<C>(r, smem, at.step + 1, me);
+        gpu::wgmma_wait<1>(r.dk, r.ds);
+        release_elected<C::Q_STAGES>(smem + S::Q_RING, at.step);
+    } else {
+        finish_dq<C>(r, smem, at, me);
+    }
+}
+
+} // namespace sm90
+
+#endif

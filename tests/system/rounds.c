@@ -270,7 +270,7 @@ static void connect_and_share(bool learn)
 {
     struct fas_connect_options connect = {.url = server.url, .connections = daemon_connections()};
     struct fas_error error;
-    void *memory;
+    void *memory = NULL;
     if (fas_connect(&connect, &client, &error) != FAS_OK ||
         fas_alloc(client, options.place, bytes_in_all(), &memory, &error) != FAS_OK) {
         die("connect", &error);

@@ -190,7 +190,7 @@ static struct fas_client *connect_client(void)
 static uint8_t *allocate(struct fas_client *client, enum fas_place place)
 {
     struct fas_error error;
-    void *memory;
+    void *memory = NULL;
     enum fas_status status;
     do {
         status = fas_alloc(client, place, IN_FLIGHT * SLOT_BYTES, &memory, &error);

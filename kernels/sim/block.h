@@ -231,6 +231,7 @@ struct learned {
     std::shared_ptr<const published> what;
     int rank, warp, lane; /* who acquired, and when */
     uint32_t stamp;
+    bool fenced; /* fence_async_global ran since: bulk operations come after it, too */
 };
 
 /* Blocks that run together and reach each other's shared memory; without clusters, one block. */

@@ -23,7 +23,8 @@ bool knows_acquire(const thread &t, const learned &l)
            t.known.of[l.rank].generic.covers(l.warp, l.stamp, 1u << l.lane);
 }
 
-bool knows(const thread &t, const global_tag &w)
+/* bulk: a bulk operation of the thread, for which an acquire counts once it is fenced. */
+bool knows(const thread &t, const global_tag &w, bool bulk)
 {
     const cluster &c = *t.owner->in;
     int blocks = static_cast<int>(c.blocks.size()), rank = w.block % blocks;
@@ -34,7 +35,8 @@ bool knows(const thread &t, const global_tag &w)
     for (size_t i = c.from_others.size(); i-- > 0;) {
         const learned &l = c.from_others[i];
         auto of = l.what->find(w.block / blocks);
-        if (of != l.what->end() && covers(of->second.of[rank], w) && knows_acquire(t, l)) {
+        if (of != l.what->end() && covers(of->second.of[rank], w) && knows_acquire(t, l) &&
+            (l.fenced || !bulk)) {
             return true;
         }
     }
@@ -59,7 +61,13 @@ void order_access(const char *what, const void *at_address, size_t bytes, bool w
                        where_number(at)};
     for (size_t i = (address - b->base) / 16; i <= (address - b->base + bytes - 1) / 16; i++) {
         global_tag &w = b->tags[i];
-        if (w.launch == launch && !knows(t, w)) {
+        if (w.launch == launch && mine.bulk && !knows(t, w, true) && knows(t, w, false)) {
+            fail_at(at,
+                    "%s at byte %zu of \"%s\" after the write of block %d warp %d at %s: the order "
+                    "is there, but no fence_async_global between the flag and this bulk operation",
+                    what, i * 16, b->name, w.block, w.warp, where_text(where_of(w.place)));
+        }
+        if (w.launch == launch && !knows(t, w, mine.bulk)) {
             fail_at(
                 at,
                 "%s at byte %zu of \"%s\" before the write of block %d warp %d at %s is known to "
@@ -95,15 +103,19 @@ void order_acquire(const int32_t *flag)
     auto slot = the_machine().flags.find(flag);
     if (slot != the_machine().flags.end()) {
         t.owner->in->from_others.push_back(
-            {slot->second, t.owner->rank, t.of->index, t.lane, t.of->now});
+            {slot->second, t.owner->rank, t.of->index, t.lane, t.of->now, false});
     }
 }
 
 void fence_async_global(where at)
 {
     thread &t = self();
-    if (!dropped("fence_async_global", at)) {
-        own(t).bulk_done[t.of->index] = t.bulk_waited;
+    if (dropped("fence_async_global", at)) {
+        return;
+    }
+    own(t).bulk_done[t.of->index] = t.bulk_waited;
+    for (learned &l : t.owner->in->from_others) {
+        l.fenced |= l.rank == t.owner->rank && l.warp == t.of->index && l.lane == t.lane;
     }
 }
 

@@ -25,10 +25,11 @@
  *                     have read these
  *   dout              back after dV
  *   S_FULL, DP_FULL   commits -> compute warps;  P_FULL, DS_FULL  compute warps -> multiplier:
- *                     scores are read, pairs are there
+ *                     scores are read, pairs are there; the first P_FULL of a tile: so are the last
+ *                     tile's dV and dK
  *   DQ_FULL           commit -> dQ warps, and compute warps: dS in shared memory has been read; the
  *                     last one of a tile: dV and dK are complete
- *   DQ_EMPTY          dQ warps -> multiplier;  SUMS_EMPTY  compute warps -> multiplier: dV, dK
+ *   DQ_EMPTY          dQ warps -> multiplier
  *
  * Order of products, so that the tensor cores work while exponentials are made: S of the next step,
  * dK, (dQ, dP of the next step | the other way round where dQ has its own columns), dV of the next
@@ -127,8 +128,7 @@ struct bwd_smem {
     static constexpr uint32_t DS_FULL = DP_FULL + gpu::MBARRIER_BYTES;
     static constexpr uint32_t DQ_FULL = DS_FULL + gpu::MBARRIER_BYTES;
     static constexpr uint32_t DQ_EMPTY = DQ_FULL + gpu::MBARRIER_BYTES;
-    static constexpr uint32_t SUMS_EMPTY = DQ_EMPTY + gpu::MBARRIER_BYTES;
-    static constexpr uint32_t MAY_DRAW = SUMS_EMPTY + gpu::MBARRIER_BYTES;
+    static constexpr uint32_t MAY_DRAW = DQ_EMPTY + gpu::MBARRIER_BYTES;
     static constexpr uint32_t TENSOR = MAY_DRAW + gpu::MBARRIER_BYTES; /* address taken */
     static constexpr uint32_t BYTES = TENSOR + 16;
     static_assert(BYTES <= gpu::SMEM_BYTES, "one CTA has all of an SM");
@@ -202,7 +202,6 @@ GPU_INLINE void bwd_init(uint32_t smem)
         gpu::mbarrier_init(smem + S::DS_FULL, C::COMPUTERS);
         gpu::mbarrier_init(smem + S::DQ_FULL, 1);
         gpu::mbarrier_init(smem + S::DQ_EMPTY, C::DQ_READERS);
-        gpu::mbarrier_init(smem + S::SUMS_EMPTY, C::COMPUTERS);
         gpu::mbarrier_init(smem + S::MAY_DRAW, 1);
         gpu::mbarrier_init_fence();
     }
@@ -511,7 +510,6 @@ GPU_INLINE uint32_t multiply_tile(uint32_t smem, uint32_t tensor, uint32_t use, 
     multiply_s<C>(smem, tensor, use, step);
     attn::ring_wait_full<C::KEY_SLOTS>(smem + S::V_RING, use);
     multiply_dp<C>(smem, tensor, use, step);
-    gpu::mbarrier_wait(smem + S::SUMS_EMPTY, use);
     multiply_dv<C>(smem, tensor, step, true);
     bool first = true;
 #pragma unroll 1
@@ -656,7 +654,7 @@ GPU_INLINE void reduce_all(const bwd_params &p, uint32_t smem, const bwd_lane &m
             break;
         }
         step = reduce_tile<C>(p, smem, tile, step, me);
-        gpu::warp_sync();
+        gpu::warp_sync(); /* all lanes have read the record */
         if (me.leader) {
             attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
             if (me.warp == 0 && attn::draws_late<C>(p)) {
@@ -664,7 +662,7 @@ GPU_INLINE void reduce_all(const bwd_params &p, uint32_t smem, const bwd_lane &m
             }
         }
     }
-    if (me.leader) {
+    if (!C::DETERMINISTIC && me.leader) { /* else pass_turn has waited */
         gpu::bulk_wait<0>();
     }
 }
@@ -767,7 +765,9 @@ GPU_INLINE void do_step(const bwd_params &p, uint32_t smem, const bwd_step &at, 
     if (at.first) {
         wait_staging(me); /* the last tile's dK and dV */
     }
-    gpu::mbarrier_wait(smem + S::DQ_FULL, at.step);
+    if (!bwd_columns<C>::DQ_ON_DP) { /* there dP waited until the last dQ was read */
+        gpu::mbarrier_wait(smem + S::DQ_FULL, at.step);
+    }
     await_tensor(smem + S::DP_FULL, at.step + 1);
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
@@ -790,15 +790,16 @@ GPU_INLINE void store_panel(const bwd_params &p, uint32_t smem, uint32_t tile, i
     uint32_t stage = smem + bwd_smem<C>::DS + tile_bytes(C::N, me.half * PANEL) +
                      static_cast<uint32_t>(me.warp * WARP_LANES) * PANEL_ROW;
     float sum[PANEL];
+    if (j >= 2) {
+        gpu::tcgen05_fence_after(); /* the lanes met for the panel before */
+    }
     gpu::tmem_load(sum, me.tensor + (is_dv ? bwd_columns<C>::DV : bwd_columns<C>::DK) +
                             static_cast<uint32_t>(column));
     gpu::tmem_load_wait(sum);
     wait_staging(me);
-    gpu::tcgen05_fence_after();
     stage_row<typename C::T>(sum, is_dv ? 1.0f : p.scale, stage, me.lane);
     gpu::fence_async_smem();
     gpu::warp_sync();
-    gpu::tcgen05_fence_after();
     if (me.leader) {
         attn::tile_place place = attn::tile_read_place(tile);
         attn::tile_side k = attn::tile_read_k(tile);
@@ -821,7 +822,6 @@ GPU_INLINE void store_keys(const bwd_params &p, uint32_t smem, uint32_t use, uin
     for (int j = me.half; j < (C::DV + C::D) / PANEL; j += 2) {
         store_panel<C>(p, smem, bwd_tile<C>(smem, use), j, me);
     }
-    hand_tensor(smem + S::SUMS_EMPTY, me);
     if (me.leader) {
         attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
     }
@@ -847,6 +847,7 @@ GPU_INLINE void compute_all(const bwd_params &p, uint32_t smem, const bwd_lane &
         step = at.step;
         store_keys<C>(p, smem, use, step, me);
     }
+    gpu::tcgen05_fence_before(); /* the last sums were read, block_sync may say */
     if (me.leader) {
         gpu::bulk_wait<0>();
     }
@@ -889,7 +890,7 @@ __global__ void __launch_bounds__(C::THREADS, 1) bwd_kernel(const __grid_constan
     if (warp >= MULTIPLIER) {
         gpu::registers_give<C::OTHER_REGISTERS>();
         bwd_serve<C>(p);
-        gpu::warp_sync();
+        gpu::warp_sync(); /* block_sync wants whole warps */
     } else if (warp >= COMPUTE_WARPS) {
         gpu::registers_take<C::COMPUTE_REGISTERS>();
         compute_all<C>(p, gpu::smem_base(), bwd_lane_of(bwd_tensor<C>(), COMPUTE_WARPS));

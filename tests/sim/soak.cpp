@@ -9,7 +9,9 @@
 #include <string.h>
 #include <time.h>
 
+#include "kernels/sm100/bwd_rows.h"
 #include "tests/sim/attention.h"
+#include "tests/sim/backward.h"
 #include "tests/sim/bed.h"
 
 namespace
@@ -35,6 +37,22 @@ void nothing(sim::device &)
 {
 }
 
+const attn_row BACKWARD[] = {SM100_BACKWARD_ROWS};
+constexpr int BACKWARD_BLOCK = 128;
+
+/* Where bits are not fixed results are judged, which costs more. */
+outcome run_backward(const backward_case &c, uint64_t seed)
+{
+    backward_case now = c;
+    now.resident = backward_resident(c.shape, seed);
+    if (!c.shape.deterministic) {
+        backward_check(now, seed);
+        return {"", 0, 0};
+    }
+    backward_outcome o = backward_run(now, seed, nothing);
+    return {o.error, o.bits, o.multiplies};
+}
+
 std::vector<soak_case> all_cases()
 {
     std::vector<soak_case> cases;
@@ -54,6 +72,11 @@ std::vector<soak_case> all_cases()
                              attention_outcome o = attention_run(c, seed, nothing);
                              return outcome{o.error, o.bits, o.multiplies};
                          }});
+    }
+    for (const backward_case &c : backward_hazards(BACKWARD, 2, BACKWARD_BLOCK)) {
+        int products = 8 * (2 * c.shape.d + 3 * 128) / 16; /* S, dP; dV, dK, dQ */
+        cases.push_back({c.name, c.shape.deterministic ? products : 0,
+                         [c](uint64_t seed) { return run_backward(c, seed); }});
     }
     return cases;
 }
@@ -78,7 +101,7 @@ bool soak(const soak_case &c, const options &o)
     if (c.step_products > 0) {
         printf(" %8.0f tile steps/s", static_cast<double>(multiplies) / c.step_products / seconds);
     }
-    printf("\n");
+    printf(bits != 0 ? "  bits %016lx\n" : "\n", static_cast<unsigned long>(bits));
     fflush(stdout);
     return true;
 }

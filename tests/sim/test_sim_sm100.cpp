@@ -96,9 +96,13 @@ START_TEST(bits_do_not_depend_on_the_schedule)
 END_TEST
 
 const std::vector<spare_step> SPARE = {
-    {"warp_sync(); /* no lane still", "a record is filled again four tiles later at the earliest, "
-                                      "and lanes have met since, for messages and arrivals"},
-    {"warp_sync(); /* block_sync wants", "the simulator lets lanes come to block_sync one by one"},
+    {"warp_sync(); /* no lane still",
+     "a record is filled again four tiles later at the earliest, "
+     "and lanes have met since, for messages and arrivals",
+     {}},
+    {"warp_sync(); /* block_sync wants",
+     "the simulator lets lanes come to block_sync one by one",
+     {}},
 };
 
 START_TEST(every_left_out_step_is_caught)

@@ -74,11 +74,15 @@ START_TEST(bits_do_not_depend_on_the_schedule)
 END_TEST
 
 const std::vector<spare_step> SPARE = {
-    {"warp_sync(); /* likewise", "V of a skipped tile: the same step for K, some lines above, and "
-                                 "the shuffles ahead of the next "
-                                 "tile's products nearly always cover it; K's is demanded"},
-    {"bulk_wait<0>()", "at the end: the stores' sources were waited for, and the end of a kernel "
-                       "waits for the rest"},
+    {"warp_sync(); /* likewise",
+     "V of a skipped tile: the same step for K, some lines above, and "
+     "the shuffles ahead of the next "
+     "tile's products nearly always cover it; K's is demanded",
+     {}},
+    {"bulk_wait<0>()",
+     "at the end: the stores' sources were waited for, and the end of a kernel "
+     "waits for the rest",
+     {}},
 };
 
 START_TEST(every_left_out_step_is_caught)

@@ -63,6 +63,7 @@ GPU_INLINE void produce(const plan &p, const float *in)
 GPU_INLINE void pass_on(const plan &p, float *out, int32_t *flags, int chunk)
 {
     flag_wait(flags + chunk, block_x());
+    fence_async_global();
     bulk_reduce_add(out + chunk * CHUNK, p.staging, CHUNK_BYTES);
     bulk_commit();
     bulk_wait<0>();

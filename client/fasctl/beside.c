@@ -87,13 +87,10 @@ static bool time_in_process(const struct load *load, const struct beside_options
     return true;
 }
 
-static bool take_turn(struct load *load, const struct beside_options *options,
-                      struct outcome *outcome, struct turn *turn, struct beside *beside)
+static bool serve(struct load *load, const struct beside_options *options, struct outcome *outcome,
+                  struct turn *turn, struct beside *beside)
 {
     const struct outcome before = *outcome;
-    if (options->baseline && !time_in_process(load, options, load->seconds, turn)) {
-        return false;
-    }
     struct busy from = busy_now(load->clients[0]);
     if (!load_run(load, outcome)) {
         return false;
@@ -103,6 +100,15 @@ static bool take_turn(struct load *load, const struct beside_options *options,
     double requests = (double)(outcome->requests - before.requests);
     turn->served_us = requests > 0 ? (outcome->seconds - before.seconds) * 1e6 / requests : 0;
     return requests > 0;
+}
+
+/* Who is second finds the GPU warmer: each is by turns. */
+static bool take_turn(struct load *load, const struct beside_options *options, bool serve_first,
+                      struct outcome *outcome, struct turn *turn, struct beside *beside)
+{
+    return (!serve_first || serve(load, options, outcome, turn, beside)) &&
+           (!options->baseline || time_in_process(load, options, load->seconds, turn)) &&
+           (serve_first || serve(load, options, outcome, turn, beside));
 }
 
 /* ---- what came of it ---- */
@@ -165,7 +171,7 @@ bool beside_run(struct load *load, const struct beside_options *options, struct 
     load->seconds /= count;
     load->requests = (load->requests + count - 1) / count;
     for (int i = 0; i < count; i++) {
-        if (!take_turn(load, options, outcome, &turns[i], beside)) {
+        if (!take_turn(load, options, i % 2 == 1, outcome, &turns[i], beside)) {
             return false;
         }
     }

@@ -120,13 +120,14 @@ static void wake(void *context)
     sem_post(context);
 }
 
-/* The next completion. */
+/* The next completion: a wake may be for several, and some then come without one. */
 static enum fas_status await(struct device *device, struct device_completion *completion,
                              struct fas_error *error)
 {
-    while (sem_wait(device->wake_context) != 0) {
+    while (!device->ops->take(device, completion)) {
+        sem_wait(device->wake_context);
     }
-    if (!device->ops->take(device, completion) || completion->failed) {
+    if (completion->failed) {
         return fas_fail(error, FAS_DEVICE_FAULT, "", "%s failed: %s", device->name, device->fault);
     }
     return FAS_OK;

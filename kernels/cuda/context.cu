@@ -76,14 +76,17 @@ cuda_plan_entry *find_plan(attn_context *context, const plan_shape *shape,
     return nullptr;
 }
 
-/* Lists whose bytes the new piece takes are gone. */
-void forget_overlapping(attn_context *context, size_t first, size_t last)
+/* Lists whose bytes the new piece takes are gone, once no kernel reads them any more. */
+bool forget_overlapping(attn_context *context, size_t first, size_t last)
 {
+    bool in_use = false;
     for (cuda_plan_entry &entry : context->plans) {
         if (entry.sequences != nullptr && entry.first < last && first < entry.last) {
+            in_use = in_use || entry.round == context->round;
             forget(&entry);
         }
     }
+    return !in_use || cudaStreamSynchronize(context->stream) == cudaSuccess;
 }
 
 int64_t count_stripes(const plan_shape *shape, const attn_launch *launch)
@@ -188,9 +191,12 @@ cuda_piece cuda_piece_take(attn_context *context, size_t bytes)
             return {};
         }
         context->ring_head = 0;
+        context->round++;
     }
     size_t first = context->ring_head;
-    forget_overlapping(context, first, first + bytes);
+    if (!forget_overlapping(context, first, first + bytes)) {
+        return {};
+    }
     context->ring_head = first + bytes;
     return {context->ring.host + first, context->ring.device + first, bytes};
 }
@@ -198,7 +204,9 @@ cuda_piece cuda_piece_take(attn_context *context, size_t bytes)
 bool cuda_piece_send(attn_context *context, const cuda_piece *piece)
 {
     return cudaMemcpyAsync(piece->device, piece->host, piece->bytes, cudaMemcpyHostToDevice,
-                           context->stream) == cudaSuccess;
+                           context->copies) == cudaSuccess &&
+           cudaEventRecord(context->copied, context->copies) == cudaSuccess &&
+           cudaStreamWaitEvent(context->stream, context->copied, 0) == cudaSuccess;
 }
 
 bool cuda_plan_take(attn_context *context, const plan_shape *wanted, const attn_launch *launch,
@@ -218,6 +226,7 @@ bool cuda_plan_take(attn_context *context, const plan_shape *wanted, const attn_
             return false;
         }
     }
+    entry->round = context->round;
     *plan = part_of(context, entry, launch->part);
     return true;
 }
@@ -257,7 +266,9 @@ struct attn_context *attn_cuda_open(void *stream, size_t plan_bytes)
         cudaMalloc(&context->counters, PIECE_ALIGNMENT) == cudaSuccess &&
         cudaMemset(context->counters, 0, PIECE_ALIGNMENT) == cudaSuccess &&
         cudaMalloc(&context->ring.device, context->ring.bytes) == cudaSuccess &&
-        cudaMallocHost(&context->ring.host, context->ring.bytes) == cudaSuccess;
+        cudaMallocHost(&context->ring.host, context->ring.bytes) == cudaSuccess &&
+        cudaStreamCreateWithFlags(&context->copies, cudaStreamNonBlocking) == cudaSuccess &&
+        cudaEventCreateWithFlags(&context->copied, cudaEventDisableTiming) == cudaSuccess;
     context->sms = sms;
     if (!usable) {
         attn_cuda_close(context);
@@ -272,6 +283,12 @@ void attn_cuda_close(struct attn_context *context)
         return;
     }
     cudaStreamSynchronize(context->stream);
+    if (context->copied != nullptr) {
+        cudaEventDestroy(context->copied);
+    }
+    if (context->copies != nullptr) {
+        cudaStreamDestroy(context->copies);
+    }
     for (cuda_plan_entry &entry : context->plans) {
         forget(&entry);
     }

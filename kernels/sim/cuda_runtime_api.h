@@ -68,6 +68,42 @@ inline cudaError_t cudaStreamSynchronize(cudaStream_t)
     return cudaSuccess;
 }
 
+/* Streams and events of the host side's own: copies happen at once, so nothing waits. */
+enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
+using cudaEvent_t = void *;
+
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned)
+{
+    *stream = nullptr;
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaStreamDestroy(cudaStream_t)
+{
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
+{
+    *event = nullptr;
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaEventDestroy(cudaEvent_t)
+{
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t)
+{
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned)
+{
+    return cudaSuccess;
+}
+
 inline cudaError_t cudaGetLastError()
 {
     return cudaSuccess;

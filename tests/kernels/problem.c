@@ -73,6 +73,9 @@ static double rounded(double x, int bits, int lowest)
 static uint16_t to_half(double x)
 {
     uint16_t sign = signbit(x) ? 0x8000 : 0;
+    if (!isfinite(x)) {
+        return sign | (isnan(x) ? 0x7e00 : 0x7c00);
+    }
     double magnitude = rounded(fabs(x), 11, -24);
     int exponent;
     double fraction = frexp(magnitude, &exponent);
@@ -469,6 +472,27 @@ struct problem *problem_open(const struct attn_shape *shape, const struct item *
         fill(p, i);
     }
     return p;
+}
+
+void problem_spoil(struct problem *p, int i)
+{
+    static const double values[] = {NAN, INFINITY, -INFINITY};
+    const struct attn_sequence *s = &p->sequences[i];
+    for (int t = 0; t < TENSOR_COUNT; t++) {
+        if (!tensor_used(&p->shape, t) || !(tensor_table[t].roles & in_role(&p->shape))) {
+            continue;
+        }
+        bool q = tensor_table[t].side == SIDE_Q;
+        for (int row = 0; row < (q ? s->q_span : s->k_span); row++) {
+            for (int head = 0; head < heads_of(&p->shape, t); head++) {
+                for (int c = 0; c < width_of(&p->shape, t); c++) {
+                    set_element(dtype_of(&p->shape, t), tensor_in(&p->sets[s->set], t),
+                                (q ? s->q_first : s->k_first) + row, head, c,
+                                values[(row + head + c) % 3]);
+                }
+            }
+        }
+    }
 }
 
 static void block_close(struct block *block)

@@ -51,6 +51,10 @@ struct attn_shape shape_of(enum attn_dtype dtype, int hq, int hkv, int d, int dv
 struct problem *problem_open(const struct attn_shape *shape, const struct item *items, int count);
 void problem_close(struct problem *problem);
 
+/* The inputs of sequence i become NaN and infinities, every row of its spans. Before the run; what
+ * comes out for it is then no more to be checked. */
+void problem_spoil(struct problem *problem, int i);
+
 /* Runs it in poisoned scratch between canaries, and checks that nothing foreign was touched. */
 void problem_run(struct problem *problem, struct attn_context *context);
 

@@ -99,12 +99,19 @@ static size_t no_scratch(const struct attn_launch *launch)
     return 0;
 }
 
-static struct problem *run(const struct attn_shape *shape, const struct item *items, int count)
+/* spoiled: the sequence whose inputs are not finite; NOBODY: every result is checked. */
+enum { NOBODY = -1 };
+
+static struct problem *run_spoiled(const struct attn_shape *shape, const struct item *items,
+                                   int count, int spoiled)
 {
     struct attn_context *context = attn_cuda_open(NULL, PLAN_BYTES);
     ck_assert_ptr_nonnull(context);
     struct problem *p = problem_open(shape, items, count);
     p->rounding = shape->dtype == ATTN_BF16 ? 0x1p-8 : 0x1p-11;
+    if (spoiled != NOBODY) {
+        problem_spoil(p, spoiled);
+    }
     mirror.count = 0;
     problem_visit(p, add_range, &mirror);
     struct attn_row row = *real_row;
@@ -117,8 +124,15 @@ static struct problem *run(const struct attn_shape *shape, const struct item *it
         must(cudaFree(range->device));
     }
     attn_cuda_close(context);
-    problem_check(p);
+    if (spoiled == NOBODY) {
+        problem_check(p);
+    }
     return p;
+}
+
+static struct problem *run(const struct attn_shape *shape, const struct item *items, int count)
+{
+    return run_spoiled(shape, items, count, NOBODY);
 }
 
 static void check(const struct attn_shape *shape, const struct item *items, int count)
@@ -234,6 +248,32 @@ START_TEST(bits_are_the_sequences_own)
 }
 END_TEST
 
+/* Gaps and unused rows are NaN in every test; here the neighbour's own rows are, too. */
+START_TEST(a_neighbour_that_is_not_finite_does_not_leak)
+{
+    static const int neighbours[] = {1, 7};
+    if (!pick_row(_i)) {
+        return;
+    }
+    for (int m = 0; m < MASKS; m++) {
+        struct attn_shape shape = shape_for(m % 2 ? ATTN_FP16 : ATTN_BF16, 4, 2);
+        shape.mask = masks[m];
+        shape.deterministic = true;
+        struct problem *healthy = run(&shape, ragged, RAGGED);
+        for (size_t n = 0; n < sizeof neighbours / sizeof neighbours[0]; n++) {
+            struct problem *spoiled = run_spoiled(&shape, ragged, RAGGED, neighbours[n]);
+            for (int i = 0; i < RAGGED; i++) {
+                if (i != neighbours[n]) {
+                    problem_check_same(healthy, i, spoiled, i);
+                }
+            }
+            problem_close(spoiled);
+        }
+        problem_close(healthy);
+    }
+}
+END_TEST
+
 int main(void)
 {
     if (attn_cuda_arch() == ATTN_CPU) {
@@ -249,6 +289,7 @@ int main(void)
     tcase_add_loop_test(all, softcap_and_sink, 0, (int)rows);
     tcase_add_loop_test(all, odd_head_dims, 0, (int)rows);
     tcase_add_loop_test(all, bits_are_the_sequences_own, 0, (int)rows);
+    tcase_add_loop_test(all, a_neighbour_that_is_not_finite_does_not_leak, 0, (int)rows);
     suite_add_tcase(suite, all);
     SRunner *runner = srunner_create(suite);
     srunner_set_fork_status(runner, CK_NOFORK); /* a CUDA context does not survive a fork */

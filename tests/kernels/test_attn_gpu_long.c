@@ -1,8 +1,9 @@
 /*
- * Deterministic backward launches that only a GPU is fast enough for, every row of this device:
- * the same bits from grids of any size and a thousand times over, an end with the fewest CTAs that
- * a launch is promised to end with, and tensors of more than 2^31 elements. Results are compared
- * with each other; test_attn_gpu compares them with the answer. Skipped without a GPU.
+ * Launches that only a GPU is fast enough for, forward and deterministic backward, every row of
+ * this device: the same bits from grids of any size and a thousand times over, an end with the
+ * fewest CTAs that a launch is promised to end with, and tensors of more than 2^31 elements.
+ * Results are compared with each other; test_attn_gpu compares them with the answer. Skipped
+ * without a GPU.
  */
 #include <check.h>
 #include <cuda_runtime_api.h>
@@ -16,7 +17,7 @@
 #include "kernels/plan.h"
 
 enum { PLAN_BYTES = 1 << 24, SEQUENCES_MAX = 4096, REPEATS = 1000, WATCHDOG_MS = 20000 };
-enum { HQ = 4, HKV = 2, INPUTS = 5, OUTPUTS = 3 };
+enum { HQ = 4, HKV = 2, TENSORS = 9, OUTPUTS_MAX = 3 };
 
 static const struct attn_row *row;
 
@@ -30,7 +31,13 @@ static bool pick_row(int i)
     size_t count;
     const struct attn_row *rows = attn_rows(&count);
     row = (size_t)i < count ? &rows[i] : NULL;
-    return row && row->arch == attn_cuda_arch() && row->pass == ATTN_BACKWARD;
+    return row && row->arch == attn_cuda_arch();
+}
+
+/* The fewest CTAs that a launch ends with: forward tiles wait for nobody. */
+static int32_t fewest_ctas(void)
+{
+    return row->pass == ATTN_FORWARD ? 1 : PLAN_GROUP;
 }
 
 /* One set of packed sequences of equal lengths on both sides, in device memory. */
@@ -70,6 +77,34 @@ static struct attn_tensor tensor_of(int64_t tokens, int heads, int columns, unsi
                                 heads * head_bytes, head_bytes};
 }
 
+/*
+ * lse, a row's heads side by side as those of the other tensors are. 0x3f3f3f3f is 0.747: with
+ * scores around 0, probabilities of the backward around a half.
+ */
+static struct attn_tensor statistics_of(int64_t tokens)
+{
+    struct attn_tensor lse = {NULL, (int64_t)HQ * 4, 4};
+    must(cudaMalloc(&lse.data, (size_t)(tokens * lse.row_stride)));
+    must(cudaMemset(lse.data, 0x3f, (size_t)(tokens * lse.row_stride)));
+    return lse;
+}
+
+static void open_tensors(struct attn_set *s, int64_t tokens)
+{
+    int d = row->d_max, dv = row->dv_max;
+    s->q = tensor_of(tokens, HQ, d, 1);
+    s->k = tensor_of(tokens, HKV, d, 2);
+    s->v = tensor_of(tokens, HKV, dv, 3);
+    s->o = tensor_of(tokens, HQ, dv, 4);
+    s->lse = statistics_of(tokens);
+    if (row->pass == ATTN_BACKWARD) {
+        s->do_ = tensor_of(tokens, HQ, dv, 5);
+        s->dq = tensor_of(tokens, HQ, d, 6);
+        s->dk = tensor_of(tokens, HKV, d, 7);
+        s->dv = tensor_of(tokens, HKV, dv, 8);
+    }
+}
+
 static void open_batch(struct batch *b, const int *lengths, int count, bool causal)
 {
     *b = (struct batch){0};
@@ -83,29 +118,17 @@ static void open_batch(struct batch *b, const int *lengths, int count, bool caus
                                                  .k_span = lengths[i]};
         b->tokens += lengths[i];
     }
-    int d = row->d_max, dv = row->dv_max;
-    struct attn_set *s = &b->set;
-    struct attn_tensor *tensors[INPUTS + OUTPUTS] = {&s->q,   &s->k,  &s->v,  &s->o,
-                                                     &s->do_, &s->dq, &s->dk, &s->dv};
-    const int heads[] = {HQ, HKV, HKV, HQ, HQ, HQ, HKV, HKV};
-    const int columns[] = {d, d, dv, dv, dv, d, d, dv};
-    for (unsigned i = 0; i < INPUTS + OUTPUTS; i++) {
-        *tensors[i] = tensor_of(b->tokens, heads[i], columns[i], i + 1);
-    }
-    /* 0x3f3f3f3f is 0.747: with scores around 0, probabilities around a half. */
-    s->lse = (struct attn_tensor){NULL, 4, 4 * b->tokens};
-    must(cudaMalloc(&s->lse.data, (size_t)b->tokens * HQ * 4));
-    must(cudaMemset(s->lse.data, 0x3f, (size_t)b->tokens * HQ * 4));
-    b->launch = (struct attn_launch){.shape = {.pass = ATTN_BACKWARD,
+    open_tensors(&b->set, b->tokens);
+    b->launch = (struct attn_launch){.shape = {.pass = row->pass,
                                                .dtype = ATTN_BF16,
                                                .hq = HQ,
                                                .hkv = HKV,
-                                               .d = d,
-                                               .dv = dv,
+                                               .d = row->d_max,
+                                               .dv = row->dv_max,
                                                .mask = {.has_right = causal},
-                                               .softmax_scale = 1 / sqrtf((float)d),
+                                               .softmax_scale = 1 / sqrtf((float)row->d_max),
                                                .deterministic = true},
-                                     .sets = s,
+                                     .sets = &b->set,
                                      .sequences = b->sequences,
                                      .set_count = 1,
                                      .sequence_count = count};
@@ -117,10 +140,32 @@ static void open_batch(struct batch *b, const int *lengths, int count, bool caus
 static void close_batch(struct batch *b)
 {
     struct attn_set *s = &b->set;
-    void *all[] = {s->q.data,  s->k.data,  s->v.data,  s->o.data,   s->do_.data,
-                   s->dq.data, s->dk.data, s->dv.data, s->lse.data, b->launch.scratch};
+    void *all[TENSORS + 1] = {s->q.data,  s->k.data,  s->v.data,  s->o.data,   s->do_.data,
+                              s->dq.data, s->dk.data, s->dv.data, s->lse.data, b->launch.scratch};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         must(cudaFree(all[i]));
+    }
+}
+
+/* What the launch writes; returned: how many. */
+static int outputs_of(const struct batch *b, const struct attn_tensor *outputs[OUTPUTS_MAX])
+{
+    const struct attn_set *s = &b->set;
+    bool forward = row->pass == ATTN_FORWARD;
+    outputs[0] = forward ? &s->o : &s->dq;
+    outputs[1] = forward ? &s->lse : &s->dk;
+    outputs[2] = &s->dv;
+    return forward ? 2 : 3;
+}
+
+/* NaN in rows [first, tokens) of the outputs: what is equal afterwards was written. */
+static void poison(const struct batch *b, int64_t first)
+{
+    const struct attn_tensor *outputs[OUTPUTS_MAX];
+    int count = outputs_of(b, outputs);
+    for (int i = 0; i < count; i++) {
+        must(cudaMemset((unsigned char *)outputs[i]->data + first * outputs[i]->row_stride, 0xff,
+                        (size_t)((b->tokens - first) * outputs[i]->row_stride)));
     }
 }
 
@@ -145,12 +190,13 @@ static void run(struct attn_context *context, const struct batch *b)
     must(cudaEventDestroy(done));
 }
 
-/* FNV-1a of the gradients of rows [first, tokens). */
+/* FNV-1a of the results of rows [first, tokens). */
 static uint64_t bits_of(const struct batch *b, int64_t first)
 {
-    const struct attn_tensor *outputs[OUTPUTS] = {&b->set.dq, &b->set.dk, &b->set.dv};
+    const struct attn_tensor *outputs[OUTPUTS_MAX];
+    int count = outputs_of(b, outputs);
     uint64_t hash = 0;
-    for (int i = 0; i < OUTPUTS; i++) {
+    for (int i = 0; i < count; i++) {
         size_t bytes = (size_t)((b->tokens - first) * outputs[i]->row_stride);
         uint64_t *words = malloc(bytes + 8);
         ck_assert_ptr_nonnull(words);
@@ -170,6 +216,7 @@ static uint64_t run_and_hash(const struct batch *b, int32_t ctas)
     struct attn_context *context = attn_cuda_open(NULL, PLAN_BYTES);
     ck_assert_ptr_nonnull(context);
     attn_cuda_limit(context, ctas);
+    poison(b, 0);
     run(context, b);
     uint64_t bits = bits_of(b, 0);
     attn_cuda_close(context);
@@ -183,7 +230,8 @@ START_TEST(bits_do_not_depend_on_the_grid)
     for (int causal = 0; pick_row(_i) && causal < 2; causal++) {
         open_batch(&b, lengths, 5, causal);
         uint64_t all = run_and_hash(&b, 0);
-        ck_assert(run_and_hash(&b, PLAN_GROUP) == all);
+        ck_assert(run_and_hash(&b, fewest_ctas()) == all);
+        ck_assert(run_and_hash(&b, 64) == all);
         ck_assert(run_and_hash(&b, 114) == all);
         ck_assert(run_and_hash(&b, 132) == all);
         close_batch(&b);
@@ -202,6 +250,7 @@ START_TEST(a_thousand_runs_give_the_same_bits)
         run(context, &b);
         uint64_t first = bits_of(&b, 0);
         for (int i = 1; i < REPEATS; i++) {
+            poison(&b, 0);
             run(context, &b);
             ck_assert_msg(bits_of(&b, 0) == first, "%s: run %d differs", row->name, i);
         }
@@ -217,7 +266,7 @@ START_TEST(the_fewest_ctas_end_the_longest_sequence)
     const int length = 32768;
     for (int causal = 0; pick_row(_i) && causal < 2; causal++) {
         open_batch(&b, &length, 1, causal);
-        ck_assert(run_and_hash(&b, PLAN_GROUP) == run_and_hash(&b, 0));
+        ck_assert(run_and_hash(&b, fewest_ctas()) == run_and_hash(&b, 0));
         close_batch(&b);
     }
 }
@@ -246,8 +295,7 @@ START_TEST(offsets_beyond_two_to_the_31_elements)
     last.index = 0;
     b.launch.sequences = &last;
     b.launch.sequence_count = 1;
-    must(cudaMemset((unsigned char *)b.set.dq.data + (b.tokens - 300) * b.set.dq.row_stride, 0,
-                    (size_t)(300 * b.set.dq.row_stride)));
+    poison(&b, b.tokens - 300);
     run(context, &b);
     ck_assert(bits_of(&b, b.tokens - 300) == together);
     attn_cuda_close(context);

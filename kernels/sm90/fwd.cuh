@@ -7,7 +7,7 @@
  *
  * Who waits for whom. One thread of warpgroup 0, the loader, brings tile records, Q, K and V:
  *   tiles (4 slots)   64-byte records by bulk copy; back when every consumer warp is done with it
- *   q     (2 slots)   back when O, staged in the same slot, has been read by the store
+ *   q     (3 slots)   back when O, staged in the same slot, has been read by the store
  *   k, v  (2 stages)  back, warp by warp, when the products that read them have retired
  * The other two or three warpgroups, the consumers, have 64 rows each and keep scores,
  * probabilities and O in registers. They drift apart by themselves, so that the softmax of one runs
@@ -67,8 +67,11 @@ struct fwd_config {
     static constexpr uint32_t Q_BYTES = tile_bytes(M, D);
     static constexpr uint32_t K_BYTES = tile_bytes(N, D), V_BYTES = tile_bytes(N, DV);
     static constexpr uint32_t RINGS = STAGES * (K_BYTES + V_BYTES);
-    /* Two, so that the next Q arrives and the last O leaves while a tile is worked on. */
-    static constexpr int Q_SLOTS = 2 * Q_BYTES + RINGS + 1024 <= gpu::SMEM_BYTES ? 2 : 1;
+    /* One is worked on, the next one arrives, and from a third the last O leaves: with two, a Q is
+     * asked for only when O before it is out, and in short documents its way from HBM is waited for
+     * at each tile. */
+    static constexpr int Q_FIT = static_cast<int>((gpu::SMEM_BYTES - 1024 - RINGS) / Q_BYTES);
+    static constexpr int Q_SLOTS = Q_FIT < 3 ? Q_FIT : 3;
     /* Sums are what a block is launched with: 24 + 2 * 240 = 3 * 168, 32 + 3 * 160 = 4 * 128. */
     static constexpr int LOADER_REGISTERS = WGS == 2 ? 24 : 32;
     static constexpr int CONSUMER_REGISTERS = WGS == 2 ? 240 : 160;

@@ -225,6 +225,29 @@ START_TEST(odd_head_dims)
 }
 END_TEST
 
+/* No queries, no keys or neither: in the whole launch, and first, in the middle and last in it. */
+START_TEST(nothing_on_one_side)
+{
+    static const struct item batches[][3] = {
+        {{0, 0, 300, 0, 0, 1}, {0, 0, 7, 0, 9, 2}, {0, 0, 0, 0, 0, 3}},
+        {{0, 300, 0, 0, 0, 1}, {0, 7, 0, 9, 0, 2}, {0, 0, 0, 0, 0, 3}},
+        {{0, 0, 90, 0, 0, 1}, {0, 300, 200, 0, 0, 2}, {0, 0, 90, 0, 0, 3}},
+        {{0, 90, 0, 0, 0, 1}, {0, 0, 300, 0, 0, 2}, {0, 90, 200, 0, 0, 3}},
+    };
+    if (!pick_row(_i)) {
+        return;
+    }
+    for (size_t b = 0; b < sizeof batches / sizeof batches[0]; b++) {
+        for (int causal = 0; causal < 2; causal++) {
+            struct attn_shape shape = shape_for(ATTN_BF16, 4, 2);
+            shape.mask.has_right = causal;
+            shape.deterministic = true;
+            check(&shape, batches[b], 3);
+        }
+    }
+}
+END_TEST
+
 START_TEST(bits_are_the_sequences_own)
 {
     if (!pick_row(_i)) {
@@ -288,6 +311,7 @@ int main(void)
     tcase_add_loop_test(all, ragged_batches_under_every_mask, 0, (int)rows);
     tcase_add_loop_test(all, softcap_and_sink, 0, (int)rows);
     tcase_add_loop_test(all, odd_head_dims, 0, (int)rows);
+    tcase_add_loop_test(all, nothing_on_one_side, 0, (int)rows);
     tcase_add_loop_test(all, bits_are_the_sequences_own, 0, (int)rows);
     tcase_add_loop_test(all, a_neighbour_that_is_not_finite_does_not_leak, 0, (int)rows);
     suite_add_tcase(suite, all);

@@ -38,7 +38,7 @@ static int take_fd(struct peer *peer)
     return fd;
 }
 
-/* Opens a region: its id, and its memory. */
+/* Opens a region: its id, and its memory, which can not be taken from under the daemon. */
 static uint32_t open_region(struct peer *peer, uint8_t **memory)
 {
     uint8_t header[FAS_HEADER_BYTES_MAX];
@@ -55,6 +55,8 @@ static uint32_t open_region(struct peer *peer, uint8_t **memory)
     ck_assert_uint_eq(opened.bytes, REGION);
     *memory = mmap(NULL, REGION, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     ck_assert_ptr_ne(*memory, MAP_FAILED);
+    ck_assert(ftruncate(fd, 0) != 0 && ftruncate(fd, REGION / 2) != 0 &&
+              ftruncate(fd, 2 * (off_t)REGION) != 0);
     close(fd);
     return opened.id;
 }

@@ -2,9 +2,11 @@
  * Tensors in shared memory, against a live daemon: computed where they are, with the same bits; and
  * the memory is the client's again the moment a call ends, however it ends.
  */
+#include <grp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -291,6 +293,62 @@ START_TEST(a_client_that_is_not_of_this_node)
 }
 END_TEST
 
+/* In a process of that user, which has no rights of ours: 0 if all is as it should be. */
+static int be_another_user(bool shared, struct job *job)
+{
+    enum { NOBODY = 65534 };
+    void *memory = NULL;
+    if (setgroups(0, NULL) != 0 || setgid(NOBODY) != 0 || setuid(NOBODY) != 0) {
+        return 1;
+    }
+    struct fas_connect_options connect = {.url = server.url};
+    if (fas_connect(&connect, &client, &error) != FAS_OK) {
+        return 2;
+    }
+    enum fas_status status = fas_alloc(client, FAS_PLACE_REGION, MIB, &memory, &error);
+    if (!shared) {
+        bool told = status == FAS_UNAUTHENTICATED && strcmp(error.field, "place") == 0;
+        return told && fas_run(client, &job->request, NULL) == FAS_OK && job_right(job) ? 0 : 3;
+    }
+    if (status != FAS_OK) {
+        return 4;
+    }
+    struct fas_report report;
+    job_place(job, ALL, memory);
+    fas_run(client, &job->request, &report);
+    return job_right(job) && report.places == 1u << FAS_PLACE_REGION ? 0 : 5;
+}
+
+/* Whom the daemon was not told to share memory with is served all the same, by messages. */
+START_TEST(memory_is_shared_with_named_users_only)
+{
+    static const char *const unnamed[] = {"--device", "cpu:0", "--arena-bytes", "16MiB", NULL};
+    static const char *const named[] = {
+        "--device", "cpu:0", "--arena-bytes", "16MiB", "--share-with", "65534", NULL};
+    struct random random = random_open(6);
+    struct job job;
+    if (geteuid() != 0) {
+        return; /* only root can be somebody else */
+    }
+    for (int shared = 0; shared < 2; shared++) {
+        int status = 0;
+        job_forward(&job, &shape, &random);
+        daemon_start(&server, shared ? named : unnamed);
+        ck_assert_int_eq(chmod(server.folder, 0755), 0);
+        ck_assert_int_eq(chmod(server.socket, 0666), 0);
+        fflush(NULL);
+        pid_t child = fork();
+        if (child == 0) {
+            _exit(be_another_user(shared, &job));
+        }
+        ck_assert_int_eq(waitpid(child, &status, 0), child);
+        ck_assert_int_eq(status, 0);
+        ck_assert_int_eq(daemon_stop(&server), 0);
+        job_close(&job);
+    }
+}
+END_TEST
+
 /* ---- the memory is the caller's when the call has ended ---- */
 
 /* Cancelled at some moment; what the caller puts there afterwards stays. */
@@ -435,6 +493,7 @@ int main(void)
         {"progress", &sequences_are_reported_as_they_are_done},
         {"bounds", &tensors_that_do_not_lie_in_a_region},
         {"quota", &more_than_there_is},
+        {"users", &memory_is_shared_with_named_users_only},
         {"tcp", &a_client_that_is_not_of_this_node},
         {"refilled", &outputs_refilled_at_once_stay_as_they_are},
         {"closing", &closing_the_client_waits_for_the_daemon},

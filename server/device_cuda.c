@@ -562,7 +562,6 @@ static enum fas_status open_allocation(struct device *device, struct device_mapp
                                        struct fas_error *error)
 {
     cudaIpcMemHandle_t handle;
-    struct cudaPointerAttributes attributes = {0};
     void *memory = NULL;
     static_assert(sizeof handle == DEVICE_HANDLE_BYTES, "the runtime's handle");
     memcpy(&handle, mapping->handle, sizeof handle);
@@ -572,13 +571,13 @@ static enum fas_status open_allocation(struct device *device, struct device_mapp
         return fas_fail(error, FAS_INVALID_ARGUMENT, "cuda_memory", "%s can not open it: %s",
                         device->name, cudaGetErrorString(result));
     }
-    result = cudaPointerGetAttributes(&attributes, memory);
-    mapping->own = result == cudaSuccess && attributes.device == device->ordinal;
-    bool named = strcmp(mapping->uuid, device->uuid) == 0;
-    if (!measure(memory, &mapping->bytes) || (named && !mapping->own)) {
+    /* Where it is only the client knows: the driver names the device that opened the handle.
+     * Kernels that take a neighbour's memory for their own are 14 times slower (H200). */
+    mapping->own = strcmp(mapping->uuid, device->uuid) == 0;
+    if (!measure(memory, &mapping->bytes)) {
         cudaIpcCloseMemHandle(memory);
-        return fas_fail(error, FAS_INVALID_ARGUMENT, "device_uuid", "it is no memory of %s",
-                        mapping->uuid);
+        return fas_fail(error, FAS_INVALID_ARGUMENT, "cuda_memory", "%s does not know its length",
+                        device->name);
     }
     mapping->memory = memory;
     return FAS_OK;

@@ -582,7 +582,10 @@ static void read_inbox(struct server *server, struct connection *connection, uin
             return; /* goes on when its memory is there */
         }
     }
-    stream_resume(connection->stream);
+    /* A reader that waits for a decision nobody will make would be back at once, for ever. */
+    if (connection->state == CONNECTION_GREETING || connection->state == CONNECTION_OPEN) {
+        stream_resume(connection->stream);
+    }
 }
 
 void connection_resume_deferred(struct server *server, uint64_t now_us)

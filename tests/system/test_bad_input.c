@@ -293,6 +293,36 @@ START_TEST(a_credit_of_nothing)
 }
 END_TEST
 
+static size_t append(uint8_t *to, size_t at, const void *bytes, size_t count)
+{
+    memcpy(to + at, bytes, count);
+    return at + count;
+}
+
+/* The connection fails while its reader waits for what becomes of a REQUEST, which nobody will say.
+ * In one piece, so that all of it is there when the first message is looked at. */
+START_TEST(a_request_behind_a_credit_of_nothing)
+{
+    static uint8_t all[4 * FAS_CHUNK_BYTES_MIN];
+    uint8_t head[FRAME_HEAD_BYTES_MAX], header[32];
+    struct frame credit = {.type = FRAME_CREDIT};
+    credit.header_bytes = (uint32_t)wire_encode_credit(0, header);
+    ck_assert(peer_greet(&bad));
+    size_t head_bytes = peer_head(&bad, &credit, head);
+    size_t bytes = append(all, 0, head, head_bytes);
+    bytes = append(all, bytes, header, credit.header_bytes);
+    for (uint32_t i = 0; i < 2; i++) {
+        ck_assert(exchange_message(&small, ID, i, &message));
+        head_bytes = peer_head(&bad, &message.frame, head);
+        bytes = append(all, bytes, head, head_bytes);
+        bytes = append(all, bytes, message.header, message.frame.header_bytes);
+        bytes = append(all, bytes, message.payload, message.frame.payload_bytes);
+    }
+    say(all, bytes);
+    check_connection_refused(FAS_INVALID_ARGUMENT, "bytes");
+}
+END_TEST
+
 START_TEST(credit_without_end)
 {
     uint8_t header[32];
@@ -452,6 +482,7 @@ int main(int argc, char **argv)
     tcase_add_test(tcase, a_request_that_is_not_protobuf);
     tcase_add_test(tcase, more_data_than_credit);
     tcase_add_test(tcase, a_credit_of_nothing);
+    tcase_add_test(tcase, a_request_behind_a_credit_of_nothing);
     tcase_add_test(tcase, credit_without_end);
     tcase_add_test(tcase, a_window_too_small_for_a_row);
     tcase_add_test(tcase, cut_at_every_message_boundary);

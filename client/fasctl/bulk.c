@@ -1,8 +1,8 @@
 /*
- * bulk.c: see bulk.h. A round is 8 requests of 16 MiB, two of them in flight: then the daemon fills
- * the results of one (every row that is not computed is written, with 0) while those of the other
- * travel, and what is measured is the transport. With one request of 128 MiB a quarter of the time
- * was the filling.
+ * bulk.c: see bulk.h. A round is 16 requests of 16 MiB, two of them in flight: then the daemon
+ * fills the results of one (every row that is not computed is written, with 0) while those of the
+ * other travel, and what is measured is the transport. With one request of 128 MiB a quarter of the
+ * time was the filling.
  */
 #include "client/fasctl/bulk.h"
 
@@ -12,7 +12,7 @@
 #include "client/fasctl/workload.h"
 
 #define ROUNDS 9
-#define REQUESTS 8 /* of a round */
+#define REQUESTS 16 /* of a round */
 #define IN_FLIGHT 2
 
 /* Rows of 512 bytes. */

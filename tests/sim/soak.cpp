@@ -2,6 +2,9 @@
  * soak --seeds N [--first F] [--case text]: every kernel that runs in the simulator, under seeds F
  * to F + N - 1. Prints a line for each case; stops at the first objection or differing bit, with
  * the seed that shows it again. The figures are the simulator's cost on one core.
+ *
+ * soak --grid C/N: part C, from 0 on, of N of the grid of the sm_100 kernels (features.h), each
+ * case once against the fp64 answer, its number as the seed.
  */
 #include <check.h>
 #include <stdio.h>
@@ -9,10 +12,10 @@
 #include <string.h>
 #include <time.h>
 
-#include "kernels/sm100/bwd_rows.h"
 #include "tests/sim/attention.h"
 #include "tests/sim/backward.h"
 #include "tests/sim/bed.h"
+#include "tests/sim/features.h"
 
 namespace
 {
@@ -20,6 +23,7 @@ namespace
 struct options {
     unsigned long seeds = 100, first = 1;
     const char *only = "";
+    int part = 0, parts = 0; /* of the grid; 0 parts: seeds */
 };
 
 struct outcome {
@@ -36,9 +40,6 @@ struct soak_case {
 void nothing(sim::device &)
 {
 }
-
-const attn_row BACKWARD[] = {SM100_BACKWARD_ROWS};
-constexpr int BACKWARD_BLOCK = 128;
 
 /* Where bits are not fixed results are judged, which costs more. */
 outcome run_backward(const backward_case &c, uint64_t seed)
@@ -73,7 +74,7 @@ std::vector<soak_case> all_cases()
                              return outcome{o.error, o.bits, o.multiplies};
                          }});
     }
-    for (const backward_case &c : backward_hazards(BACKWARD, 2, BACKWARD_BLOCK)) {
+    for (const backward_case &c : sm100_backward_hazards()) {
         int products = 8 * (2 * c.shape.d + 3 * 128) / 16; /* S, dP; dV, dK, dQ */
         cases.push_back({c.name, c.shape.deterministic ? products : 0,
                          [c](uint64_t seed) { return run_backward(c, seed); }});
@@ -106,6 +107,22 @@ bool soak(const soak_case &c, const options &o)
     return true;
 }
 
+void soak_grid(const options &o)
+{
+    int forward = 0, backward = 0;
+    for (int i = o.part; i < forward_grid_count(); i += o.parts, forward++) {
+        attention_check(forward_grid_case(i), static_cast<uint64_t>(i) + 1);
+    }
+    for (int i = o.part; i < backward_grid_count(); i += o.parts, backward++) {
+        uint64_t seed = static_cast<uint64_t>(i) + 1;
+        backward_case c = backward_grid_case(i);
+        c.resident = backward_resident(c.shape, seed);
+        backward_check(c, seed);
+    }
+    printf("grid part %d of %d: %d of %d forward and %d of %d backward cases\n", o.part, o.parts,
+           forward, forward_grid_count(), backward, backward_grid_count());
+}
+
 bool read_options(int count, char **words, options *o)
 {
     for (int i = 1; i + 1 < count; i += 2) {
@@ -115,6 +132,13 @@ bool read_options(int count, char **words, options *o)
             o->first = strtoul(words[i + 1], nullptr, 10);
         } else if (strcmp(words[i], "--case") == 0) {
             o->only = words[i + 1];
+        } else if (strcmp(words[i], "--grid") == 0) {
+            char *slash;
+            o->part = static_cast<int>(strtol(words[i + 1], &slash, 10));
+            o->parts = *slash == '/' ? atoi(slash + 1) : 0;
+            if (o->part < 0 || o->part >= o->parts) {
+                return false;
+            }
         } else {
             return false;
         }
@@ -127,6 +151,10 @@ options asked;
 /* Check's assertions, which the problems use, want to be called from a test. */
 START_TEST(soak_all)
 {
+    if (asked.parts > 0) {
+        soak_grid(asked);
+        return;
+    }
     for (const soak_case &c : all_cases()) {
         if (strstr(c.name.c_str(), asked.only) != nullptr) {
             ck_assert(soak(c, asked));
@@ -140,7 +168,7 @@ END_TEST
 int main(int count, char **words)
 {
     if (!read_options(count, words, &asked)) {
-        fprintf(stderr, "usage: soak [--seeds N] [--first F] [--case text]\n");
+        fprintf(stderr, "usage: soak [--seeds N] [--first F] [--case text] | --grid C/N\n");
         return 2;
     }
     Suite *suite = suite_create("soak");

@@ -9,6 +9,8 @@
 #include <string.h>
 
 #include "tests/sim/attention.h"
+#include "tests/sim/covering.h"
+#include "tests/sim/features.h"
 #include "tests/sim/mutations.h"
 
 namespace
@@ -32,6 +34,17 @@ START_TEST(forward_of_ragged_batches_under_every_mask)
                             attention_ragged};
         c.shape.mask = mask;
         attention_check(c, 1);
+    }
+}
+END_TEST
+
+START_TEST(every_pair_of_features)
+{
+    std::vector<std::vector<int>> cases = covering_cases(forward_features());
+    for (size_t i = static_cast<size_t>(_i); i < cases.size(); i += SEEDS) {
+        for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+            attention_check(forward_case(cases[i]), seed);
+        }
     }
 }
 END_TEST
@@ -120,6 +133,7 @@ int main()
     Suite *suite = suite_create("sim_sm100");
     TCase *results = tcase_create("results");
     tcase_add_loop_test(results, forward_of_ragged_batches_under_every_mask, 0, rows);
+    tcase_add_loop_test(results, every_pair_of_features, 0, SEEDS);
     tcase_add_loop_test(results, forward_with_softcap_and_sink, 0, rows);
     tcase_add_loop_test(results, forward_of_odd_head_dims, 0, rows);
     tcase_add_loop_test(results, nan_costs_the_rows_that_see_it, 0, rows);

@@ -294,6 +294,28 @@ START_TEST(memory_of_a_gpu_by_number)
 }
 END_TEST
 
+/* It is copied there and back, to the same bits. */
+START_TEST(memory_of_a_gpu_that_the_daemon_does_not_compute_on)
+{
+    const char *const other[] = {"--device", "far:1", "--cpu-threads", "1", NULL};
+    struct random random = random_open(7);
+    struct job forward, backward;
+    start_with(other);
+    uint8_t *memory = device_memory(2 * MIB); /* of the first, as no context is current */
+    for (int round = 0; round < 5; round++) {
+        job_forward(&forward, &shape, &random);
+        job_backward(&backward, &forward, &random);
+        job_place(&forward, ALL, memory);
+        job_place(&backward, ALL, memory + MIB);
+        run_right(&forward);
+        run_right(&backward);
+        job_close(&forward);
+        job_close(&backward);
+    }
+    stop();
+}
+END_TEST
+
 START_TEST(a_killed_client_leaves_nothing)
 {
     struct random random = random_open(4);
@@ -332,6 +354,7 @@ int main(void)
         {"wait", &requests_wait_for_their_memory},
         {"busy", &a_busy_device_is_helped_by_its_neighbour},
         {"number", &memory_of_a_gpu_by_number},
+        {"other", &memory_of_a_gpu_that_the_daemon_does_not_compute_on},
         {"killed", &a_killed_client_leaves_nothing},
     };
     return check_main("cuda_places", rows, sizeof rows / sizeof rows[0]);

@@ -231,13 +231,14 @@ static int32_t group_heads(const struct plan_shape *shape, const struct side *si
 }
 
 /*
- * Blocks that are listed for all heads before the next ones are. A deterministic backward without
- * mask adds to dQ group after group, so that a second group of a head would only wait for the
- * first.
+ * Blocks that are listed for all heads before the next ones are. Where a deterministic backward
+ * without mask has a cyclic order (common/turn says where), it adds to dQ group after group, so
+ * that a second group of a head would only wait for the first.
  */
 static bool cyclic(const struct plan_shape *shape)
 {
-    return shape->deterministic && !shape->mask.has_left && !shape->mask.has_right;
+    return shape->deterministic && !shape->mask.has_left && !shape->mask.has_right &&
+           shape->k_block <= shape->q_block;
 }
 
 static int64_t run_blocks(const struct plan_shape *shape, int64_t blocks)

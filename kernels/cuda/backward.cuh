@@ -181,9 +181,9 @@ inline int32_t backward_clamp_reach(bool bounded, int32_t reach)
 }
 
 /* Tiles that wait for nobody all start at their first block: in step, they share it in L2. */
-inline turn_order backward_order(const attn_shape &shape)
+inline turn_order backward_order(const attn_shape &shape, const backward_kernel &kernel)
 {
-    bool cyclic = shape.deterministic && !shape.mask.has_left;
+    bool cyclic = shape.deterministic && !shape.mask.has_left && kernel.k_block <= kernel.q_block;
     return shape.mask.has_right ? turn_order::descending
            : cyclic             ? turn_order::cyclic
                                 : turn_order::ascending;
@@ -211,7 +211,7 @@ inline void backward_params_fill(backward_params *p, attn_context *context,
     p->dv = shape.dv;
     p->reach = {backward_clamp_reach(shape.mask.has_left, shape.mask.left),
                 backward_clamp_reach(shape.mask.has_right, shape.mask.right)};
-    p->order = backward_order(shape);
+    p->order = backward_order(shape, kernel);
     p->scale_log2 = (capped ? shape.softcap : shape.softmax_scale) * LOG2E;
     p->cap_inner = capped ? shape.softmax_scale / shape.softcap : 0.0f;
     p->scale = shape.softmax_scale;

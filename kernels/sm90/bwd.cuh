@@ -16,7 +16,7 @@
  * loader of V and dO, the writer of dQ, and one that draws tiles.
  *   tiles (2 slots)     records; back from all consumer warps, both loaders and the writer
  *   k, v (1 slot)       back when the last product of the tile that reads them has retired
- *   q, dout (2 stages)  with the rows' statistics; back, warp by warp, after dK, after dV
+ *   q, dout (2 or 3 stages)  with the rows' statistics; back, warp by warp, after dK, after dV
  *   ds (2 stages)       halves of both consumers, for both; back when dQ is made of it
  *   dq (1 or 2 slots for each consumer)  fp32 share, from consumer to writer
  * bwd_step says in which order a step does what.
@@ -46,10 +46,16 @@ struct bwd_config {
     static constexpr int THREADS = 3 * BWD_WARPGROUP;
     static constexpr uint32_t CONSUMER_WARPS = 2 * BWD_WARPS;
     static constexpr uint32_t TILE_READERS = 3; /* loaders and writer */
-    static constexpr int Q_STAGES = 2, DOUT_STAGES = 2, DS_STAGES = 2;
     static constexpr int TILE_SLOTS = 2;
     static constexpr bool DQ_BEHIND = !CAPPED; /* see bwd_step */
-    static constexpr int DQ_SLOTS = DQ_BEHIND && M == BWD_WG_ROWS ? 1 : 2;
+    /* delta before the wait for dP: 5 % faster; fp16 spills with it (24 bytes), and deterministic
+     * launches are as much slower, which is not explained. */
+    static constexpr bool READ_AHEAD = !ORDERED && gpu::element_of<T>::value == gpu::element::bf16;
+    /* Where one slot of dQ does (with it d 64 and a softcap spill), there is room for a third
+     * stage: 3 %. */
+    static constexpr bool ONE_DQ = DQ_BEHIND && M == BWD_WG_ROWS;
+    static constexpr int DQ_SLOTS = ONE_DQ ? 1 : 2;
+    static constexpr int Q_STAGES = ONE_DQ ? 3 : 2, DOUT_STAGES = Q_STAGES, DS_STAGES = 2;
     /* dQ of a step: consumers share it by columns, or by rows when each has 64 of them. */
     static constexpr bool DQ_BY_ROWS = M == 2 * BWD_WG_ROWS;
     static constexpr int DQ_COLUMNS = DQ_BY_ROWS ? D : D / 2; /* of one consumer */
@@ -97,10 +103,9 @@ GPU_INLINE void store_keys(const bwd_registers<C> &r, const bwd_params &p, uint3
 
 /* The step after `at` of the same tile. */
 template <class C>
-GPU_INLINE bwd_step step_after(uint32_t smem, const bwd_step &at)
+GPU_INLINE bwd_step step_after(const bwd_step &at)
 {
-    attn::tile_blocks blocks = attn::tile_read_blocks(bwd_tile<C>(smem, at.use));
-    return uniform_step<C>({at.use, at.step + 1, attn::turn_after(blocks, at.m), false});
+    return uniform_step<C>({at.use, at.step + 1, at.next, 0, false});
 }
 
 template <class C>
@@ -113,7 +118,7 @@ GPU_INLINE bwd_step walk_behind(bwd_registers<C> &r, const bwd_params &p, uint32
     }
     step_behind<C, true, true>(r, p, smem, at, me);
     for (int32_t left = count - 2;; left--) {
-        at = step_after<C>(smem, at);
+        at = step_after<C>(at);
         me = uniform_lane(me);
         if (left == 0) {
             break;
@@ -130,7 +135,7 @@ GPU_INLINE bwd_step walk_within(bwd_registers<C> &r, const bwd_params &p, uint32
 {
     for (int32_t left = count - 1; left > 0; left--) {
         step_within<C, true>(r, p, smem, at, me);
-        at = step_after<C>(smem, at);
+        at = step_after<C>(at);
         me = uniform_lane(me);
     }
     step_within<C, false>(r, p, smem, at, me);
@@ -148,8 +153,8 @@ GPU_INLINE bwd_step do_tile(bwd_registers<C> &r, const bwd_params &p, uint32_t s
     attn::ring_wait_full<1>(smem + S::K_RING, use);
     issue_s<C>(r, smem, step, me);
     attn::ring_wait_full<1>(smem + S::V_RING, use);
-    bwd_step at =
-        uniform_step<C>({use, step, attn::turn_start<C::N>(p.order, bwd_tile<C>(smem, use)), true});
+    bwd_step at = uniform_step<C>(
+        {use, step, attn::turn_start<C::N>(p.order, bwd_tile<C>(smem, use)), 0, true});
     if constexpr (C::DQ_BEHIND) {
         return walk_behind<C>(r, p, smem, at, count, uniform_lane(me));
     } else {

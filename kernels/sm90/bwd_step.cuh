@@ -38,6 +38,7 @@ struct bwd_step {
     uint32_t use;  /* of the tile's rings */
     uint32_t step; /* of the q, dout and dq rings */
     int32_t m;     /* query block */
+    int32_t next;  /* that of the next step */
     bool first;    /* of the tile */
 };
 
@@ -77,25 +78,36 @@ GPU_INLINE void mask_step(bwd_registers<C> &r, const bwd_params &p, uint32_t sme
                               attn::queries_of<C::M>(p, tile, key + 8, at.m));
 }
 
+/* A statistic of the step's queries: this thread's two of each eight. */
+template <class C>
+struct bwd_row_values {
+    gpu::f32x2 x[C::M / 8];
+};
+
+template <class C>
+GPU_INLINE bwd_row_values<C> read_rows(uint32_t rows, const bwd_lane &me)
+{
+    bwd_row_values<C> r;
+    uint32_t mine = rows + static_cast<uint32_t>(me.lane % 4) * 8;
+#pragma unroll
+    for (int j = 0; j < C::M / 8; j++) {
+        r.x[j] = gpu::smem_load<gpu::f32x2>(mine + static_cast<uint32_t>(j) * 32);
+    }
+    return r;
+}
+
 /* Scores in s become probabilities, packed in p. With a softcap, what dP - delta is to be
  * multiplied with is another number, and goes to ds, which is free until dS is made. */
 template <class C>
-GPU_INLINE void make_p(bwd_registers<C> &r, const bwd_params &p, uint32_t smem, const bwd_step &at,
-                       const bwd_lane &me)
+GPU_INLINE void make_p(bwd_registers<C> &r, const bwd_params &p, const bwd_row_values<C> &lse)
 {
-    attn::tile_blocks blocks = attn::tile_read_blocks(bwd_tile<C>(smem, at.use));
-    if (at.m < blocks.clear_first || at.m >= blocks.clear_last) {
-        mask_step<C>(r, p, smem, at, me);
-    }
-    uint32_t lse = bwd_lse<C>(smem, at.step) + static_cast<uint32_t>(me.lane % 4) * 8;
 #pragma unroll
     for (int j = 0; j < C::M / 8; j++) {
-        gpu::f32x2 shift = gpu::smem_load<gpu::f32x2>(lse + static_cast<uint32_t>(j) * 32);
 #pragma unroll
         for (int row = 0; row < 2; row++) {
             float *x = &r.s[4 * j + 2 * row];
-            float low = attn::probability<C::SOFTCAP>(x[0], p, shift.x);
-            float high = attn::probability<C::SOFTCAP>(x[1], p, shift.y);
+            float low = attn::probability<C::SOFTCAP>(x[0], p, lse.x[j].x);
+            float high = attn::probability<C::SOFTCAP>(x[1], p, lse.x[j].y);
             r.p[j / 2][j % 2 * 2 + row] = gpu::pack<typename C::T>(low, high);
             if constexpr (C::SOFTCAP) {
                 r.ds[j / 2][j % 2 * 2 + row] = gpu::pack<typename C::T>(x[0], x[1]);
@@ -106,20 +118,18 @@ GPU_INLINE void make_p(bwd_registers<C> &r, const bwd_params &p, uint32_t smem, 
 
 /* dS = P (dP - delta), packed in ds. */
 template <class C>
-GPU_INLINE void make_ds(bwd_registers<C> &r, uint32_t smem, const bwd_step &at, const bwd_lane &me)
+GPU_INLINE void make_ds(bwd_registers<C> &r, const bwd_row_values<C> &delta)
 {
     const auto &factors = C::SOFTCAP ? r.ds : r.p;
-    uint32_t delta = bwd_delta<C>(smem, at.step) + static_cast<uint32_t>(me.lane % 4) * 8;
 #pragma unroll
     for (int j = 0; j < C::M / 8; j++) {
-        gpu::f32x2 d = gpu::smem_load<gpu::f32x2>(delta + static_cast<uint32_t>(j) * 32);
 #pragma unroll
         for (int row = 0; row < 2; row++) {
             int i = j % 2 * 2 + row;
             gpu::f32x2 factor = gpu::unpack<typename C::T>(factors[j / 2][i]);
             const float *x = &r.dp[4 * j + 2 * row];
-            r.ds[j / 2][i] =
-                gpu::pack<typename C::T>(factor.x * (x[0] - d.x), factor.y * (x[1] - d.y));
+            r.ds[j / 2][i] = gpu::pack<typename C::T>(factor.x * (x[0] - delta.x[j].x),
+                                                      factor.y * (x[1] - delta.x[j].y));
         }
     }
 }
@@ -223,7 +233,8 @@ GPU_INLINE void release_elected(uint32_t ring, uint32_t use)
 template <class C>
 GPU_INLINE bwd_step uniform_step(const bwd_step &at)
 {
-    return {gpu::shuffle(at.use, 0), gpu::shuffle(at.step, 0), gpu::shuffle(at.m, 0), at.first};
+    return {gpu::shuffle(at.use, 0), gpu::shuffle(at.step, 0), gpu::shuffle(at.m, 0), at.next,
+            at.first};
 }
 
 GPU_INLINE bwd_lane uniform_lane(const bwd_lane &me)
@@ -231,27 +242,44 @@ GPU_INLINE bwd_lane uniform_lane(const bwd_lane &me)
     return {gpu::shuffle(me.wg, 0), me.lane, me.warp, me.leader};
 }
 
+/* From S^T, issued as the only group, to P^T; dP^T runs. The record is read before the wait: shared
+ * memory is busy, an answer takes some 200 cycles. */
+template <class C>
+GPU_INLINE void begin_step(bwd_registers<C> &r, const bwd_params &p, uint32_t smem, bwd_step &at,
+                           const bwd_lane &me)
+{
+    attn::tile_blocks blocks = attn::tile_read_blocks(bwd_tile<C>(smem, at.use));
+    int32_t next = attn::turn_after(blocks, at.m);
+    at.next = C::SOFTCAP ? next : gpu::shuffle(next, 0); /* each spills 4 bytes the other way */
+    gpu::wgmma_wait<0>(r.s);
+    issue_dp<C>(r, smem, at.step, me);
+    bwd_row_values<C> lse = read_rows<C>(bwd_lse<C>(smem, at.step), me);
+    if (at.m < blocks.clear_first || at.m >= blocks.clear_last) {
+        mask_step<C>(r, p, smem, at, me);
+    }
+    make_p<C>(r, p, lse);
+}
+
 /*
  * On entry S^T is issued, as the last group. MORE: the next step's is issued here, behind dK, so
  * that the tensor cores have work while dQ is handed over.
  */
 template <class C, bool MORE>
-GPU_INLINE void step_within(bwd_registers<C> &r, const bwd_params &p, uint32_t smem,
-                            const bwd_step &at, const bwd_lane &me)
+GPU_INLINE void step_within(bwd_registers<C> &r, const bwd_params &p, uint32_t smem, bwd_step &at,
+                            const bwd_lane &me)
 {
     using S = bwd_smem<C>;
-    gpu::wgmma_wait<0>(r.s);
-    issue_dp<C>(r, smem, at.step, me);
-    make_p<C>(r, p, smem, at, me);
+    begin_step<C>(r, p, smem, at, me);
     issue_dv<C>(r, smem, at);
     /* Known since dP was issued. It is a branch, over which the compiler does not lift the wait for
      * dP: else the exponentials would start when dP is there. */
     attn::ring_wait_full<C::DOUT_STAGES>(smem + S::DOUT_RING, at.step);
     gpu::wgmma_wait<1>(r.dp);
+    bwd_row_values<C> delta = read_rows<C>(bwd_delta<C>(smem, at.step), me);
     if (!MORE) {
         release_elected<1>(smem + S::V_RING, at.use);
     }
-    make_ds<C>(r, smem, at, me);
+    make_ds<C>(r, delta);
     if (at.first) {
         wait_staging<C>(me);
     }
@@ -322,25 +350,30 @@ GPU_INLINE void finish_dq(bwd_registers<C> &r, uint32_t smem, const bwd_step &at
 
 /* On entry S^T is issued, as the only group. FIRST: of the tile, no dQ is behind. */
 template <class C, bool FIRST, bool MORE>
-GPU_INLINE void step_behind(bwd_registers<C> &r, const bwd_params &p, uint32_t smem,
-                            const bwd_step &at, const bwd_lane &me)
+GPU_INLINE void step_behind(bwd_registers<C> &r, const bwd_params &p, uint32_t smem, bwd_step &at,
+                            const bwd_lane &me)
 {
     using S = bwd_smem<C>;
-    gpu::wgmma_wait<0>(r.s);
-    issue_dp<C>(r, smem, at.step, me);
-    make_p<C>(r, p, smem, at, me);
+    begin_step<C>(r, p, smem, at, me);
     issue_dv<C>(r, smem, at);
     if constexpr (!FIRST) {
         meet_dq<C>(r, smem, at.step - 1, me);
+    }
+    bwd_row_values<C> delta;
+    if constexpr (C::READ_AHEAD) {
+        delta = read_rows<C>(bwd_delta<C>(smem, at.step), me);
     }
     /* The stage is needed after dS is made. Here it is also a branch, over which the compiler does
      * not lift the wait for dP: else the exponentials would start when dP is there. */
     attn::ring_wait_empty<C::DS_STAGES>(smem + S::DS_RING, at.step);
     gpu::wgmma_wait<FIRST ? 1 : 2>(r.dp);
+    if constexpr (!C::READ_AHEAD) {
+        delta = read_rows<C>(bwd_delta<C>(smem, at.step), me);
+    }
     if (!MORE) {
         release_elected<1>(smem + S::V_RING, at.use);
     }
-    make_ds<C>(r, smem, at, me);
+    make_ds<C>(r, delta);
     if (FIRST) {
         wait_staging<C>(me);
     }

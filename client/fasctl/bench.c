@@ -470,8 +470,8 @@ static int bench_run(struct bench *bench, const struct own *own, int clients, in
     for (int i = 0; i < bench->client_count; i++) {
         fas_close(bench->clients[i]);
     }
+    bulks_close(bench); /* its peers were forked and hold the baseline's pipe open */
     baseline_close(&bench->baseline);
-    bulks_close(bench);
     free(lengths);
     return code;
 }

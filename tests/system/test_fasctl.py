@@ -212,6 +212,8 @@ def check_baseline():
     expect(done.returncode == 0 and "in process as one launch" in done.stdout, done)
     done = fasctl(*load, "false")
     expect(done.returncode == 1 and "no answer" in done.stderr, done)
+    done = fasctl("bench", "--bulk", "--json", "--baseline", program)  # it ends, too
+    expect(done.returncode == 0 and len(json.loads(done.stdout)) == 2, done)
 
 
 def main():

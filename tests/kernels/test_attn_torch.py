@@ -4,19 +4,24 @@
     test_attn_torch.py BUILD/tests/kernels/attn_run [--full] [--seed 1] [--only N]
 
 Each case is a ragged batch laid out as a user would: packed by cu_seqlens or padded, with seqused
-or without, each side for itself. Forward, LSE and all gradients are held to the tolerance rule
-    max|x - ref| <= factor * max|low - ref| + atol
-ref: autograd in float64. low: the math of attn.h rounded to the input type after every step, in two
-orders of summation. factor: 2, with softcap or in fp32 3. atol: two rounding steps of the output
-type. LSE: 1e-3.
+or without, each side for itself. Forward, LSE and all gradients are held to
+    16 bits   max|x - ref| <= 2 * max|low - ref| + atol
+    fp32      rms(x - ref) <= 2 * rms(low - ref) + atol / 4
+              max|x - ref| <= 8 * max|low - ref| + atol
+ref: autograd in float64. low: the math of attn.h rounded to the input type after every step. atol:
+two rounding steps of the output type. LSE: 1e-3.
 
 Is low an honest yardstick? It shares one thing with the kernels: delta is the sum of do times the
 o that the forward gave, rounded. That is the backward's contract (o is its input), not its
 accuracy: autograd's form, the sum of p times dp, has no error at all where a row sees one key,
 which nothing that is handed a rounded o can match. All else is plain: torch's products, each result
-rounded, so in 16 bits low is far coarser than kernels that sum in fp32, and twice its error is room
-enough. In fp32 it is as fine as they are: both errors are draws of one distribution, and the
-largest of one draw has been seen 2.3 times that of the other. Therefore 3 there.
+rounded. In 16 bits low is far coarser than kernels that sum in fp32: past atol they have used 0.28
+of its error at most, softcap or not.
+
+In fp32 low is as fine as the kernels: both errors are draws of one distribution, and the largest of
+a draw is luck. Low's own, of one case summed in six orders, differ by up to 6.4 times; the kernels'
+have been up to 3.6 times low's. Root mean squares are no luck: 1.46 times at most. So those are
+held to 2, and the largest, lest a single element strays, to 8. (Seeds 11 to 24.)
 
 The cases cover all pairs of values of all factors, and then the hazards; --full takes every
 combination of mask, layout, zero lengths and length relation.
@@ -250,22 +255,19 @@ class Batch:
             answer.update({"d" + n: g for n, g in zip(names, grads) if g is not None})
         return answer
 
-    def low(self, backwards):
-        """The same math in the input type; backwards: all sums in the opposite order."""
-        def turn(x):
-            return x.flip(list(range(1, x.dim()))) if backwards else x
+    def low(self):
+        """The same math in the input type."""
         answer = self.empty_answer(torch.float32)
         for rows, keys, see in self.sequences():
-            q, do = (turn(x[rows].float().transpose(0, 1)) for x in (self.q, self.do))
-            k, v = (turn(x[keys].float().transpose(0, 1)) for x in (self.k, self.v))
-            dlse = None if self.dlse is None else turn(self.dlse[:, rows])
-            see = see.flip([0, 1]) if backwards else see
+            q, do = (x[rows].float().transpose(0, 1) for x in (self.q, self.do))
+            k, v = (x[keys].float().transpose(0, 1) for x in (self.k, self.v))
+            dlse = None if self.dlse is None else self.dlse[:, rows]
             o, lse, dq, dk, dv, dsink = low_attention(q, k, v, do, dlse, self.sink, see, self.scale,
                                                       self.case["softcap"], self.dtype)
-            answer["lse"][:, rows] = turn(lse)
+            answer["lse"][:, rows] = lse
             for name, at, x in (("o", rows, o), ("dq", rows, dq), ("dk", keys, dk),
                                 ("dv", keys, dv)):
-                answer[name][at] = turn(x).transpose(0, 1)
+                answer[name][at] = x.transpose(0, 1)
             if self.sink is not None:
                 answer["dsink"] += dsink
         return answer
@@ -360,39 +362,49 @@ def rounding_steps(ref, dtype):
     return 2 * torch.finfo(dtype).eps / 2 * (largest(ref[torch.isfinite(ref)]) + 0.3)
 
 
-def low_error(name, batch, ref, lows):
-    """max|low - ref| over both orders of summation. dsink has few elements, each a sum of row
-    errors of random sign, and their largest says little: there the root of the sum of their squares
-    stands in for it, and, as that too is luck where a sequence has a row or two, what rounding o
-    can do."""
+def root_mean_square(x):
+    return float(x.square().mean().sqrt()) if x.numel() else 0.0
+
+
+def dsink_scale(batch, ref, low):
+    """How far dsink can be off. It has an element a head, each a sum of row errors of random sign:
+    their largest in low says little, and the root of the sum of the rows' squares stands for it;
+    as that too is luck where a sequence has a row or two, with what rounding o can do."""
+    rows = batch.sink_rows(low) - batch.sink_rows(ref)
+    return math.hypot(float(rows.square().sum(1).sqrt().max()), batch.o_rounding(ref))
+
+
+def bounds(name, batch, ref, low, dtype):
+    """(what is measured, how, its bound) of one result."""
+    if name == "lse":
+        return [("largest", largest, 1e-3)]
+    atol = rounding_steps(ref[name], dtype)
     if name == "dsink":
-        rows = [batch.sink_rows(low) - batch.sink_rows(ref) for low in lows]
-        return math.hypot(max(float(x.square().sum(1).sqrt().max()) for x in rows),
-                          batch.o_rounding(ref))
+        return [("largest", largest, 2 * dsink_scale(batch, ref, low) + atol)]
+    off = (low[name].double() - ref[name])[torch.isfinite(ref[name])]
+    if batch.dtype != torch.float32:
+        return [("largest", largest, 2 * largest(off) + atol)]
+    return [("rms", root_mean_square, 2 * root_mean_square(off) + atol / 4),
+            ("largest", largest, 8 * largest(off) + atol)]
+
+
+def complaints(name, batch, got, ref, low):
+    """What is wrong with one result, as a list."""
     finite = torch.isfinite(ref[name])
-    return max(largest((low[name].double() - ref[name])[finite]) for low in lows)
-
-
-def complaint(name, got, ref, bound):
-    """None, or what is wrong with one result."""
-    finite = torch.isfinite(ref)
     if not torch.equal(finite, torch.isfinite(got)):
-        return f"{name}: inf or NaN in other places than the reference"
-    error = largest((got.double() - ref)[finite])
-    return None if error <= bound else f"{name}: off {error:.3g}, bound {bound:.3g}"
+        return [f"{name}: inf or NaN in other places than the reference"]
+    off = (got.double() - ref[name])[finite]
+    return [f"{name}: {what} error {measure(off):.3g}, bound {bound:.3g}"
+            for what, measure, bound in bounds(name, batch, ref, low, got.dtype)
+            if not measure(off) <= bound]
 
 
 def check(kernels, case, lengths, rng):
     """What is wrong, as a list."""
     batch = Batch(case, *lengths, rng)
-    ref, lows = batch.reference(), [batch.low(backwards) for backwards in (False, True)]
-    got = kernels.compute(batch)
-    factor = 3 if case["softcap"] or case["dtype"] == "fp32" else 2
-    found = []
-    for name, x in got.items():
-        bound = factor * low_error(name, batch, ref, lows) + rounding_steps(ref[name], x.dtype)
-        found.append(complaint(name, x, ref[name], 1e-3 if name == "lse" else bound))
-    return [text for text in found if text]
+    ref, low = batch.reference(), batch.low()
+    return [text for name, x in kernels.compute(batch).items()
+            for text in complaints(name, batch, x, ref, low)]
 
 
 def main():

@@ -166,12 +166,14 @@ void box_add_over_rows(const struct attn_context *context, const struct box *box
 }
 
 /*
- * Waking a thread costs some 50 us of latency; 2^25 FLOPs are 150 to 300 us of one core's work, so
- * a forward of 128 tokens, 8 heads and head_dim 64 stays on the caller.
+ * Waking a thread costs some 50 us of latency; 2^23 FLOPs of a short sequence are some 200 us of
+ * one core's work (35 to 60 GFLOPS at 128 tokens: half of a tile on the diagonal is hidden). With
+ * 2^25 a forward of 128 tokens, 8 heads and head_dim 64 stayed on the caller: 0.56 to 0.69 ms where
+ * two threads take 0.29 to 0.36 (a Xeon, 2026-11-23; 2^22, 2^23 and 2^24 are alike).
  */
 int launch_helpers(const struct attn_launch *launch)
 {
-    const double flops_per_helper = 1 << 25;
+    const double flops_per_helper = 1 << 23;
     double flops = 0;
     for (int32_t s = 0; s < launch->sequence_count; s++) {
         flops += attn_flops(&launch->shape, launch->sequences[s].q_len, launch->sequences[s].k_len);

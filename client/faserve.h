@@ -82,9 +82,12 @@ struct fas_connect_options {
 };
 
 /*
- * Connects and greets. On success *client is to be closed by fas_close. UNAVAILABLE: nobody
- * listens; UNAUTHENTICATED: token missing or wrong; UNSUPPORTED, field "version": the two ends
- * speak no common version; DEADLINE_EXCEEDED: no answer in time.
+ * Connects and greets. With `connections`, further ones join the first, and the tensors of calls of
+ * more than a chunk travel by all of them, as they have room; on_progress may then tell of more
+ * sequences at a time. RESOURCE_EXHAUSTED or UNAUTHENTICATED, field "join": the daemon takes no
+ * more, or they were too slow (its hello-timeout). On success *client is to be closed by fas_close.
+ * UNAVAILABLE: nobody listens; UNAUTHENTICATED: token missing or wrong; UNSUPPORTED, field
+ * "version": the two ends speak no common version; DEADLINE_EXCEEDED: no answer in time.
  */
 enum fas_status fas_connect(const struct fas_connect_options *options, struct fas_client **client,
                             struct fas_error *error);

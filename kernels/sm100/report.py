@@ -145,8 +145,9 @@ def forward_row(name, body, registers, spilled):
         "issue": len(code),
         "shared memory": (2 * 128 * d * 2 + 128 * dv * 2) // SMEM_BYTES,
     }
-    return [f"fwd {d}/{dv}" + (" softcap" if capped else ""), f"{registers}: {by_role(body)}", spilled,
-            (halves * 128 + halves * dv)] + [c[n] for n in NAMES if n != "MMA"] + bound(busy)
+    label = f"fwd {d}/{dv}" + (" softcap" if capped else "")
+    return [label, f"{registers}: {by_role(body)}", spilled, halves * (128 + dv)] + \
+        [c[n] for n in NAMES if n != "MMA"] + bound(busy)
 
 
 def backward_row(name, body, registers, spilled):
@@ -165,8 +166,8 @@ def backward_row(name, body, registers, spilled):
     }
     columns = 256 + dv + d + (0 if 256 + dv + 2 * d > 512 else d)
     label = f"bwd {d}/{dv}" + (" softcap" if capped else "") + (" det." if ordered else "")
-    return [label, f"{registers}: {by_role(body)}", spilled, columns] + [c[n] for n in NAMES if n != "MMA"] + \
-        bound(busy)
+    return [label, f"{registers}: {by_role(body)}", spilled, columns] + \
+        [c[n] for n in NAMES if n != "MMA"] + bound(busy)
 
 
 def bound(busy):

@@ -18,7 +18,7 @@ static enum fas_status check_support(const struct wire_request *wire, struct fas
 {
     if (wire->wait_event != 0 || wire->done_event != 0) {
         return fas_fail(error, FAS_UNSUPPORTED, wire->wait_event ? "wait_event" : "done_event",
-                        "events need a CUDA device");
+                        "this server neither waits for events nor records them");
     }
     return FAS_OK;
 }

@@ -486,6 +486,10 @@ START_TEST(connect_checks_its_options)
     ck_assert_int_eq(fas_connect(&options, &client, &error), FAS_INVALID_ARGUMENT);
     ck_assert_str_eq(error.field, "token");
     options.token = NULL;
+    options.connections = 9;
+    ck_assert_int_eq(fas_connect(&options, &client, &error), FAS_INVALID_ARGUMENT);
+    ck_assert_str_eq(error.field, "connections");
+    options.connections = 0;
     options.reserved[3] = 1;
     ck_assert_int_eq(fas_connect(&options, &client, NULL), FAS_INVALID_ARGUMENT);
 }

@@ -24,9 +24,12 @@ struct backward_kernel {
     uint32_t smem_bytes, post_smem_bytes;
     gpu::element type;
     gpu::swizzle pattern;
-    int32_t q_block, k_block; /* rows of a step and of a tile, and of their boxes */
+    int32_t q_block, k_block; /* rows of a step and of a tile */
     int32_t d;                /* columns of the sums of dQ */
     int32_t out_rows;         /* rows of a box of dQ, dK and dV */
+    int32_t q_box = 0;        /* rows of a box of Q and dO; 0: of a step */
+    int32_t k_box = 0;        /* of K and V; 0: of a tile */
+    int32_t cluster = 1;      /* CTAs that work on a tile together */
 };
 
 /* A map of heads x rows x columns with boxes of box_rows x one panel. */
@@ -45,10 +48,12 @@ inline bool backward_map(gpu::tensor_map *map, const backward_kernel &kernel,
 inline bool backward_set_make(backward_set *out, const backward_kernel &kernel,
                               const attn_shape &shape, const attn_set &in)
 {
-    return backward_map(&out->q, kernel, in.q, shape.hq, shape.d, kernel.q_block) &&
-           backward_map(&out->k, kernel, in.k, shape.hkv, shape.d, kernel.k_block) &&
-           backward_map(&out->v, kernel, in.v, shape.hkv, shape.dv, kernel.k_block) &&
-           backward_map(&out->dout, kernel, in.do_, shape.hq, shape.dv, kernel.q_block) &&
+    int32_t q_box = kernel.q_box > 0 ? kernel.q_box : kernel.q_block;
+    int32_t k_box = kernel.k_box > 0 ? kernel.k_box : kernel.k_block;
+    return backward_map(&out->q, kernel, in.q, shape.hq, shape.d, q_box) &&
+           backward_map(&out->k, kernel, in.k, shape.hkv, shape.d, k_box) &&
+           backward_map(&out->v, kernel, in.v, shape.hkv, shape.dv, k_box) &&
+           backward_map(&out->dout, kernel, in.do_, shape.hq, shape.dv, q_box) &&
            backward_map(&out->dq, kernel, in.dq, shape.hq, shape.d, kernel.out_rows) &&
            backward_map(&out->dk, kernel, in.dk, shape.hkv, shape.d, kernel.out_rows) &&
            backward_map(&out->dv, kernel, in.dv, shape.hkv, shape.dv, kernel.out_rows);
@@ -239,12 +244,13 @@ inline bool backward_preprocess_run(attn_context *context, const attn_launch *la
 inline bool backward_main_run(attn_context *context, const backward_kernel &kernel,
                               const cuda_plan &plan, const backward_params &p)
 {
-    gpu::launch_config config = {cuda_ctas(context, plan.tile_count),
+    int32_t clusters = cuda_ctas(context, plan.tile_count * kernel.cluster) / kernel.cluster;
+    gpu::launch_config config = {(clusters > 0 ? clusters : 1) * kernel.cluster,
                                  1,
                                  1,
                                  kernel.threads,
                                  kernel.smem_bytes,
-                                 0,
+                                 kernel.cluster,
                                  false,
                                  context->stream};
     return gpu::launch(config, kernel.start, p) == nullptr;

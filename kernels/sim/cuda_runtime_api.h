@@ -118,7 +118,7 @@ inline cudaError_t cudaGetDevice(int *device)
 /* A small chip, so that persistent kernels take several tiles each. */
 inline cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int)
 {
-    *value = attribute == cudaDevAttrMultiProcessorCount      ? sim::PROCESSORS
+    *value = attribute == cudaDevAttrMultiProcessorCount      ? sim::processors
              : attribute == cudaDevAttrComputeCapabilityMajor ? 9
                                                               : 0;
     return cudaSuccess;

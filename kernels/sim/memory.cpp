@@ -7,6 +7,8 @@
 namespace sim
 {
 
+thread_local int processors = PROCESSORS;
+
 namespace
 {
 

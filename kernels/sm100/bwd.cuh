@@ -46,102 +46,10 @@
 #ifndef SM100_BWD_CUH
 #define SM100_BWD_CUH
 
-#include "common/backward.cuh"
-#include "common/ring.cuh"
-#include "gpu/barrier.cuh"
-#include "gpu/math.cuh"
-#include "gpu/registers.cuh"
-#include "gpu/smem.cuh"
-#include "gpu/tma.cuh"
-#include "gpu/warp.cuh"
 #include "sm100/bwd_plan.cuh"
 
 namespace sm100
 {
-
-using bwd_params = attn::backward_params;
-using attn::backward_tour;
-
-template <class C>
-GPU_INLINE void bwd_init(uint32_t smem)
-{
-    using S = bwd_smem<C>;
-    if (gpu::thread_index() == 0) {
-        attn::ring_init<C::TILE_SLOTS>(smem + S::TILE_RING, 1, C::TILE_READERS);
-        attn::ring_init<C::KEY_SLOTS>(smem + S::K_RING, 1, 1);
-        attn::ring_init<C::KEY_SLOTS>(smem + S::V_RING, 1, 1);
-        attn::ring_init<C::Q_STAGES>(smem + S::Q_RING, 1, 1);
-        attn::ring_init<C::DOUT_STAGES>(smem + S::DOUT_RING, 1, 1);
-        gpu::mbarrier_init(smem + S::S_FULL, 1);
-        gpu::mbarrier_init(smem + S::P_FULL, C::COMPUTERS);
-        gpu::mbarrier_init(smem + S::DP_FULL, 1);
-        gpu::mbarrier_init(smem + S::DS_FULL, C::COMPUTERS);
-        gpu::mbarrier_init(smem + S::DQ_FULL, 1);
-        gpu::mbarrier_init(smem + S::DQ_EMPTY, C::DQ_READERS);
-        gpu::mbarrier_init(smem + S::MAY_DRAW, 1);
-        gpu::mbarrier_init_fence();
-    }
-    if (gpu::warp_index() == MULTIPLIER) {
-        gpu::tmem_take<gpu::TMEM_COLUMNS>(smem + S::TENSOR);
-        gpu::tmem_take_no_more();
-    }
-    gpu::block_sync();
-}
-
-/* This thread's place among the compute or the dQ warps. */
-struct bwd_lane {
-    int warp, half; /* quarter of the lanes; compute: half of the columns */
-    int lane;
-    bool leader;     /* of its warp */
-    uint32_t tensor; /* column 0 of the quarter */
-};
-
-GPU_INLINE bwd_lane bwd_lane_of(uint32_t tensor, int first_warp)
-{
-    int warp = gpu::warp_index() % 4;
-    return {warp, (gpu::warp_index() - first_warp) / 4, gpu::lane_index(), gpu::elect_one(),
-            gpu::tmem_at(tensor, static_cast<uint32_t>(warp * WARP_LANES), 0)};
-}
-
-/* One step as a warp sees it. What only masked blocks need is read again from the record. */
-struct bwd_step {
-    uint32_t use;  /* of the tile's rings */
-    uint32_t step; /* of all others */
-    int32_t m;     /* query block */
-    bool first;    /* of the tile */
-};
-
-GPU_INLINE int32_t bwd_steps(const bwd_params &p, uint32_t tile)
-{
-    attn::tile_blocks blocks = attn::tile_read_blocks(tile);
-    return (blocks.last - blocks.first) * p.group;
-}
-
-/* Tensor memory may be used once the barrier has completed so many rounds. */
-GPU_INLINE void await_tensor(uint32_t barrier, uint32_t rounds)
-{
-    gpu::mbarrier_wait(barrier, rounds);
-    gpu::tcgen05_fence_after();
-}
-
-/* What all lanes of the warp have loaded, or stored, in tensor memory is done. */
-GPU_INLINE void hand_tensor(uint32_t barrier, const bwd_lane &me)
-{
-    gpu::tcgen05_fence_before();
-    gpu::warp_sync();
-    if (me.leader) {
-        gpu::mbarrier_arrive(barrier);
-    }
-}
-
-/* What the warp has sent from shared memory has left: its source may be written again. */
-GPU_INLINE void wait_staging(const bwd_lane &me)
-{
-    if (me.leader) {
-        gpu::bulk_wait_read<0>();
-    }
-    gpu::warp_sync();
-}
 
 /* ---- loaders: one thread each ---- */
 
@@ -513,7 +421,11 @@ GPU_INLINE uint32_t reduce_tile(const bwd_params &p, uint32_t smem, uint32_t til
     }
 #pragma unroll 1
     for (; attn::tour_lasts(p, tile, tour); attn::tour_next(tile, tour), step++) {
-        reduce_step<C>(p, smem, tile, step, tour, base, me);
+        if constexpr (C::PAIR) {
+            pair_reduce_step<C>(p, smem, tile, step, tour, base, me);
+        } else {
+            reduce_step<C>(p, smem, tile, step, tour, base, me);
+        }
     }
     return step;
 }
@@ -532,7 +444,7 @@ GPU_INLINE void reduce_all(const bwd_params &p, uint32_t smem, const bwd_lane &m
         step = reduce_tile<C>(p, smem, tile, step, me);
         gpu::warp_sync(); /* all lanes have read the record */
         if (me.leader) {
-            attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+            bwd_release_tile<C>(smem, use);
             if (me.warp == 0 && attn::draws_late<C>(p)) {
                 gpu::mbarrier_arrive(smem + S::MAY_DRAW);
             }
@@ -550,7 +462,8 @@ GPU_INLINE void mask_chunk(float (&s)[C::CHUNK], int column, const bwd_params &p
                            const bwd_step &at, const bwd_lane &me)
 {
     uint32_t tile = bwd_tile<C>(smem, at.use);
-    int32_t key = attn::tile_read_place(tile).row + me.warp * WARP_LANES + me.lane;
+    int32_t key =
+        attn::tile_read_place(tile).row + bwd_keys_before<C>() + me.warp * WARP_LANES + me.lane;
     attn::key_range seen = attn::queries_of<C::M>(p, tile, key, at.m);
     int32_t first = seen.first - column, last = seen.last - column;
 #pragma unroll
@@ -604,9 +517,9 @@ GPU_INLINE void make_ds(const float (&s)[C::CHUNK], int column, uint32_t target,
             gpu::pack<typename C::T>(s[i + 2] * (dp[i + 2] - d.z), s[i + 3] * (dp[i + 3] - d.w));
     }
     gpu::tmem_store(target, pairs);
-    uint32_t row = gpu::tile_address(SWIZZLE, smem + bwd_smem<C>::DS, C::N,
+    uint32_t row = gpu::tile_address(SWIZZLE, bwd_ds_panel<C>(smem, me.half), TILE_ROWS,
                                      static_cast<uint32_t>(me.warp * WARP_LANES + me.lane),
-                                     static_cast<uint32_t>(column) * 2);
+                                     static_cast<uint32_t>(column % PANEL) * 2);
 #pragma unroll
     for (uint32_t i = 0; i < C::CHUNK / 8; i++) {
         const uint32_t *x = &pairs[4 * i];
@@ -624,7 +537,7 @@ GPU_INLINE void do_step(const bwd_params &p, uint32_t smem, const bwd_step &at, 
     uint32_t scores = me.tensor + bwd_columns<C>::S + static_cast<uint32_t>(column);
     uint32_t ds = me.tensor + bwd_columns<C>::DP + static_cast<uint32_t>(column);
     float s[CHUNKS][C::CHUNK];
-    attn::ring_wait_full<C::Q_STAGES>(smem + S::Q_RING, at.step); /* the statistics */
+    attn::ring_wait_full<C::STATISTICS_STAGES>(smem + S::STATISTICS_RING, at.step);
     await_tensor(smem + S::S_FULL, at.step + 1);
     gpu::tmem_load(s[0], scores);
 #pragma unroll
@@ -637,7 +550,7 @@ GPU_INLINE void do_step(const bwd_params &p, uint32_t smem, const bwd_step &at, 
                   smem, at, me);
     }
     gpu::tmem_store_wait();
-    hand_tensor(smem + S::P_FULL, me);
+    bwd_hand<C>(smem + S::P_FULL, me);
     if (at.first) {
         wait_staging(me); /* the last tile's dK and dV */
     }
@@ -652,7 +565,10 @@ GPU_INLINE void do_step(const bwd_params &p, uint32_t smem, const bwd_step &at, 
     }
     gpu::tmem_store_wait();
     gpu::fence_async_smem();
-    hand_tensor(smem + S::DS_FULL, me);
+    if constexpr (C::PAIR) {
+        pair_pass_ds<C>(smem, me);
+    }
+    bwd_hand<C>(smem + S::DS_FULL, me);
 }
 
 /* Panel j of dV and dK, in that order: 32 rows, staged where this warp's part of dS goes. */
@@ -663,8 +579,8 @@ GPU_INLINE void store_panel(const bwd_params &p, uint32_t smem, uint32_t tile, i
     constexpr int DV_PANELS = C::DV / PANEL;
     bool is_dv = j < DV_PANELS;
     int column = (is_dv ? j : j - DV_PANELS) * PANEL;
-    uint32_t stage = smem + bwd_smem<C>::DS + tile_bytes(C::N, me.half * PANEL) +
-                     static_cast<uint32_t>(me.warp * WARP_LANES) * PANEL_ROW;
+    uint32_t stage =
+        bwd_ds_panel<C>(smem, me.half) + static_cast<uint32_t>(me.warp * WARP_LANES) * PANEL_ROW;
     float sum[PANEL];
     if (j >= 2) {
         gpu::tcgen05_fence_after(); /* the lanes met for the panel before */
@@ -680,9 +596,10 @@ GPU_INLINE void store_panel(const bwd_params &p, uint32_t smem, uint32_t tile, i
         attn::tile_place place = attn::tile_read_place(tile);
         attn::tile_side k = attn::tile_read_k(tile);
         const attn::backward_set *set = attn::backward_set_of(p, place.set);
-        gpu::tma_store(is_dv ? &set->dv : &set->dk, stage, gpu::l2::evict_first, column,
-                       gpu::ragged_row(k.span, place.row + me.warp * WARP_LANES), place.head,
-                       gpu::ragged_shift(k.first, k.span));
+        gpu::tma_store(
+            is_dv ? &set->dv : &set->dk, stage, gpu::l2::evict_first, column,
+            gpu::ragged_row(k.span, place.row + bwd_keys_before<C>() + me.warp * WARP_LANES),
+            place.head, gpu::ragged_shift(k.first, k.span));
         gpu::bulk_commit();
     }
 }
@@ -699,7 +616,7 @@ GPU_INLINE void store_keys(const bwd_params &p, uint32_t smem, uint32_t use, uin
         store_panel<C>(p, smem, bwd_tile<C>(smem, use), j, me);
     }
     if (me.leader) {
-        attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+        bwd_release_tile<C>(smem, use);
     }
 }
 

@@ -6,6 +6,7 @@
 
 #include "cuda/backward.cuh"
 #include "sm100/bwd.cuh"
+#include "sm100/bwd_pair.cuh"
 #include "sm100/bwd_post.cuh"
 
 namespace sm100
@@ -29,6 +30,52 @@ attn_status bwd_launch(attn_context *context, const attn_launch *launch)
         C::D,
         WARP_LANES};
     return attn::backward_launch(context, launch, kernel);
+}
+
+/* By pairs of CTAs; boxes of Q and dO have half a step's rows, those of K and V a CTA's. */
+template <class C>
+attn_status bwd_pair_launch(attn_context *context, const attn_launch *launch)
+{
+    constexpr attn::backward_kernel kernel = {
+        attn::preprocess_kernel<typename C::T, C::M, C::D, C::DV>,
+        bwd_pair_kernel<C>,
+        bwd_post_kernel<C>,
+        C::THREADS,
+        BWD_POST_THREADS,
+        bwd_smem<C>::BYTES,
+        tile_bytes(C::M, C::D),
+        gpu::element_of<typename C::T>::value,
+        SWIZZLE,
+        C::M,
+        C::N,
+        C::D,
+        WARP_LANES,
+        C::Q_ROWS,
+        TILE_ROWS,
+        2};
+    return attn::backward_launch(context, launch, kernel);
+}
+
+template <typename T, bool CAPPED>
+attn_status bwd_pair_launch_order(attn_context *context, const attn_launch *launch)
+{
+    return launch->shape.deterministic
+               ? bwd_pair_launch<bwd_pair_config<T, CAPPED, true>>(context, launch)
+               : bwd_pair_launch<bwd_pair_config<T, CAPPED, false>>(context, launch);
+}
+
+template <typename T>
+attn_status bwd_pair_launch_cap(attn_context *context, const attn_launch *launch)
+{
+    return launch->shape.softcap > 0.0f ? bwd_pair_launch_order<T, true>(context, launch)
+                                        : bwd_pair_launch_order<T, false>(context, launch);
+}
+
+/* Head dims of 72 to 128 both. */
+inline attn_status bwd_pair_dispatch(attn_context *context, const attn_launch *launch)
+{
+    return launch->shape.dtype == ATTN_BF16 ? bwd_pair_launch_cap<gpu::bf16>(context, launch)
+                                            : bwd_pair_launch_cap<gpu::fp16>(context, launch);
 }
 
 template <typename T, int D, int DV, bool CAPPED>

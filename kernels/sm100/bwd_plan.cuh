@@ -1,19 +1,26 @@
 /*
- * sm100/bwd_plan: what sm100/bwd is made of: an instance's sizes, its roles, and where things lie
- * in shared and tensor memory. Who uses them stands above bwd.cuh.
+ * sm100/bwd_plan: where the backward pass has what in shared and tensor memory, and what its roles
+ * share, also between the kernel of one CTA (bwd) and that of pairs (bwd_pair).
  */
 #ifndef SM100_BWD_PLAN_CUH
 #define SM100_BWD_PLAN_CUH
 
+#include "common/backward.cuh"
 #include "common/ring.cuh"
-#include "common/tile.cuh"
-#include "gpu/mbarrier.cuh"
+#include "gpu/barrier.cuh"
+#include "gpu/cluster.cuh"
+#include "gpu/math.cuh"
+#include "gpu/registers.cuh"
 #include "gpu/smem.cuh"
-#include "gpu/tcgen05.cuh"
+#include "gpu/tma.cuh"
+#include "gpu/warp.cuh"
 #include "sm100/tiles.cuh"
 
 namespace sm100
 {
+
+using bwd_params = attn::backward_params;
+using attn::backward_tour;
 
 constexpr int WARP_LANES = 32;
 
@@ -36,6 +43,7 @@ struct bwd_config {
     static constexpr int N = TILE_ROWS;       /* keys of a tile */
     static constexpr bool SOFTCAP = CAPPED;
     static constexpr bool DETERMINISTIC = ORDERED;
+    static constexpr bool PAIR = false; /* of CTAs that work on a tile together: bwd_pair */
     static constexpr bool SMALL = D == PANEL && DV == PANEL;
     static constexpr int THREADS = ALL_WARPS * WARP_LANES;
     static constexpr uint32_t COMPUTERS = MULTIPLIER - COMPUTE_WARPS;
@@ -43,7 +51,7 @@ struct bwd_config {
     static constexpr uint32_t TILE_READERS = COMPUTERS + DQ_READERS + 3; /* loaders, multiplier */
     static constexpr int TILE_SLOTS = 2;
     static constexpr int KEY_SLOTS = SMALL ? 2 : 1;
-    static constexpr int Q_STAGES = 2;
+    static constexpr int Q_STAGES = 2, STATISTICS_STAGES = Q_STAGES;
     static constexpr int DOUT_STAGES = D + DV == 4 * PANEL ? 1 : 2;
     static constexpr int CHUNK =
         CAPPED ? 16 : 32;                 /* queries that a compute warp works on at a time */
@@ -74,6 +82,7 @@ struct bwd_smem {
     static constexpr uint32_t K_RING = TILE_RING + attn::ring_barriers(C::TILE_SLOTS);
     static constexpr uint32_t V_RING = K_RING + attn::ring_barriers(C::KEY_SLOTS);
     static constexpr uint32_t Q_RING = V_RING + attn::ring_barriers(C::KEY_SLOTS);
+    static constexpr uint32_t STATISTICS_RING = Q_RING; /* they come with Q */
     static constexpr uint32_t DOUT_RING = Q_RING + attn::ring_barriers(C::Q_STAGES);
     static constexpr uint32_t S_FULL = DOUT_RING + attn::ring_barriers(C::DOUT_STAGES);
     static constexpr uint32_t P_FULL = S_FULL + gpu::MBARRIER_BYTES;
@@ -136,7 +145,153 @@ GPU_INLINE uint32_t bwd_dout(uint32_t smem, uint32_t step)
 template <class C>
 GPU_INLINE uint32_t bwd_statistics(uint32_t smem, uint32_t step)
 {
-    return smem + bwd_smem<C>::STATISTICS + attn::ring_slot<C::Q_STAGES>(step) * (2 * C::ROW_BYTES);
+    return smem + bwd_smem<C>::STATISTICS +
+           attn::ring_slot<C::STATISTICS_STAGES>(step) * (2 * C::ROW_BYTES);
+}
+
+template <class C>
+GPU_INLINE void bwd_init(uint32_t smem)
+{
+    using S = bwd_smem<C>;
+    if (gpu::thread_index() == 0) {
+        attn::ring_init<C::TILE_SLOTS>(smem + S::TILE_RING, 1, C::TILE_READERS);
+        attn::ring_init<C::KEY_SLOTS>(smem + S::K_RING, 1, 1);
+        attn::ring_init<C::KEY_SLOTS>(smem + S::V_RING, 1, 1);
+        attn::ring_init<C::Q_STAGES>(smem + S::Q_RING, 1, 1);
+        attn::ring_init<C::DOUT_STAGES>(smem + S::DOUT_RING, 1, 1);
+        gpu::mbarrier_init(smem + S::S_FULL, 1);
+        gpu::mbarrier_init(smem + S::P_FULL, C::COMPUTERS);
+        gpu::mbarrier_init(smem + S::DP_FULL, 1);
+        gpu::mbarrier_init(smem + S::DS_FULL, C::COMPUTERS);
+        gpu::mbarrier_init(smem + S::DQ_FULL, 1);
+        gpu::mbarrier_init(smem + S::DQ_EMPTY, C::DQ_READERS);
+        gpu::mbarrier_init(smem + S::MAY_DRAW, 1);
+        gpu::mbarrier_init_fence();
+    }
+    if (gpu::warp_index() == MULTIPLIER) {
+        gpu::tmem_take<gpu::TMEM_COLUMNS>(smem + S::TENSOR);
+        gpu::tmem_take_no_more();
+    }
+    gpu::block_sync();
+}
+
+/* This thread's place among the compute or the dQ warps. */
+struct bwd_lane {
+    int warp, half; /* quarter of the lanes; compute: half of the columns */
+    int lane;
+    bool leader;     /* of its warp */
+    uint32_t tensor; /* column 0 of the quarter */
+};
+
+GPU_INLINE bwd_lane bwd_lane_of(uint32_t tensor, int first_warp)
+{
+    int warp = gpu::warp_index() % 4;
+    return {warp, (gpu::warp_index() - first_warp) / 4, gpu::lane_index(), gpu::elect_one(),
+            gpu::tmem_at(tensor, static_cast<uint32_t>(warp * WARP_LANES), 0)};
+}
+
+/* One step as a warp sees it. What only masked blocks need is read again from the record. */
+struct bwd_step {
+    uint32_t use;  /* of the tile's rings */
+    uint32_t step; /* of all others */
+    int32_t m;     /* query block */
+    bool first;    /* of the tile */
+};
+
+GPU_INLINE int32_t bwd_steps(const bwd_params &p, uint32_t tile)
+{
+    attn::tile_blocks blocks = attn::tile_read_blocks(tile);
+    return (blocks.last - blocks.first) * p.group;
+}
+
+/* Tensor memory may be used once the barrier has completed so many rounds. */
+GPU_INLINE void await_tensor(uint32_t barrier, uint32_t rounds)
+{
+    gpu::mbarrier_wait(barrier, rounds);
+    gpu::tcgen05_fence_after();
+}
+
+/* What all lanes of the warp have loaded, or stored, in tensor memory is done. */
+GPU_INLINE void hand_tensor(uint32_t barrier, const bwd_lane &me)
+{
+    gpu::tcgen05_fence_before();
+    gpu::warp_sync();
+    if (me.leader) {
+        gpu::mbarrier_arrive(barrier);
+    }
+}
+
+/* ---- what is different where a pair of CTAs works on a tile (bwd_pair) ---- */
+
+/* Keys of the tile that are the other CTA's, before this one's. */
+template <class C>
+GPU_INLINE int32_t bwd_keys_before()
+{
+    if constexpr (C::PAIR) {
+        return static_cast<int32_t>(gpu::cluster_rank()) * TILE_ROWS;
+    } else {
+        return 0;
+    }
+}
+
+/* hand_tensor to the multiplier; of a pair it is in the even CTA. */
+template <class C>
+GPU_INLINE void bwd_hand(uint32_t barrier, const bwd_lane &me)
+{
+    if constexpr (C::PAIR) {
+        gpu::tcgen05_fence_before();
+        gpu::warp_sync();
+        if (me.leader) {
+            gpu::mbarrier_arrive_cluster(gpu::cluster_map(barrier, 0));
+        }
+    } else {
+        hand_tensor(barrier, me);
+    }
+}
+
+/* One thread: this warp is done with the tile's record; of a pair the even CTA draws. */
+template <class C>
+GPU_INLINE void bwd_release_tile(uint32_t smem, uint32_t use)
+{
+    uint32_t ring = smem + bwd_smem<C>::TILE_RING;
+    if constexpr (C::PAIR) {
+        gpu::mbarrier_arrive_cluster(
+            gpu::cluster_map(attn::ring_empty<C::TILE_SLOTS>(ring, use), 0));
+    } else {
+        attn::ring_release<C::TILE_SLOTS>(ring, use);
+    }
+}
+
+/*
+ * Where the warps of a half put dS^T, a row of 64 queries per key. Of a pair each CTA sums dQ of
+ * one half of the queries, over the keys of both; the other half is passed on from where it lies.
+ */
+template <class C>
+GPU_INLINE uint32_t bwd_ds_panel(uint32_t smem, int half)
+{
+    using S = bwd_smem<C>;
+    constexpr uint32_t SHARE = tile_bytes(TILE_ROWS, PANEL);
+    if constexpr (C::PAIR) {
+        uint32_t rank = gpu::cluster_rank();
+        return smem + (static_cast<uint32_t>(half) == rank ? S::DS + rank * SHARE : S::DS_OUT);
+    } else {
+        return smem + S::DS + static_cast<uint32_t>(half) * SHARE;
+    }
+}
+
+template <class C>
+GPU_INLINE void pair_pass_ds(uint32_t smem, const bwd_lane &me);
+template <class C>
+GPU_INLINE void pair_reduce_step(const bwd_params &p, uint32_t smem, uint32_t tile, uint32_t step,
+                                 const backward_tour &tour, int32_t base, const bwd_lane &me);
+
+/* What the warp has sent from shared memory has left: its source may be written again. */
+GPU_INLINE void wait_staging(const bwd_lane &me)
+{
+    if (me.leader) {
+        gpu::bulk_wait_read<0>();
+    }
+    gpu::warp_sync();
 }
 
 } // namespace sm100

@@ -31,6 +31,7 @@ size_t sm100_fwd_scratch(const struct attn_launch *launch);
     SM100_FORWARD("sm100_fwd_64", 64, 64, sm100_fwd_64),                                           \
         SM100_FORWARD("sm100_fwd_128", 128, 128, sm100_fwd_128),                                   \
         SM100_FORWARD("sm100_fwd_192", 192, 128, sm100_fwd_192),                                   \
-        SM100_FORWARD("sm100_fwd_256", 256, 256, sm100_fwd_256), SM100_BACKWARD_ROWS
+        SM100_FORWARD("sm100_fwd_256", 256, 256, sm100_fwd_256), SM100_BACKWARD_PAIR_ROW,          \
+        SM100_BACKWARD_ROWS
 
 #endif

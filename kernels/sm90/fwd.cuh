@@ -71,7 +71,7 @@ struct fwd_config {
      * asked for only when O before it is out, and in short documents its way from HBM is waited for
      * at each tile. */
     static constexpr int Q_FIT = static_cast<int>((gpu::SMEM_BYTES - 1024 - RINGS) / Q_BYTES);
-    static constexpr int Q_SLOTS = Q_FIT < 3 ? Q_FIT : 3;
+    static constexpr int Q_SLOTS = Q_FIT > 3 ? 4 : Q_FIT; /* 3 of 4 would spill at d 64 */
     /* Sums are what a block is launched with: 24 + 2 * 240 = 3 * 168, 32 + 3 * 160 = 4 * 128. */
     static constexpr int LOADER_REGISTERS = WGS == 2 ? 24 : 32;
     static constexpr int CONSUMER_REGISTERS = WGS == 2 ? 240 : 160;

@@ -115,8 +115,8 @@ int daemon_wait(struct daemon *daemon)
 {
     int status = 0;
     waitpid(daemon->pid, &status, 0);
-    if (WIFEXITED(status) && WEXITSTATUS(status) != 0) {
-        daemon_print_log(daemon); /* a sanitizer's report, too, is in it */
+    if (status != 0 && !(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)) {
+        daemon_print_log(daemon); /* a sanitizer's report or what was asserted is in it */
     }
     unlink(daemon->socket);
     unlink(daemon->log);

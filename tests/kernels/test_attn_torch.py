@@ -21,7 +21,8 @@ of its error at most, softcap or not.
 In fp32 low is as fine as the kernels: both errors are draws of one distribution, and the largest of
 a draw is luck. Low's own, of one case summed in six orders, differ by up to 6.4 times; the kernels'
 have been up to 3.6 times low's. Root mean squares are no luck: 1.46 times at most. So those are
-held to 2, and the largest, lest a single element strays, to 8. (Seeds 11 to 24.)
+held to 2, and the largest, lest a single element strays, to 8. (Seeds 11 to 24; in --full with seed
+20261123 0.6 of the first bound and 0.3 of the second were used where low had any error.)
 
 The cases cover all pairs of values of all factors, and then the hazards; --full takes every
 combination of mask, layout, zero lengths and length relation.
@@ -187,7 +188,8 @@ def low_attention(q, k, v, do, dlse, sink, see, scale, softcap, dtype):
     lse = torch.logsumexp(torch.cat([s, sinks[:, :, None]], 2), 2)
     p = r(torch.exp(s - lse[:, :, None]).masked_fill(~see, 0))
     o = r(p @ vs)
-    delta = (do * o).sum(2) - (0 if dlse is None else dlse)
+    delta = (do.double() * o.double()).sum(2).float()  # not as dp is: their errors would cancel
+    delta = delta - (0 if dlse is None else dlse)
     ds = r(p * (r(do @ vs.transpose(1, 2)) - delta[:, :, None]) * (1 - t * t))
     dq = r(scale * (ds @ ks))
 
@@ -255,22 +257,31 @@ class Batch:
             answer.update({"d" + n: g for n, g in zip(names, grads) if g is not None})
         return answer
 
-    def low(self):
-        """The same math in the input type."""
+    def low(self, backwards):
+        """The same math in the input type; backwards: all sums in the opposite order."""
+        def turn(x):
+            return x.flip(list(range(1, x.dim()))) if backwards else x
         answer = self.empty_answer(torch.float32)
         for rows, keys, see in self.sequences():
-            q, do = (x[rows].float().transpose(0, 1) for x in (self.q, self.do))
-            k, v = (x[keys].float().transpose(0, 1) for x in (self.k, self.v))
-            dlse = None if self.dlse is None else self.dlse[:, rows]
+            q, do = (turn(x[rows].float().transpose(0, 1)) for x in (self.q, self.do))
+            k, v = (turn(x[keys].float().transpose(0, 1)) for x in (self.k, self.v))
+            dlse = None if self.dlse is None else turn(self.dlse[:, rows])
+            see = see.flip([0, 1]) if backwards else see
             o, lse, dq, dk, dv, dsink = low_attention(q, k, v, do, dlse, self.sink, see, self.scale,
                                                       self.case["softcap"], self.dtype)
-            answer["lse"][:, rows] = lse
+            answer["lse"][:, rows] = turn(lse)
             for name, at, x in (("o", rows, o), ("dq", rows, dq), ("dk", keys, dk),
                                 ("dv", keys, dv)):
-                answer[name][at] = x.transpose(0, 1)
+                answer[name][at] = turn(x).transpose(0, 1)
             if self.sink is not None:
                 answer["dsink"] += dsink
         return answer
+
+    def lows(self):
+        """16 bits: one. fp32: both orders, as a row that sees one key has gradients of 0, and low
+        that sums dp and delta in the same order has no error there."""
+        orders = (False, True) if self.dtype == torch.float32 else (False,)
+        return [self.low(backwards) for backwards in orders]
 
     def o_rounding(self, ref):
         """How far rounding o to the input type can move dsink: half a step an element, with random
@@ -366,45 +377,47 @@ def root_mean_square(x):
     return float(x.square().mean().sqrt()) if x.numel() else 0.0
 
 
-def dsink_scale(batch, ref, low):
+def dsink_scale(batch, ref, lows):
     """How far dsink can be off. It has an element a head, each a sum of row errors of random sign:
     their largest in low says little, and the root of the sum of the rows' squares stands for it;
     as that too is luck where a sequence has a row or two, with what rounding o can do."""
-    rows = batch.sink_rows(low) - batch.sink_rows(ref)
-    return math.hypot(float(rows.square().sum(1).sqrt().max()), batch.o_rounding(ref))
+    rows = [batch.sink_rows(low) - batch.sink_rows(ref) for low in lows]
+    return math.hypot(max(float(x.square().sum(1).sqrt().max()) for x in rows),
+                      batch.o_rounding(ref))
 
 
-def bounds(name, batch, ref, low, dtype):
+def bounds(name, batch, ref, lows, dtype):
     """(what is measured, how, its bound) of one result."""
     if name == "lse":
         return [("largest", largest, 1e-3)]
     atol = rounding_steps(ref[name], dtype)
-    if name == "dsink":
-        return [("largest", largest, 2 * dsink_scale(batch, ref, low) + atol)]
-    off = (low[name].double() - ref[name])[torch.isfinite(ref[name])]
-    if batch.dtype != torch.float32:
-        return [("largest", largest, 2 * largest(off) + atol)]
-    return [("rms", root_mean_square, 2 * root_mean_square(off) + atol / 4),
-            ("largest", largest, 8 * largest(off) + atol)]
+    fp32 = batch.dtype == torch.float32
+    if name == "dsink":  # fp32: 2.3 times has been seen
+        return [("largest", largest, (3 if fp32 else 2) * dsink_scale(batch, ref, lows) + atol)]
+    offs = [(low[name].double() - ref[name])[torch.isfinite(ref[name])] for low in lows]
+    if not fp32:
+        return [("largest", largest, 2 * largest(offs[0]) + atol)]
+    return [("rms", root_mean_square, 2 * max(map(root_mean_square, offs)) + atol / 4),
+            ("largest", largest, 8 * max(map(largest, offs)) + atol)]
 
 
-def complaints(name, batch, got, ref, low):
+def complaints(name, batch, got, ref, lows):
     """What is wrong with one result, as a list."""
     finite = torch.isfinite(ref[name])
     if not torch.equal(finite, torch.isfinite(got)):
         return [f"{name}: inf or NaN in other places than the reference"]
     off = (got.double() - ref[name])[finite]
     return [f"{name}: {what} error {measure(off):.3g}, bound {bound:.3g}"
-            for what, measure, bound in bounds(name, batch, ref, low, got.dtype)
+            for what, measure, bound in bounds(name, batch, ref, lows, got.dtype)
             if not measure(off) <= bound]
 
 
 def check(kernels, case, lengths, rng):
     """What is wrong, as a list."""
     batch = Batch(case, *lengths, rng)
-    ref, low = batch.reference(), batch.low()
+    ref, lows = batch.reference(), batch.lows()
     return [text for name, x in kernels.compute(batch).items()
-            for text in complaints(name, batch, x, ref, low)]
+            for text in complaints(name, batch, x, ref, lows)]
 
 
 def main():

@@ -169,12 +169,16 @@ struct numbers {
     int32_t sequence, stripe;
 };
 
-static void set_sequence(struct plan_tile *tile, const struct attn_sequence *sequence,
-                         struct numbers numbers)
+static void set_sequence(enum attn_pass pass, struct plan_tile *tile,
+                         const struct attn_sequence *sequence, struct numbers numbers)
 {
     tile->set = sequence->set;
     tile->sequence = numbers.sequence;
-    tile->stripe = numbers.stripe;
+    if (pass == ATTN_FORWARD) {
+        tile->heads = 1;
+    } else {
+        tile->stripe = numbers.stripe;
+    }
     tile->q_first = (int32_t)sequence->q_first;
     tile->q_len = sequence->q_len;
     tile->q_span = sequence->q_span;
@@ -211,8 +215,12 @@ static void walk_group(struct walk *walk, const struct side *side, struct heads 
         if (!tile_at(shape, side, block_row(shape, side, i), &tile)) {
             continue;
         }
-        set_sequence(&tile, sequence, numbers);
-        for (int32_t head = heads.first * q_heads; head < heads.last * q_heads; head++) {
+        set_sequence(shape->pass, &tile, sequence, numbers);
+        int32_t step = 1;
+        if (shape->pairs && q_heads % 2 == 0 && tile.rows <= shape->q_block / 2) {
+            tile.heads = step = 2;
+        }
+        for (int32_t head = heads.first * q_heads; head < heads.last * q_heads; head += step) {
             put_tile(walk, &tile, head, bucket);
         }
     }

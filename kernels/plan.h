@@ -38,6 +38,7 @@ struct plan_shape {
     int32_t q_block, k_block; /* rows of a query block, keys of a key block */
     int32_t walked_bytes;     /* of what tiles walk, per row and head: K and V, or Q, dO and dQ */
     bool deterministic;       /* backward */
+    bool pairs; /* forward: a tile may be half as many rows of two q heads that share keys */
 };
 
 /*
@@ -54,7 +55,11 @@ struct plan_tile {
     int32_t first, last;
     int32_t clear_first, clear_last;
     int32_t q_first, q_len, q_span, sequence;
-    int32_t k_first, k_len, k_span, stripe; /* stripe: backward, of the sequence's first query */
+    int32_t k_first, k_len, k_span;
+    union {
+        int32_t stripe; /* backward: of the sequence's first query */
+        int32_t heads;  /* forward: 1, or 2: rows of head, then the same rows of the next head */
+    };
 };
 
 /* Rows of one set, from row on, for all heads. */

@@ -115,8 +115,8 @@ inline backward_layout backward_layout_of(int64_t stripes, int32_t hq, int32_t m
 inline plan_shape backward_plan_shape(const attn_shape &shape, int32_t m, int32_t n)
 {
     int32_t walked_bytes = 2 * (shape.d + shape.dv) + 4 * shape.d;
-    return {ATTN_BACKWARD, shape.mask,         shape.hq, shape.hkv, m, n,
-            walked_bytes,  shape.deterministic};
+    return {ATTN_BACKWARD, shape.mask,          shape.hq, shape.hkv, m, n,
+            walked_bytes,  shape.deterministic, false};
 }
 
 /* What a launch brings along, in one piece of the context's ring. */

@@ -53,6 +53,7 @@ plan_shape clean_shape(const plan_shape *shape)
     clean.k_block = shape->k_block;
     clean.walked_bytes = shape->walked_bytes;
     clean.deterministic = shape->deterministic;
+    clean.pairs = shape->pairs;
     return clean;
 }
 

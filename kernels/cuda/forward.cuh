@@ -23,7 +23,8 @@ struct forward_kernel {
     gpu::element type;
     gpu::swizzle pattern;
     int32_t q_block, k_block; /* rows of a tile and of a key block, and of their boxes */
-    int32_t o_rows;           /* rows of a box of O */
+    int32_t q_rows, o_rows;   /* rows of boxes of Q and O */
+    bool pairs;               /* of two heads in a tile */
 };
 
 /* A map of heads x rows x columns with boxes of box_rows x one panel. */
@@ -45,7 +46,7 @@ inline bool forward_set_make(forward_set *out, const forward_kernel &kernel,
     out->lse_row_stride = in.lse.row_stride;
     out->lse_head_stride = in.lse.head_stride;
     out->sink = shape.has_sink ? in.sink : nullptr;
-    return forward_map(&out->q, kernel, in.q, shape.hq, shape.d, kernel.q_block) &&
+    return forward_map(&out->q, kernel, in.q, shape.hq, shape.d, kernel.q_rows) &&
            forward_map(&out->k, kernel, in.k, shape.hkv, shape.d, kernel.k_block) &&
            forward_map(&out->v, kernel, in.v, shape.hkv, shape.dv, kernel.k_block) &&
            forward_map(&out->o, kernel, in.o, shape.hq, shape.dv, kernel.o_rows);
@@ -138,7 +139,8 @@ inline attn_status forward_launch(attn_context *context, const attn_launch *laun
                          kernel.q_block,
                          kernel.k_block,
                          2 * (shape.d + shape.dv),
-                         false};
+                         false,
+                         kernel.pairs};
     cuda_plan plan = {};
     forward_params p = {};
     if (launch->sequence_count == 0 || launch->set_count == 0) {

@@ -20,7 +20,9 @@ attn_status fwd_launch(attn_context *context, const attn_launch *launch)
                                              SWIZZLE,
                                              C::M,
                                              C::N,
-                                             WARP};
+                                             C::M,
+                                             WARP,
+                                             false};
     return attn::forward_launch(context, launch, kernel);
 }
 

@@ -13,8 +13,9 @@
  * probabilities and O in registers. They drift apart by themselves, so that the softmax of one runs
  * under the products of the others. S(next) = Q K^T and O += P V of a step are issued together,
  * also across tiles: the last PV of a tile goes with the first QK of the next, and a change of
- * tiles leaves no bubble. In a tile of few rows the last consumers have nothing to do but to return
- * its stages.
+ * tiles leaves no bubble. In a tile of at most 64 rows the second of two consumers has the same
+ * rows of the next head, if that has the same keys; other consumers without rows only return
+ * stages.
  *
  * Per 128 x 128 block at d 128: 8.4 MFLOP, 2048 cycles of the tensor cores; shared memory 160 KB
  * read and 64 KB written, 1792 cycles; 16384 exponentials, 1024 cycles. Bound: tensor cores, and in
@@ -71,12 +72,14 @@ struct fwd_config {
      * asked for only when O before it is out, and in short documents its way from HBM is waited for
      * at each tile. */
     static constexpr int Q_FIT = static_cast<int>((gpu::SMEM_BYTES - 1024 - RINGS) / Q_BYTES);
-    static constexpr int Q_SLOTS = Q_FIT > 3 ? 4 : Q_FIT; /* 3 of 4 would spill at d 64 */
+    static constexpr int Q_SLOTS = Q_FIT > 3 ? 4 : Q_FIT; /* 3 of 4 spill at d 64 */
     /* Sums are what a block is launched with: 24 + 2 * 240 = 3 * 168, 32 + 3 * 160 = 4 * 128. */
     static constexpr int LOADER_REGISTERS = WGS == 2 ? 24 : 32;
     static constexpr int CONSUMER_REGISTERS = WGS == 2 ? 240 : 160;
     static_assert(WGS == 2 || WGS == 3, "the named barriers below");
     static constexpr bool FUSED = Q_SLOTS > 1; /* may a step span two tiles? */
+    static constexpr bool PAIRS = WGS == 2;    /* of heads in a tile of few rows */
+    static constexpr int Q_BOXES = PAIRS ? WGS : 1;
     static_assert(DV <= D, "O is staged in Q's slot");
 };
 
@@ -213,22 +216,46 @@ GPU_INLINE void load_k(const fwd_params &p, uint32_t smem, uint32_t use, const f
                                      fwd_k<C>(smem, use));
 }
 
-/* A panel that the tensor has not is its first one again: K's zeros meet it, and what O left in the
- * slot might not be finite. */
+/* What one consumer has of a tile: 64 rows of a head. */
+struct fwd_part {
+    int32_t row, head;
+    bool any;
+};
+
+template <class C>
+GPU_INLINE fwd_part part_of(uint32_t tile, int wg)
+{
+    attn::tile_place place = attn::tile_read_place(tile);
+    if (C::PAIRS && attn::tile_read_k(tile).number == 2) {
+        return {place.row, place.head + wg, true};
+    }
+    int32_t before = wg * WG_ROWS;
+    return {place.row + before, place.head, place.rows > before};
+}
+
+/* A part of no rows is the first one again: a box of them would be an illegal address. Likewise a
+ * panel that the tensor has not: K's zeros meet it, and what O left in the slot might not be
+ * finite.
+ */
 template <class C>
 GPU_INLINE void load_q(const fwd_params &p, const fwd_set *set, uint32_t smem, uint32_t use)
 {
-    attn::tile_place place = attn::tile_read_place(fwd_tile<C>(smem, use));
-    attn::tile_side q = attn::tile_read_q(fwd_tile<C>(smem, use));
+    uint32_t tile = fwd_tile<C>(smem, use);
+    attn::tile_side q = attn::tile_read_q(tile);
     uint32_t ring = smem + fwd_smem<C>::Q_RING;
     uint32_t full = attn::ring_full<C::Q_SLOTS>(ring, use);
     attn::ring_wait_empty<C::Q_SLOTS>(ring, use);
     gpu::mbarrier_arrive_expect(full, C::Q_BYTES);
+    for (int box = 0; box < C::Q_BOXES; box++) {
+        fwd_part part = part_of<C>(tile, box);
+        int32_t row = part.row < q.len ? part.row : attn::tile_read_place(tile).row;
+        uint32_t target = fwd_q<C>(smem, use) + static_cast<uint32_t>(box * WG_ROWS) * PANEL_ROW;
 #pragma unroll
-    for (int c = 0; c < C::D; c += PANEL) {
-        gpu::tma_load(fwd_q<C>(smem, use) + tile_bytes(C::M, c), &set->q, full,
-                      gpu::l2::evict_first, c < p.d ? c : 0, gpu::ragged_row(q.len, place.row),
-                      place.head, gpu::ragged_shift(q.first, q.len));
+        for (int c = 0; c < C::D; c += PANEL) {
+            gpu::tma_load(target + tile_bytes(C::M, c), &set->q, full, gpu::l2::evict_first,
+                          c < p.d ? c : 0, gpu::ragged_row(q.len, row), part.head,
+                          gpu::ragged_shift(q.first, q.len));
+        }
     }
 }
 
@@ -342,11 +369,10 @@ GPU_INLINE fwd_work take_tile(uint32_t smem, const fwd_lane &me, uint32_t use, u
     for (;; use++) {
         attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
         uint32_t tile = fwd_tile<C>(smem, use);
-        int32_t rows = attn::tile_read_place(tile).rows;
-        if (rows == 0) {
+        if (attn::tile_read_place(tile).rows == 0) {
             return {use, block, 0};
         }
-        if (rows > me.wg * WG_ROWS) {
+        if (part_of<C>(tile, me.wg).any) {
             return {use, block, tile};
         }
         attn::tile_blocks blocks = attn::tile_read_blocks(tile);
@@ -424,8 +450,7 @@ struct fwd_view {
 template <class C>
 GPU_INLINE fwd_view view_rows(const fwd_params &p, const fwd_work &work, const fwd_lane &me)
 {
-    int32_t row =
-        attn::tile_read_place(work.tile).row + me.wg * WG_ROWS + me.warp * WARP_ROWS + me.lane / 4;
+    int32_t row = part_of<C>(work.tile, me.wg).row + me.warp * WARP_ROWS + me.lane / 4;
     int32_t q_len = attn::tile_read_q(work.tile).len, k_len = attn::tile_read_k(work.tile).len;
     return {attn::mask_row(p.reach, row, q_len, k_len),
             attn::mask_row(p.reach, row + 8, q_len, k_len)};
@@ -522,8 +547,8 @@ GPU_INLINE fwd_work next_tile(uint32_t smem, const fwd_work &work, const fwd_lan
     }
     attn::ring_wait_full<C::TILE_SLOTS>(smem + fwd_smem<C>::TILE_RING, use);
     uint32_t tile = fwd_tile<C>(smem, use);
-    int32_t rows = attn::tile_read_place(tile).rows;
-    return {use, work.block + 1, rows > me.wg * WG_ROWS ? tile : 0};
+    bool mine = attn::tile_read_place(tile).rows > 0 && part_of<C>(tile, me.wg).any;
+    return {use, work.block + 1, mine ? tile : 0};
 }
 
 /* The last PV of a tile, with the first QK of the next one if there is such. */
@@ -549,21 +574,21 @@ template <class C>
 GPU_INLINE void finish_rows(fwd_registers<C> &r, const attn::softmax_state &state,
                             const fwd_params &p, const fwd_work &work, const fwd_lane &me)
 {
-    attn::tile_place place = attn::tile_read_place(work.tile);
+    fwd_part part = part_of<C>(work.tile, me.wg);
     attn::tile_side q = attn::tile_read_q(work.tile);
-    const fwd_set *set = attn::forward_set_of(p, place.set);
+    const fwd_set *set = attn::forward_set_of(p, attn::tile_read_place(work.tile).set);
     float sink =
-        set->sink != nullptr ? gpu::global_load<float>(set->sink + place.head) : -gpu::infinity();
+        set->sink != nullptr ? gpu::global_load<float>(set->sink + part.head) : -gpu::infinity();
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        int32_t row = place.row + me.wg * WG_ROWS + me.warp * WARP_ROWS + me.lane / 4 + 8 * half;
+        int32_t row = part.row + me.warp * WARP_ROWS + me.lane / 4 + 8 * half;
         attn::softmax_result result =
             attn::softmax_finish(state.top[half], state.sum[half], p.scale_log2, sink);
         bool unused = row >= q.len;
         bool empty = unused || result.scale == 0.0f;
         float lse = unused ? -gpu::infinity() : result.lse;
         gpu::global_store_if(me.lane % 4 == 0 && row < q.span,
-                             set->lse + place.head * set->lse_head_stride +
+                             set->lse + part.head * set->lse_head_stride +
                                  (int64_t{q.first} + row) * set->lse_row_stride,
                              lse);
 #pragma unroll
@@ -596,9 +621,9 @@ GPU_INLINE void store_rows(const fwd_registers<C> &r, const fwd_params &p, uint3
     gpu::fence_async_smem();
     gpu::warp_sync();
     if (me.leader) {
-        attn::tile_place place = attn::tile_read_place(work.tile);
+        fwd_part part = part_of<C>(work.tile, me.wg);
         attn::tile_side q = attn::tile_read_q(work.tile);
-        const fwd_set *set = attn::forward_set_of(p, place.set);
+        const fwd_set *set = attn::forward_set_of(p, attn::tile_read_place(work.tile).set);
 #pragma unroll
         for (int c = 0; c < C::DV; c += PANEL) {
             if (c >= p.dv) {
@@ -606,8 +631,8 @@ GPU_INLINE void store_rows(const fwd_registers<C> &r, const fwd_params &p, uint3
             }
             gpu::tma_store(&set->o, stage + tile_bytes(C::M, c) + first * PANEL_ROW,
                            gpu::l2::evict_first, c,
-                           gpu::ragged_row(q.span, place.row + static_cast<int32_t>(first)),
-                           place.head, gpu::ragged_shift(q.first, q.span));
+                           gpu::ragged_row(q.span, part.row + me.warp * WARP_ROWS), part.head,
+                           gpu::ragged_shift(q.first, q.span));
         }
         gpu::bulk_commit();
         attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, work.use);

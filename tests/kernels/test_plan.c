@@ -52,7 +52,8 @@ static struct plan_shape draw_shape(void)
         .walked_bytes = 512,
         .deterministic = draw(2),
     };
-    shape.hq = shape.hkv * (1 + draw(3));
+    shape.hq = shape.hkv * (1 + draw(4));
+    shape.pairs = shape.pass == ATTN_FORWARD && draw(2);
     return shape;
 }
 
@@ -115,6 +116,21 @@ static bool seen(const struct batch *b, const struct attn_sequence *s, int32_t i
     return any;
 }
 
+/* q heads, or backward kv heads, of a tile. */
+static int32_t heads_of(const struct batch *b, const struct plan_tile *t)
+{
+    return b->shape.pass == ATTN_FORWARD ? t->heads : 1;
+}
+
+/* Two heads of a tile have the same keys, and their rows are half a tile each at most. */
+static void check_heads(const struct batch *b, const struct plan_tile *t)
+{
+    int32_t heads = heads_of(b, t), group = b->shape.hq / b->shape.hkv;
+    must(heads == 1 || (heads == 2 && b->shape.pairs));
+    must(heads == 1 || t->rows <= b->shape.q_block / 2);
+    must(heads == 1 || t->head / group == (t->head + 1) / group);
+}
+
 static void check_tile(const struct batch *b, const struct plan_tile *t, uint8_t covered[SPAN_MAX],
                        uint8_t rows_seen[SPAN_MAX])
 {
@@ -125,6 +141,7 @@ static void check_tile(const struct batch *b, const struct plan_tile *t, uint8_t
     must(t->rows <= side.block);
     must(t->row + t->rows <= side.span);
     must(t->first < t->last);
+    check_heads(b, t);
     must(t->first <= t->clear_first && t->clear_first <= t->clear_last && t->clear_last <= t->last);
     int32_t clear_first = t->clear_first * side.other_block;
     int32_t clear_last = t->clear_last * side.other_block;
@@ -166,7 +183,8 @@ static void check_sequence(const struct batch *b, int32_t number)
     for (int32_t head = 0; head < side.heads; head++) {
         uint8_t covered[SPAN_MAX] = {0}, rows_seen[SPAN_MAX] = {0};
         for (int64_t t = 0; t < b->size.tiles; t++) {
-            if (b->tiles[t].sequence == number && b->tiles[t].head == head) {
+            int32_t ahead = head - b->tiles[t].head;
+            if (b->tiles[t].sequence == number && ahead >= 0 && ahead < heads_of(b, &b->tiles[t])) {
                 check_tile(b, &b->tiles[t], covered, rows_seen);
             }
         }
@@ -203,7 +221,7 @@ START_TEST(every_pair_once)
         must(b.size.tiles <= bound.tiles && b.size.fills <= bound.fills);
         int64_t rows = 0, spans = 0;
         for (int64_t t = 0; t < b.size.tiles; t++) {
-            rows += b.tiles[t].rows;
+            rows += (int64_t)b.tiles[t].rows * heads_of(&b, &b.tiles[t]);
         }
         for (int64_t f = 0; f < b.size.fills; f++) {
             rows += (int64_t)b.fills[f].rows *
@@ -239,7 +257,9 @@ START_TEST(tiles_are_the_sequences_own)
             for (int64_t t = 0; t < b.size.tiles; t++) {
                 if (b.tiles[t].sequence == s) {
                     mine[count] = b.tiles[t];
-                    mine[count].stripe = 0;
+                    if (b.shape.pass == ATTN_BACKWARD) {
+                        mine[count].stripe = 0;
+                    }
                     mine[count++].sequence = 0;
                 }
             }
@@ -265,7 +285,8 @@ START_TEST(stripes_cover_the_spans)
         for (int32_t s = 0; s < b.count; s++) {
             const struct attn_sequence *sequence = &b.sequences[s];
             for (int64_t t = 0; t < b.size.tiles; t++) {
-                must(b.tiles[t].sequence != s || b.tiles[t].stripe == at);
+                must(b.shape.pass == ATTN_FORWARD || b.tiles[t].sequence != s ||
+                     b.tiles[t].stripe == at);
             }
             for (int32_t row = 0; row < sequence->q_span; row += stripes[at++].rows) {
                 must(stripes[at].set == sequence->set && stripes[at].rows > 0);

@@ -14,10 +14,6 @@
 #include "server/log.h"
 #include "server/server.h"
 
-/* Weight of a new measurement of the rate. */
-#define RATE_SMOOTHING 0.2
-/* Slices with less work say more about the launch than about the rate. */
-#define RATE_SLICE_US_MIN 200u
 /* Results that are copied leave after each slice, under the kernels of the next one; only those of
  * the last slice leave alone. 25 ms become 3: at the bus's 55 GB/s an output of 170 MB. */
 #define COPIED_SLICES 8.0
@@ -36,7 +32,7 @@ enum fas_status executor_open(struct executor *executor, uint32_t index, const c
     if (status != FAS_OK) {
         return status;
     }
-    executor->flops_per_us = executor->device.flops_per_us;
+    rate_open(&executor->rate, executor->device.flops_per_us);
     uint32_t requests = config->batch_requests_max;
     executor->picked = calloc(requests, sizeof *executor->picked);
     executor->parts = calloc(requests, sizeof *executor->parts);
@@ -64,7 +60,7 @@ enum fas_status executor_open(struct executor *executor, uint32_t index, const c
 
 static double busy_for_us(const struct executor *executor)
 {
-    return executor->flops_outstanding / executor->flops_per_us;
+    return executor->flops_outstanding / executor->rate.flops_per_us;
 }
 
 static bool runs_sooner(const struct executor *a, const struct executor *b)
@@ -128,7 +124,7 @@ static void pick(struct server *server, struct executor *executor, uint64_t now_
     const struct config *config = &server->config;
     double flops_max = config->batch_flops_max > 0
                            ? config->batch_flops_max
-                           : executor->flops_per_us * (double)config->batch_us;
+                           : executor->rate.flops_per_us * (double)config->batch_us;
     const struct sched_limits limits = {.delay_us = config->batch_delay_us,
                                         .ageing_us = config->ageing_us,
                                         .batch = {.requests = config->batch_requests_max,
@@ -242,7 +238,7 @@ static void lay_out(struct server *server, struct executor *executor, struct fli
 {
     struct batch *batch = &flight->batch;
     const struct cost *cost = &executor->batch_cost;
-    double part_flops = executor->flops_per_us * (double)server->config.slice_us;
+    double part_flops = executor->rate.flops_per_us * (double)server->config.slice_us;
     bool copied = any_copied(server, executor, count);
     const struct batch_cut cut = {.slice_flops = copied ? part_flops / COPIED_SLICES : part_flops,
                                   .part_flops = part_flops};
@@ -326,12 +322,8 @@ uint64_t executor_start(struct server *server, struct executor *executor, uint64
 static void measure(struct executor *executor, const struct device_completion *completion,
                     double flops)
 {
-    uint64_t took_us = completion->ended_us - completion->started_us;
     executor->flops_done += flops;
-    if (took_us >= RATE_SLICE_US_MIN) {
-        double rate = flops / (double)took_us;
-        executor->flops_per_us += RATE_SMOOTHING * (rate - executor->flops_per_us);
-    }
+    rate_measure(&executor->rate, flops, completion->ended_us - completion->started_us);
 }
 
 static void finish(struct slot *slot, const struct device_completion *completion)
@@ -422,7 +414,7 @@ bool executor_watch(struct server *server, struct executor *executor, uint64_t n
     uint64_t took_us =
         runs && now_us > executor->launch_since_us ? now_us - executor->launch_since_us : 0;
     double estimate_us =
-        runs ? flight_step_flops(flight_at(executor, 0)) / executor->flops_per_us : 0;
+        runs ? flight_step_flops(flight_at(executor, 0)) / executor->rate.flops_per_us : 0;
     bool late = (double)took_us > STALL_ESTIMATES * estimate_us;
     bool stalled = late && took_us > timeout_us / STALL_PART;
     if (stalled != executor->stalled) {

@@ -15,6 +15,7 @@
 #include "server/device.h"
 #include "server/flight.h"
 #include "server/queue.h"
+#include "server/rate.h"
 #include "server/sched.h"
 #include "server/slot.h"
 #include "server/staging.h"
@@ -35,8 +36,8 @@ struct executor {
     uint32_t launches; /* with the device */
     struct cost batch_cost;
     struct batch_part *parts;
-    struct attn_set *sets;        /* of the parts */
-    double flops_per_us;          /* measured, smoothed */
+    struct attn_set *sets; /* of the parts */
+    struct rate rate;
     double flops_outstanding;     /* of all its slots: for routing */
     double lane_us[DEVICE_LANES]; /* with work of the lane under way */
     double flops_done;

@@ -352,7 +352,7 @@ static struct slot *admit(struct server *server, struct connection *connection,
  * is moving tensors. */
 static double work_us(const struct server *server, const struct executor *executor)
 {
-    double compute_us = executor ? executor->flops_outstanding / executor->flops_per_us : 0;
+    double compute_us = executor ? executor->flops_outstanding / executor->rate.flops_per_us : 0;
     double took_us = (double)stats_quantile(&server->stats.histograms[STATS_TOTAL_US], 0.5);
     return compute_us > took_us ? compute_us : took_us;
 }

@@ -185,7 +185,7 @@ void server_measure(struct server *server, uint64_t now_us)
         stats_device_set(stats, i, STATS_DEVICE_UPLOAD_US, e->lane_us[DEVICE_UPLOAD]);
         stats_device_set(stats, i, STATS_DEVICE_DOWNLOAD_US, e->lane_us[DEVICE_DOWNLOAD]);
         stats_device_set(stats, i, STATS_DEVICE_FLOPS, e->flops_done);
-        stats_device_set(stats, i, STATS_DEVICE_FLOP_RATE, e->flops_per_us * 1e6);
+        stats_device_set(stats, i, STATS_DEVICE_FLOP_RATE, e->rate.flops_per_us * 1e6);
     }
 }
 

@@ -19,4 +19,11 @@ static inline double clock_seconds(uint64_t since_ns)
     return (double)(clock_ns() - since_ns) * 1e-9;
 }
 
+static inline void clock_wait(double seconds)
+{
+    struct timespec time = {.tv_sec = (time_t)seconds,
+                            .tv_nsec = (long)((seconds - (double)(time_t)seconds) * 1e9)};
+    nanosleep(&time, NULL);
+}
+
 #endif

@@ -54,6 +54,8 @@ static void tally_merge(struct tally *into, struct tally *from)
     double *all = realloc(into->us, sizeof(double) * (size_t)(into->count + from->count + 1));
     if (all) {
         into->us = all;
+    }
+    if (all && from->count > 0) {
         memcpy(all + into->count, from->us, sizeof(double) * (size_t)from->count);
         into->count += from->count;
     }

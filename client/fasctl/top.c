@@ -223,13 +223,6 @@ static bool take(struct fas_client *client, struct sample *sample)
     return true;
 }
 
-static void wait_seconds(double seconds)
-{
-    struct timespec time = {.tv_sec = (time_t)seconds,
-                            .tv_nsec = (long)((seconds - (double)(time_t)seconds) * 1e9)};
-    nanosleep(&time, NULL);
-}
-
 /* Frames until interrupted, or one. False: the daemon is gone. */
 static bool watch(struct fas_client *client, double interval_s, bool once, bool json)
 {
@@ -239,7 +232,7 @@ static bool watch(struct fas_client *client, double interval_s, bool once, bool 
     }
     for (unsigned i = 1;; i++) {
         struct sample *now = &samples[i % 2], *before = &samples[(i + 1) % 2];
-        wait_seconds(interval_s);
+        clock_wait(interval_s);
         if (!take(client, now)) {
             return false;
         }

@@ -91,7 +91,7 @@ void *memory_take(size_t bytes);
 void memory_give(void *memory);
 bool memory_holds(uintptr_t address, size_t bytes);
 
-constexpr int PROCESSORS = 3;        /* that the host side is told of, */
+constexpr int PROCESSORS = 3;       /* that the host side is told of, */
 extern thread_local int processors; /* unless a test wants others */
 
 struct launch_shape {

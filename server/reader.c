@@ -403,8 +403,12 @@ void reader_place(struct reader *reader, void *memory, uint32_t routes, uint32_t
     pthread_mutex_init(&reader->lock, NULL);
 }
 
+/* Nobody else holds the reader of a free stream. Its lock is new in each life: a member takes its
+ * leader's inside its own, and last time it may have been the other way round. */
 void reader_reset(struct reader *reader, bool ipc)
 {
+    pthread_mutex_destroy(&reader->lock);
+    pthread_mutex_init(&reader->lock, NULL);
     pthread_mutex_lock(&reader->lock);
     reader->ipc = ipc;
     reader->phase = READER_HELLO;

@@ -19,6 +19,11 @@ const char *daemon_device_kind(void)
     return chosen ? chosen : "cpu";
 }
 
+int daemon_port(void)
+{
+    return 10000 + getpid() % 20000;
+}
+
 const char *daemon_arena_stat(void)
 {
     static char name[64];

@@ -21,6 +21,10 @@ struct daemon {
 const char *daemon_device_kind(void);
 const char *daemon_arena_stat(void);
 
+/* A tcp port of this process's own: below those that the kernel gives to clients (32768 and up), of
+ * which many wait out their time when tests run side by side. */
+int daemon_port(void);
+
 /* For clients: 0 if the environment does not say. */
 uint32_t daemon_connections(void);
 

@@ -54,7 +54,7 @@ void use_tcp(void)
         exit(EXIT_FAILURE);
     }
     close(fd);
-    port = (uint16_t)(20000 + getpid() % 20000);
+    port = (uint16_t)daemon_port();
     snprintf(listen_tcp, sizeof listen_tcp, "127.0.0.1:%u", port);
     options[count++] = "--listen-tcp";
     options[count++] = listen_tcp;

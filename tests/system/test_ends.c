@@ -243,7 +243,7 @@ START_TEST(tcp_needs_a_token_of_the_file)
     ck_assert_int_ge(fd, 0);
     ck_assert_int_gt(dprintf(fd, "# name token\ntrainer 0123456789abcdef0123456789abcdef\n"), 0);
     close(fd);
-    snprintf(port, sizeof port, "127.0.0.1:%d", 20000 + getpid() % 20000);
+    snprintf(port, sizeof port, "127.0.0.1:%d", daemon_port());
     snprintf(url, sizeof url, "tcp://%s", port);
     const char *const arguments[] = {"--device",     "cpu:0",        "--arena-bytes",
                                      "64MiB",        "--listen-tcp", port,

@@ -30,7 +30,7 @@ static void start_with_tokens(struct daemon *daemon)
     ck_assert_int_ge(fd, 0);
     ck_assert_int_gt(dprintf(fd, "trainer " TRAINER "\nboss " ADMIN " admin\n"), 0);
     close(fd);
-    snprintf(address, sizeof address, "127.0.0.1:%d", 20000 + getpid() % 20000);
+    snprintf(address, sizeof address, "127.0.0.1:%d", daemon_port());
     snprintf(url, sizeof url, "tcp://%s", address);
     const char *const arguments[] = {"--device",
                                      "cpu:0",

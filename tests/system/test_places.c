@@ -276,7 +276,7 @@ START_TEST(a_client_that_is_not_of_this_node)
     int fd = mkstemp(file);
     ck_assert_int_gt(dprintf(fd, "trainer %s\n", token), 0);
     close(fd);
-    snprintf(port, sizeof port, "127.0.0.1:%d", 20000 + getpid() % 20000);
+    snprintf(port, sizeof port, "127.0.0.1:%d", daemon_port());
     snprintf(url, sizeof url, "tcp://%s", port);
     const char *const listening[] = {"--device",     "cpu:0",        "--arena-bytes",
                                      "16MiB",        "--listen-tcp", port,

@@ -38,7 +38,7 @@ static void make_files(void)
     ck_assert_int_eq(fchmod(fileno(tokens), 0600), 0);
     fprintf(tokens, "trainer %s\n", TOKEN);
     fclose(tokens);
-    snprintf(address, sizeof(address), "127.0.0.1:%d", 20000 + getpid() % 20000);
+    snprintf(address, sizeof(address), "127.0.0.1:%d", daemon_port());
     snprintf(url, sizeof(url), "tls+tcp://%s", address);
 }
 

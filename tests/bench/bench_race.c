@@ -17,6 +17,7 @@
  */
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,7 +78,8 @@ static void *symbol(void *library, const char *path, const char *name)
 
 static void open_variant(struct variant *v, const char *path)
 {
-    void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    char place[PATH_MAX]; /* dlopen takes a name without a slash for one of the system's */
+    void *library = dlopen(realpath(path, place) ? place : path, RTLD_NOW | RTLD_LOCAL);
     struct attn_context *(*open)(void *, size_t) = NULL;
     enum attn_arch (*arch)(void) = NULL;
     *(void **)&open = symbol(library, path, "attn_cuda_open");

@@ -143,6 +143,10 @@ static enum fas_status call_fill(struct fas_call *call, const struct fas_request
     if (usable != FAS_OK) {
         return usable;
     }
+    status = event_locate(call, error);
+    if (status != FAS_OK) {
+        return status;
+    }
     place_locate(call);
     call->tensors_left = tensors_with_bytes(&request->dims, call->inputs);
     for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
@@ -219,6 +223,12 @@ struct fas_call *call_find(struct fas_client *client, uint64_t id)
     }
     struct fas_call *call = &client->calls[slot];
     return call->id == id && call->state == CALL_OPEN && call->announced ? call : NULL;
+}
+
+bool call_lends(const struct fas_call *call)
+{
+    return call->state == CALL_OPEN &&
+           (call->placed || call->wire.wait_event || call->wire.done_event);
 }
 
 /* ---- to the end ---- */
@@ -334,6 +344,9 @@ enum fas_status fas_submit(struct fas_client *client, const struct fas_request *
         return fas_fail(error, FAS_INVALID_ARGUMENT, "call", "nobody would learn of its end");
     }
     enum fas_status shared = place_share(client, request, error);
+    if (shared == FAS_OK) {
+        shared = event_share(client, request, error);
+    }
     if (shared != FAS_OK) {
         return shared;
     }
@@ -349,7 +362,7 @@ enum fas_status fas_submit(struct fas_client *client, const struct fas_request *
         call->state = CALL_OPEN;
         call->announced = call->closed_in_callback = false;
         call->chunk = 0;
-        call->done = call->telling = false;
+        call->done = call->telling = call->enqueued = false;
         call->results = call->beyond = 0;
         call->complete = call->told = 0;
         memset(&call->report, 0, sizeof(call->report));
@@ -391,6 +404,24 @@ bool fas_wait(struct fas_call *call, int64_t timeout_ms)
     bool ended = connection_wait(connection, &waiter, until_ns);
     connection_unlock(connection);
     return ended;
+}
+
+static bool call_is_enqueued(const void *context)
+{
+    const struct fas_call *call = context;
+    return call->enqueued || call->state == CALL_ENDED;
+}
+
+bool fas_enqueued(struct fas_call *call, int64_t timeout_ms)
+{
+    struct connection *connection = call->client->connection;
+    struct waiter waiter = {.woken = &call->ended, .done = call_is_enqueued, .context = call};
+    uint64_t until_ns = timeout_ms < 0 ? 0 : client_now_ns() + (uint64_t)timeout_ms * 1000000u;
+    connection_lock(connection);
+    connection_wait(connection, &waiter, until_ns);
+    bool enqueued = call->enqueued;
+    connection_unlock(connection);
+    return enqueued;
 }
 
 const struct fas_report *fas_call_report(struct fas_call *call)

@@ -83,13 +83,13 @@ static void client_on_tick(void *context, bool heard)
     connection_push(lane->connection);
 }
 
-/* Calls with tensors in shared memory are under way. */
+/* Calls with tensors in shared memory, or with events, are under way. */
 static bool client_lends(void *context)
 {
     const struct lane *lane = context;
     const struct fas_client *client = lane->client;
     for (uint32_t i = 0; client->calls && i < client->call_count; i++) {
-        if (client->calls[i].state == CALL_OPEN && client->calls[i].placed) {
+        if (call_lends(&client->calls[i])) {
             return true;
         }
     }
@@ -322,6 +322,7 @@ void fas_close(struct fas_client *client)
     }
     call_free_all(client);
     place_free_all(client);
+    event_free_all(client);
     pthread_cond_destroy(&client->changed);
     if (client->event >= 0) {
         close(client->event);

@@ -6,6 +6,7 @@
  *   sender.c    what is sent next            receiver.c  what arrives, and where it goes
  *   question.c  ping, stats, drain, open     strided.c   packed bytes <-> strided tensors
  *   place.c     memory shared with the daemon
+ *   event.c     CUDA events shared with the daemon
  *
  * A call goes one way:  FREE -> OPEN -> ANSWERED -> ENDING -> ENDED -> FREE.
  *   OPEN      the daemon may send results into the caller's memory
@@ -46,6 +47,7 @@ struct fas_call {
     int64_t rows_left[FAS_TENSOR_COUNT];
     uint32_t receiving;       /* lanes that are receiving into it, or telling of progress */
     bool done;                /* DONE has come; rows may still be on their way in other lanes */
+    bool enqueued;            /* ENQUEUED has come */
     uint32_t results, beyond; /* RESULTs that came; one more than their largest number */
     int32_t complete, told;   /* sequences that are complete with all those; told of */
     bool telling;             /* on_progress is running */
@@ -143,6 +145,7 @@ struct fas_client {
     struct call_queue small, bulk, cancels;
     TAILQ_HEAD(, question) questions;
     struct place *places; /* a chain */
+    struct event *events; /* another */
     uint64_t places_used; /* counts calls' uses of them */
     STAILQ_HEAD(, release) releases;
     uint64_t result_window;      /* of a lane */
@@ -188,6 +191,17 @@ void call_received(struct fas_call *call);
 void call_tell(struct fas_client *client);
 /* The connection is gone, and nothing touches memory any more. Under the lock. */
 void call_lose_all(struct fas_client *client, const struct fas_error *error);
+
+/* Whether the daemon may be using memory or events of the program's for it. Under the lock. */
+bool call_lends(const struct fas_call *call);
+
+/* event.c. Events that the request names and the daemon does not know are opened by it. Waits, so
+ * without the lock. */
+enum fas_status event_share(struct fas_client *client, const struct fas_request *request,
+                            struct fas_error *error);
+/* Events of the call are named by place. Under the lock. */
+enum fas_status event_locate(struct fas_call *call, struct fas_error *error);
+void event_free_all(struct fas_client *client);
 
 /* place.c. Under the lock. */
 /* CUDA allocations that the request names and the daemon does not know are opened by it. Waits, so

@@ -46,6 +46,8 @@ struct driver {
     int (*free)(uintptr_t memory);
     int (*copy)(uintptr_t to, uintptr_t from, size_t bytes);
     int (*wait)(void *stream);
+    int (*current_device)(int *device);
+    int (*export_event)(struct handle *handle, void *event);
 };
 
 static struct driver driver;
@@ -72,6 +74,8 @@ static bool resolve(void *library)
         {"cuMemFree_v2", &driver.free},
         {"cuMemcpy", &driver.copy},
         {"cuStreamSynchronize", &driver.wait},
+        {"cuCtxGetDevice", &driver.current_device},
+        {"cuIpcGetEventHandle", &driver.export_event},
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         void *found = dlsym(library, rows[i].name);
@@ -176,6 +180,30 @@ enum fas_status cuda_export(const struct cuda_allocation *allocation, struct wir
     }
     *open = (struct wire_open){.place = FAS_PLACE_CUDA, .has_memory = true};
     memcpy(open->cuda_memory, handle.bytes, sizeof(open->cuda_memory));
+    print_uuid(&uuid, open->device_uuid, sizeof(open->device_uuid));
+    return FAS_OK;
+}
+
+/* The driver does not say which device an event is of. */
+enum fas_status cuda_export_event(void *event, struct wire_open *open, struct fas_error *error)
+{
+    struct handle handle;
+    struct uuid uuid;
+    int device = 0;
+    if (!load(true) || driver.current_device(&device) != 0 ||
+        driver.device_uuid(&uuid, device) != 0) {
+        return fas_fail(error, FAS_INVALID_ARGUMENT, "",
+                        "no GPU is current on this thread, that the event could be of");
+    }
+    int failed = driver.export_event(&handle, event);
+    if (failed) {
+        return fas_fail(error, FAS_INVALID_ARGUMENT, "",
+                        "has no IPC handle (error %d): create it with cudaEventInterprocess and "
+                        "cudaEventDisableTiming",
+                        failed);
+    }
+    *open = (struct wire_open){.place = FAS_PLACE_CUDA, .has_event = true};
+    memcpy(open->cuda_event, handle.bytes, sizeof(open->cuda_event));
     print_uuid(&uuid, open->device_uuid, sizeof(open->device_uuid));
     return FAS_OK;
 }

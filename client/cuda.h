@@ -1,7 +1,7 @@
 /*
  * cuda.h: the CUDA driver as libfaserve needs it: opened at run time, so that nothing of CUDA is
  * linked, and a program without a GPU does without. Device memory is told from host memory by its
- * address, and handed to the daemon by its IPC handle. Thread-safe.
+ * address, and handed to the daemon by its IPC handle, as events are. Thread-safe.
  */
 #ifndef CLIENT_CUDA_H
 #define CLIENT_CUDA_H
@@ -27,6 +27,9 @@ bool cuda_find(const void *data, struct cuda_allocation *allocation);
 /* What the daemon needs to open it: handle and device. */
 enum fas_status cuda_export(const struct cuda_allocation *allocation, struct wire_open *open,
                             struct fas_error *error);
+
+/* The same of an event, cudaEvent_t, of the calling thread's current device. */
+enum fas_status cuda_export_event(void *event, struct wire_open *open, struct fas_error *error);
 
 /* The uuid of a device as this process numbers them; false: it has no such. */
 bool cuda_name_device(uint32_t ordinal, char uuid[FAS_NAME_BYTES_MAX]);

@@ -34,9 +34,9 @@
  * Threads. A client and its calls may be used from any number of threads at once; exceptions stand
  * at the function. Callbacks run on threads of the library with no lock held, those of one call one
  * after the other: they may submit, cancel, take and close ended calls, and must not wait (fas_run,
- * fas_wait, fas_alloc, fas_free, fas_ping, fas_stats, fas_drain, closing an unended call,
- * fas_close), nor take long: they hold up the results of the other calls. The library uses nng, so
- * a process must not fork without exec after fas_connect.
+ * fas_wait, fas_enqueued, fas_alloc, fas_free, fas_ping, fas_stats, fas_drain, closing an unended
+ * call, fas_close), nor take long: they hold up the results of the other calls. The library uses
+ * nng, so a process must not fork without exec after fas_connect.
  */
 #ifndef FASERVE_H
 #define FASERVE_H
@@ -203,11 +203,12 @@ struct fas_request {
     uint64_t handle;      /* backward: of a retained forward; else 0 */
     uint64_t deadline_us; /* from arrival at the daemon; 0: none */
     struct fas_buffer tensors[FAS_BUFFERS_MAX];
-    fas_on_end *on_end;           /* NULL: none */
-    fas_on_progress *on_progress; /* NULL: none */
-    void *context;                /* for the callbacks and fas_call_context */
-    bool queue;                   /* when ended, put it where fas_take finds it */
-    uint64_t reserved[8];
+    fas_on_end *on_end;            /* NULL: none */
+    fas_on_progress *on_progress;  /* NULL: none */
+    void *context;                 /* for the callbacks and fas_call_context */
+    bool queue;                    /* when ended, put it where fas_take finds it */
+    void *wait_event, *done_event; /* cudaEvent_t; NULL: none. See "streams" below */
+    uint64_t reserved[6];
 };
 
 /* How a call ended. error.status FAS_OK: the results are complete. Times are the daemon's. */
@@ -286,15 +287,15 @@ enum fas_status fas_release(struct fas_client *client, uint64_t handle, struct f
  * of the program's (cudaMalloc, not a pool) is recognised as well: the first call on an allocation
  * lets the daemon open it, and waits for that, so it is not for callbacks; the 64 most recently
  * used stay open, and an open one keeps freed memory from coming back. Work on it that a stream
- * still has to do must be over before the call is made. A daemon with several GPUs computes where
- * the memory is, unless that GPU has so much to do that another is done sooner, the copies over to
- * it and back included: the report's device says which it was. FAS_PLACE_INLINE: ordinary memory,
- * so that a program can choose by one variable. At least 64-byte aligned and zero. Ask for large
- * pieces and divide them: a tensor is recognised by its address, wherever in a piece it begins; it
- * must begin at a multiple of 16 bytes (statistics: of 4), its strides be multiples of the same,
- * and it must end in its piece. Nothing of it is sent another way instead: what the daemon can not
- * use there is refused by name. Tensors in and outside such memory mix in a request. Waits for the
- * daemon.
+ * still has to do must be over before the call is made, or before its wait_event. A daemon with
+ * several GPUs computes where the memory is, unless that GPU has so much to do that another is done
+ * sooner, the copies over to it and back included: the report's device says which it was.
+ * FAS_PLACE_INLINE: ordinary memory, so that a program can choose by one variable. At least 64-byte
+ * aligned and zero. Ask for large pieces and divide them: a tensor is recognised by its address,
+ * wherever in a piece it begins; it must begin at a multiple of 16 bytes (statistics: of 4), its
+ * strides be multiples of the same, and it must end in its piece. Nothing of it is sent another way
+ * instead: what the daemon can not use there is refused by name. Tensors in and outside such memory
+ * mix in a request. Waits for the daemon.
  */
 enum fas_status fas_alloc(struct fas_client *client, enum fas_place place, uint64_t bytes,
                           void **memory, struct fas_error *error);
@@ -308,6 +309,44 @@ void fas_free(struct fas_client *client, void *memory);
 
 /* Copies between host and CUDA memory, either way, and returns when it is done. */
 enum fas_status fas_copy(void *to, const void *from, uint64_t bytes, struct fas_error *error);
+
+/* ---- streams ---- */
+
+/*
+ * Calls on CUDA memory without the host between: record an event behind the work that writes the
+ * inputs, name it as wait_event, and the daemon does not read them before it has come to pass;
+ * name another as done_event, and have the stream that reads the outputs wait for it.
+ *
+ *     cudaEventRecord(ready, stream);
+ *     request.wait_event = ready, request.done_event = done;
+ *     fas_submit(client, &request, &call, &error);
+ *     if (fas_enqueued(call, -1))
+ *         cudaStreamWaitEvent(stream, done, 0);       and go on with the stream
+ *
+ * Events are the caller's, created with cudaEventInterprocess | cudaEventDisableTiming on the GPU
+ * that is the calling thread's current one in fas_submit; ipc:// connections only. The first call
+ * that names an event lets the daemon open it, and waits for that, so it is not for callbacks.
+ * wait_event without a record before is no wait at all. Until fas_enqueued the caller neither
+ * records wait_event anew nor has a stream wait for done_event; events of several calls in flight
+ * are different ones. done_event is recorded behind the last write to CUDA memory and regions;
+ * what travels in messages is there when the call ends. Memory of the call stays as it is until the
+ * call has ended or a stream has come to pass done_event.
+ *
+ * A wait_event that does not come to pass costs its call, and nobody else: it ends with
+ * DEADLINE_EXCEEDED, field "wait_event", after the daemon's progress-timeout, or by its own
+ * deadline or a cancel. A call that fails before fas_enqueued has recorded nothing; one that fails
+ * later has: the stream goes on, and the report says that the outputs are not to be used.
+ */
+
+/*
+ * Waits until the daemon has done_event recorded (with wait_event alone: has seen it come to pass).
+ * False: the call ended before that, or (a negative timeout: for ever) it takes longer.
+ */
+bool fas_enqueued(struct fas_call *call, int64_t timeout_ms);
+
+/* The daemon closes an event that it opened for calls, all of which have ended. Needed before
+ * cudaEventDestroy; waits for the daemon. What is not closed goes with fas_close. */
+void fas_event_close(struct fas_client *client, void *event);
 
 /* ---- the daemon ---- */
 

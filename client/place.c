@@ -364,7 +364,7 @@ static struct fas_call *unsettled(struct fas_client *client)
 {
     for (uint32_t i = 0; client->calls && i < client->call_count; i++) {
         struct fas_call *call = &client->calls[i];
-        if (call->state == CALL_OPEN && call->placed) {
+        if (call_lends(call)) {
             return call;
         }
     }

@@ -293,6 +293,26 @@ static enum fas_status head_error(struct lane *lane, const struct frame *frame,
     return status;
 }
 
+static enum fas_status head_enqueued(struct lane *lane, const struct frame *frame,
+                                     const uint8_t *header, void **payload, struct fas_error *error)
+{
+    struct fas_client *client = lane->client;
+    enum fas_status status = FAS_OK;
+    (void)header, (void)payload;
+    connection_lock(client->connection);
+    struct fas_call *call = call_find(client, frame->request);
+    bool awaited = call && !call->enqueued && (call->wire.wait_event || call->wire.done_event);
+    if (awaited) {
+        call->enqueued = true;
+        pthread_cond_broadcast(&call->ended);
+        connection_nudge(client->connection);
+    } else {
+        status = violation(error, frame, "request", "for a request without events, or again");
+    }
+    connection_unlock(client->connection);
+    return status;
+}
+
 static enum fas_status head_answer(struct lane *lane, const struct frame *frame,
                                    const uint8_t *header, void **payload, struct fas_error *error)
 {
@@ -460,7 +480,7 @@ static on_head *const rows[FRAME_TYPE_COUNT] = {
     [FRAME_CREDIT] = head_credit,       [FRAME_PING] = head_ping,
     [FRAME_PONG] = head_answer,         [FRAME_STATS_REPLY] = head_answer,
     [FRAME_DRAIN_ACK] = head_answer,    [FRAME_OPENED] = head_opened,
-    [FRAME_CLOSED] = head_answer,
+    [FRAME_CLOSED] = head_answer,       [FRAME_ENQUEUED] = head_enqueued,
 };
 
 /* What a lane beside the first may bring. */

@@ -32,7 +32,9 @@
  *   OPENED      header Opened. Of a region: its descriptor (SCM_RIGHTS on the unix socket) arrives
  *               with the message or before it; descriptors keep the order of their messages.
  *   CLOSED      request = id of the CLOSE.
- *   ENQUEUED    the request's done event is recorded, the caller's stream may wait on it.
+ *   ENQUEUED    of a request that names events, before its DONE: the wait event has come to pass
+ *               and may be recorded anew, the done event is recorded and streams may wait on it.
+ *               A request that fails without has not recorded it.
  *   RESULT      header Result; flags = tensor; payload: whole rows; of statistics: for each head
  *               the strip of those rows. Without payload: only says that sequences are complete.
  *   DONE        header Done: the request succeeded, nothing more follows for it.

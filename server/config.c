@@ -134,7 +134,8 @@ const struct option_row config_rows[] = {
     {"hello-timeout", OPTION_DURATION, AT(hello_timeout_us), "5s", 1000, DAY,
      "A connection must have said HELLO by then."},
     {"progress-timeout", OPTION_DURATION, AT(progress_timeout_us), "30s", 1000, DAY,
-     "A peer in the middle of a message must send some byte within this time, or is closed."},
+     "A peer in the middle of a message must send some byte within this time, or is closed; a "
+     "request whose tensors do not come, or whose wait event does not come to pass, is ended."},
     {"result-timeout", OPTION_DURATION, AT(result_timeout_us), "60s", 1000, DAY,
      "A client must take some byte of a waiting result within this time, or is closed: its "
      "results hold arena that others wait for."},

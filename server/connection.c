@@ -642,10 +642,15 @@ static void watch_slot(struct server *server, struct slot *slot, uint64_t now_us
         intake_end(server, slot, &error);
     } else if (slot->state == SLOT_RECEIVING &&
                now_us > slot->times.progress + server->config.progress_timeout_us) {
-        fas_fail(&error, FAS_DEADLINE_EXCEEDED, "data",
-                 "%" PRIu64 " bytes are missing and none "
-                 "came for %" PRIu64 " ms",
-                 slot->bytes_missing, server->config.progress_timeout_us / 1000);
+        uint64_t waited_ms = server->config.progress_timeout_us / 1000;
+        if (slot->bytes_missing > 0) {
+            fas_fail(&error, FAS_DEADLINE_EXCEEDED, "data",
+                     "%" PRIu64 " bytes are missing and none came for %" PRIu64 " ms",
+                     slot->bytes_missing, waited_ms);
+        } else {
+            fas_fail(&error, FAS_DEADLINE_EXCEEDED, "wait_event",
+                     "it has not come to pass for %" PRIu64 " ms", waited_ms);
+        }
         intake_end(server, slot, &error);
     }
 }

@@ -25,8 +25,13 @@ uint64_t device_staging_bytes(const struct config *config)
 
 uint32_t device_work_max(const struct config *config)
 {
-    return slab_count(config->connections_max) + FAS_TENSOR_COUNT * config->slots +
-           DEVICE_DEPTH_MAX;
+    return slab_count(config->connections_max) + (FAS_TENSOR_COUNT + 1u) * config->slots +
+           DEVICE_DEPTH_MAX; /* 1: a done event behind the downloads */
+}
+
+uint32_t device_completions_max(const struct config *config)
+{
+    return DEVICE_LANES * device_work_max(config) + 2u * config->slots;
 }
 
 void device_list(const char *option, char *list, size_t bytes)

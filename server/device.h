@@ -26,7 +26,15 @@
 /* Launches handed over at once, at most: one runs, one waits behind it. */
 #define DEVICE_DEPTH_MAX 2u
 
-enum device_lane { DEVICE_UPLOAD, DEVICE_LAUNCH, DEVICE_DOWNLOAD, DEVICE_LANES };
+enum device_lane {
+    DEVICE_UPLOAD,
+    DEVICE_LAUNCH,
+    DEVICE_DOWNLOAD,
+    DEVICE_LANES,
+    /* No lanes, but what else a completion may be of: a client's event. */
+    DEVICE_AWAIT = DEVICE_LANES,
+    DEVICE_RECORD
+};
 
 /* `depth` planes (0: one) of `height` rows of `width` bytes between the arena and other memory. */
 struct device_copy {
@@ -37,13 +45,20 @@ struct device_copy {
     uint32_t height, depth;
 };
 
-/* A kernel, then the sums over the sequences of each request that ends with it. Its arrays stay
- * untouched until the completion. */
+/* A client's event, as the mapping has it, to be recorded. */
+struct device_record {
+    void *event;
+    uint64_t tag;
+};
+
+/* A kernel, then the sums over the sequences of each request that ends with it, then the events of
+ * such. Its arrays stay untouched until the completion. */
 struct device_launch {
     const struct attn_row *row;
     struct attn_launch launch; /* without sequences: nothing to compute */
     const struct attn_dsink_sum *sums;
-    int32_t sum_count;
+    int32_t sum_count, record_count;
+    const struct device_record *records;
 };
 
 struct device_completion {
@@ -56,18 +71,20 @@ struct device_completion {
 
 struct device;
 
-#define DEVICE_HANDLE_BYTES 64u /* cudaIpcMemHandle_t */
+#define DEVICE_HANDLE_BYTES 64u /* cudaIpcMemHandle_t, cudaIpcEventHandle_t */
 
-/* Memory shared with a client: a region of host memory, or an allocation of another process. */
+/* Memory shared with a client: a region of host memory, or an allocation of another process; or an
+ * event of another process. */
 struct device_mapping {
     enum fas_place kind;
+    bool event;            /* CUDA: it is one, not memory */
     uint64_t bytes;        /* CUDA: filled by map, from the allocation itself */
     struct device *device; /* CUDA: that opened it; region: that copies from it; NULL: none */
     uint8_t handle[DEVICE_HANDLE_BYTES];
-    char uuid[FAS_NAME_BYTES_MAX]; /* CUDA: of the device it is said to be memory of */
+    char uuid[FAS_NAME_BYTES_MAX]; /* CUDA: of the device it is said to be of */
     int fd;                        /* region: to be handed over; else -1 */
-    uint8_t *memory;               /* region: as the host sees it; CUDA: as the device does */
-    bool own;                      /* CUDA: memory of this device, not of a neighbour */
+    uint8_t *memory; /* region: as the host sees it; CUDA: as the device does; the event itself */
+    bool own;        /* CUDA: memory of this device, not of a neighbour */
 };
 
 typedef void device_wake(void *context);
@@ -82,8 +99,17 @@ struct device_ops {
     bool (*download)(struct device *device, const struct device_copy *copy, uint64_t tag);
     void (*launch)(struct device *device, const struct device_launch *launch, uint64_t tag);
     bool (*take)(struct device *device, struct device_completion *completion);
-    /* Makes a client's memory known to the device, and takes that back. From the mapper's thread:
-     * they may take long. NULL: the kind needs neither, and opens no CUDA memory. */
+    /* Events of clients. await completes (DEVICE_AWAIT) when the work that was before the event
+     * where it was last recorded is over, at once where it never was; failed: it can not be known.
+     * No stream waits for it: what a client keeps from happening is its own loss. resign: that
+     * completion, failed, without waiting any longer, unless it is on its way already. record: the
+     * event is recorded behind the downloads handed over before; that and a record of a launch
+     * complete (DEVICE_RECORD) as soon as streams may wait on the event. */
+    void (*await)(struct device *device, void *event, uint64_t tag);
+    void (*resign)(struct device *device, uint64_t tag);
+    void (*record)(struct device *device, const struct device_record *record);
+    /* Makes a client's memory or event known to the device, and takes that back. From the mapper's
+     * thread: they may take long. NULL: the kind needs neither, and opens nothing of CUDA's. */
     enum fas_status (*map)(struct device *device, struct device_mapping *mapping,
                            struct fas_error *error);
     void (*unmap)(struct device *device, const struct device_mapping *mapping);
@@ -119,8 +145,9 @@ extern const struct device_ops device_cpu, device_cuda;
 uint64_t device_slab_bytes(const struct config *config);
 uint64_t device_staging_bytes(const struct config *config);
 
-/* Work that may be handed over and not yet taken back, in one lane. */
+/* Work that may be handed over and not yet taken back, in one lane; and completions in all. */
 uint32_t device_work_max(const struct config *config);
+uint32_t device_completions_max(const struct config *config);
 
 /* "all" -> "cuda:0,cuda:1": the devices of the first kind that has any; else the list as it is. */
 void device_list(const char *option, char *list, size_t bytes);

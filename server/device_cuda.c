@@ -5,6 +5,9 @@
  *   loop      -> push into a lane's ring -> thread: copy or launch on the stream, record an event
  *   thread    <- the event of a lane's oldest work -> completion into `done`, wake -> loop
  *
+ * Clients' events are recorded on the streams and asked for beside them (watch.h). The memory they
+ * share is device_cuda_map.c's.
+ *
  * The thread watches events by asking (cudaEventQuery, under a microsecond): a callback of the
  * runtime or a blocking wait costs 20 to 50 us more, half of what a short request takes. It asks
  * without pause while things move, every POLL_US after a while without news, and sleeps when there
@@ -23,10 +26,12 @@
 #include "kernels/attn_cuda.h"
 #include "server/clock.h"
 #include "server/device.h"
+#include "server/device_cuda.h"
 #include "server/fault.h"
 #include "server/log.h"
 #include "server/topology.h"
 #include "server/warm.h"
+#include "server/watch.h"
 
 /* Without arena-bytes: as the option's help says. */
 #define ARENA_PERCENT 85u
@@ -48,9 +53,11 @@
 
 struct work {
     uint64_t tag, issued_us;
+    bool is_record; /* of the download lane */
     union {
         struct device_copy copy;
         struct device_launch launch;
+        struct device_record record;
     };
 };
 
@@ -69,10 +76,12 @@ struct cuda {
     pthread_mutex_t lock; /* guards rings and done, opened */
     pthread_cond_t changed;
     struct lane lanes[DEVICE_LANES];
-    uint32_t room; /* of a ring */
+    struct watches watches;
+    uint32_t room, done_room; /* of a ring; of done */
     struct device_completion *done;
     uint64_t done_first, done_count;
     bool sleeping, opened, failed;
+    bool told; /* there is news in `done` that the loop was not woken for */
     const struct config *config;
     struct fas_error *error; /* while opening */
     enum fas_status status;
@@ -135,6 +144,26 @@ static cudaError_t issue_copy(const struct device *device, enum device_lane lane
     return result;
 }
 
+static void tell(struct cuda *cuda, const struct device_completion *completion)
+{
+    pthread_mutex_lock(&cuda->lock);
+    assert(cuda->done_count < cuda->done_room);
+    cuda->done[(cuda->done_first + cuda->done_count++) % cuda->done_room] = *completion;
+    pthread_mutex_unlock(&cuda->lock);
+    cuda->told = true;
+}
+
+/* An event that can not be recorded is its client's fault: nothing is latched. */
+static void issue_record(struct cuda *cuda, const struct device_record *record, cudaStream_t stream)
+{
+    cudaError_t result = cuda->failed ? cudaErrorUnknown : cudaEventRecord(record->event, stream);
+    if (result != cudaSuccess) {
+        cudaGetLastError(); /* not to be found by the next launch */
+    }
+    tell(cuda, &(struct device_completion){
+                   .lane = DEVICE_RECORD, .tag = record->tag, .failed = result != cudaSuccess});
+}
+
 static cudaError_t issue_launch(const struct device *device, const struct device_launch *work)
 {
     const struct cuda *cuda = device->state;
@@ -148,6 +177,17 @@ static cudaError_t issue_launch(const struct device *device, const struct device
                : cudaErrorLaunchFailure;
 }
 
+static void issue_records(struct cuda *cuda, enum device_lane which, const struct work *work)
+{
+    cudaStream_t stream = cuda->lanes[which].stream;
+    for (int32_t i = 0; which == DEVICE_LAUNCH && i < work->launch.record_count; i++) {
+        issue_record(cuda, &work->launch.records[i], stream);
+    }
+    if (work->is_record) {
+        issue_record(cuda, &work->record, stream);
+    }
+}
+
 /* Gives the lane's next work to its stream. */
 static void issue(struct device *device, enum device_lane which, struct work *work, uint64_t number)
 {
@@ -155,7 +195,7 @@ static void issue(struct device *device, enum device_lane which, struct work *wo
     struct lane *lane = &cuda->lanes[which];
     cudaError_t result = fault(device, which) ? cudaErrorUnknown : cudaSuccess;
     work->issued_us = clock_us();
-    if (result == cudaSuccess && !cuda->failed) {
+    if (result == cudaSuccess && !cuda->failed && !work->is_record) {
         result = which == DEVICE_LAUNCH ? issue_launch(device, &work->launch)
                                         : issue_copy(device, which, &work->copy, lane->stream);
     }
@@ -165,6 +205,7 @@ static void issue(struct device *device, enum device_lane which, struct work *wo
     if (result != cudaSuccess) {
         latch(device, lane_names[which], result);
     }
+    issue_records(cuda, which, work);
 }
 
 /* Issues what waits; true if anything did. Entries below `count` are the thread's alone. */
@@ -212,35 +253,70 @@ static bool report_one(struct device *device, enum device_lane which)
         .lane = which, .tag = work->tag, .failed = cuda->failed, .ended_us = clock_us()};
     completion.started_us = work->issued_us > lane->ended_us ? work->issued_us : lane->ended_us;
     lane->ended_us = completion.ended_us;
+    bool is_record = work->is_record; /* which was told of when it was issued */
     pthread_mutex_lock(&cuda->lock);
-    assert(cuda->done_count < DEVICE_LANES * cuda->room);
-    cuda->done[(cuda->done_first + cuda->done_count++) % (DEVICE_LANES * cuda->room)] = completion;
     lane->first++;
     lane->count--;
     pthread_mutex_unlock(&cuda->lock);
     lane->issued--;
+    if (!is_record) {
+        tell(cuda, &completion);
+    }
     return true;
+}
+
+/* A client's event: what is wrong with it is not wrong with the device. */
+static enum watch_answer query(void *event)
+{
+    cudaError_t result = cudaEventQuery(event);
+    if (result == cudaErrorNotReady || result == cudaSuccess) {
+        return result == cudaSuccess ? WATCH_OVER : WATCH_PENDING;
+    }
+    cudaGetLastError();
+    return WATCH_BROKEN;
+}
+
+static enum watch_answer query_nothing(void *event)
+{
+    (void)event;
+    return WATCH_BROKEN;
+}
+
+static void ask_watches(struct cuda *cuda)
+{
+    struct watch_end ends[WATCH_ASKED];
+    uint32_t count = watch_ask(&cuda->watches, cuda->failed ? query_nothing : query, ends);
+    for (uint32_t i = 0; i < count; i++) {
+        tell(cuda, &(struct device_completion){
+                       .lane = DEVICE_AWAIT, .tag = ends[i].tag, .failed = ends[i].failed});
+    }
 }
 
 /* One look at everything; true if anything moved. */
 static bool step(struct device *device)
 {
-    bool moved = false, reported = false;
+    struct cuda *cuda = device->state;
+    bool moved = false;
     for (int which = 0; which < DEVICE_LANES; which++) {
         moved |= issue_all(device, (enum device_lane)which);
         while (report_one(device, (enum device_lane)which)) {
-            reported = true;
+            moved = true;
         }
     }
-    if (reported) {
+    ask_watches(cuda);
+    if (cuda->told) {
+        cuda->told = false;
+        moved = true;
         device->wake(device->wake_context);
     }
-    return moved || reported;
+    return moved;
 }
 
-static bool idle(const struct cuda *cuda)
+/* Under the lock. */
+static bool idle(struct cuda *cuda)
 {
-    return cuda->lanes[0].count + cuda->lanes[1].count + cuda->lanes[2].count == 0;
+    return cuda->lanes[0].count + cuda->lanes[1].count + cuda->lanes[2].count == 0 &&
+           !watch_any(&cuda->watches);
 }
 
 static void sleep_until_work(struct cuda *cuda)
@@ -478,26 +554,49 @@ static void cuda_launch(struct device *device, const struct device_launch *launc
     push(device, DEVICE_LAUNCH, &(struct work){.tag = tag, .launch = *launch});
 }
 
+static void cuda_await(struct device *device, void *event, uint64_t tag)
+{
+    struct cuda *cuda = device->state;
+    watch_add(&cuda->watches, event, tag);
+    pthread_mutex_lock(&cuda->lock);
+    if (cuda->sleeping) {
+        pthread_cond_signal(&cuda->changed);
+    }
+    pthread_mutex_unlock(&cuda->lock);
+}
+
+static void cuda_resign(struct device *device, uint64_t tag)
+{
+    struct cuda *cuda = device->state;
+    watch_resign(&cuda->watches, tag);
+}
+
+static void cuda_record(struct device *device, const struct device_record *record)
+{
+    push(device, DEVICE_DOWNLOAD, &(struct work){.is_record = true, .record = *record});
+}
+
 static bool cuda_take(struct device *device, struct device_completion *completion)
 {
     struct cuda *cuda = device->state;
     pthread_mutex_lock(&cuda->lock);
     bool any = cuda->done_count > 0;
     if (any) {
-        *completion = cuda->done[cuda->done_first++ % (DEVICE_LANES * cuda->room)];
+        *completion = cuda->done[cuda->done_first++ % cuda->done_room];
         cuda->done_count--;
     }
     pthread_mutex_unlock(&cuda->lock);
     return any;
 }
 
-static bool open_rings(struct cuda *cuda, uint32_t room)
+static bool open_rings(struct cuda *cuda, const struct config *config)
 {
-    cuda->room = room;
-    cuda->done = calloc((size_t)DEVICE_LANES * room, sizeof *cuda->done);
-    bool opened = cuda->done != NULL;
+    cuda->room = device_work_max(config);
+    cuda->done_room = device_completions_max(config);
+    cuda->done = calloc(cuda->done_room, sizeof *cuda->done);
+    bool opened = cuda->done != NULL && watch_open(&cuda->watches, config->slots);
     for (int which = 0; which < DEVICE_LANES; which++) {
-        cuda->lanes[which].ring = calloc(room, sizeof *cuda->lanes[which].ring);
+        cuda->lanes[which].ring = calloc(cuda->room, sizeof *cuda->lanes[which].ring);
         opened = opened && cuda->lanes[which].ring;
     }
     return opened;
@@ -517,7 +616,7 @@ static enum fas_status cuda_open(struct device *device, const struct config *con
     device->state = cuda;
     device->depth = DEVICE_DEPTH_MAX;
     device->flops_per_us = FLOPS_PER_US_FIRST;
-    if (!cuda || !open_rings(cuda, device_work_max(config))) {
+    if (!cuda || !open_rings(cuda, config)) {
         return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "connections-max", "no memory for %s",
                         device->name);
     }
@@ -537,81 +636,6 @@ static enum fas_status cuda_open(struct device *device, const struct config *con
     return cuda->status;
 }
 
-/* ---- memory of clients, on the mapper's thread ---- */
-
-/* How long an allocation is: the driver's word. The runtime has no name for that. */
-static bool measure(uint8_t *memory, uint64_t *bytes)
-{
-    typedef int range(uintptr_t * base, size_t * bytes, uintptr_t memory);
-    void *entry = NULL;
-    range *function = NULL;
-    uintptr_t base = 0;
-    size_t length = 0;
-    if (cudaGetDriverEntryPointByVersion("cuMemGetAddressRange", &entry, 12000, cudaEnableDefault,
-                                         NULL) != cudaSuccess ||
-        !entry) {
-        return false;
-    }
-    memcpy(&function, &entry, sizeof function);
-    bool known = function(&base, &length, (uintptr_t)memory) == 0;
-    *bytes = length - ((uintptr_t)memory - base);
-    return known;
-}
-
-static enum fas_status open_allocation(struct device *device, struct device_mapping *mapping,
-                                       struct fas_error *error)
-{
-    cudaIpcMemHandle_t handle;
-    void *memory = NULL;
-    static_assert(sizeof handle == DEVICE_HANDLE_BYTES, "the runtime's handle");
-    memcpy(&handle, mapping->handle, sizeof handle);
-    cudaError_t result = cudaIpcOpenMemHandle(&memory, handle, cudaIpcMemLazyEnablePeerAccess);
-    if (result != cudaSuccess) {
-        cudaGetLastError(); /* it is the client's, and not to be found by the next launch */
-        return fas_fail(error, FAS_INVALID_ARGUMENT, "cuda_memory", "%s can not open it: %s",
-                        device->name, cudaGetErrorString(result));
-    }
-    /* Where it is only the client knows: the driver names the device that opened the handle.
-     * Kernels that take a neighbour's memory for their own are 14 times slower (H200). */
-    mapping->own = strcmp(mapping->uuid, device->uuid) == 0;
-    if (!measure(memory, &mapping->bytes)) {
-        cudaIpcCloseMemHandle(memory);
-        return fas_fail(error, FAS_INVALID_ARGUMENT, "cuda_memory", "%s does not know its length",
-                        device->name);
-    }
-    mapping->memory = memory;
-    return FAS_OK;
-}
-
-static enum fas_status cuda_map(struct device *device, struct device_mapping *mapping,
-                                struct fas_error *error)
-{
-    cudaSetDevice(device->ordinal);
-    if (mapping->kind == FAS_PLACE_CUDA) {
-        return open_allocation(device, mapping, error);
-    }
-    cudaError_t result =
-        cudaHostRegister(mapping->memory, mapping->bytes, cudaHostRegisterPortable);
-    if (result != cudaSuccess) {
-        cudaGetLastError();
-        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "bytes", "%llu can not be pinned: %s",
-                        (unsigned long long)mapping->bytes, cudaGetErrorString(result));
-    }
-    return FAS_OK;
-}
-
-static void cuda_unmap(struct device *device, const struct device_mapping *mapping)
-{
-    cudaSetDevice(device->ordinal);
-    cudaError_t result = mapping->kind == FAS_PLACE_CUDA ? cudaIpcCloseMemHandle(mapping->memory)
-                                                         : cudaHostUnregister(mapping->memory);
-    if (result != cudaSuccess) {
-        cudaGetLastError();
-        log_warn("unmap_failed", log_str("device", device->name),
-                 log_str("reason", cudaGetErrorString(result)));
-    }
-}
-
 static int cuda_count(void)
 {
     int count = 0;
@@ -627,6 +651,9 @@ const struct device_ops device_cuda = {
     .download = cuda_download,
     .launch = cuda_launch,
     .take = cuda_take,
-    .map = cuda_map,
-    .unmap = cuda_unmap,
+    .await = cuda_await,
+    .resign = cuda_resign,
+    .record = cuda_record,
+    .map = device_cuda_map,
+    .unmap = device_cuda_unmap,
 };

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "server/clock.h"
+#include "server/event.h"
 #include "server/intake.h"
 #include "server/log.h"
 #include "server/server.h"
@@ -214,10 +215,27 @@ static int32_t gather_sums(struct server *server, const struct executor *executo
     return count;
 }
 
+/* The done events of the requests that end with the next launch. */
+static int32_t gather_records(struct server *server, const struct executor *executor,
+                              struct flight *flight)
+{
+    int32_t count = 0;
+    for (int32_t i = 0; i < flight->batch.request_count; i++) {
+        const struct batch_request *request = &flight->batch.requests[i];
+        if (!request->dropped && flight_launch_ends(flight, i) &&
+            event_record_with_launch(server, &server->slots.entries[request->slot], executor,
+                                     &flight->records[flight->record_count + count])) {
+            count++;
+        }
+    }
+    return count;
+}
+
 static void launch_step(struct server *server, struct executor *executor, struct flight *flight)
 {
     int32_t sums = gather_sums(server, executor, flight);
-    struct device_launch launch = flight_launch(flight, &executor->device, sums);
+    int32_t records = gather_records(server, executor, flight);
+    struct device_launch launch = flight_launch(flight, &executor->device, sums, records);
     executor->launch_since_us = executor->launches++ == 0 ? clock_us() : executor->launch_since_us;
     executor->device.ops->launch(&executor->device, &launch, flight->batch.id);
 }
@@ -455,6 +473,10 @@ void executor_collect(struct server *server, struct executor *executor, uint64_t
 {
     struct device_completion completion;
     while (executor->device.ops->take(&executor->device, &completion)) {
+        if (completion.lane >= DEVICE_LANES) {
+            event_collect(server, &completion, now_us);
+            continue;
+        }
         executor->lane_us[completion.lane] += (double)(completion.ended_us - completion.started_us);
         if (completion.lane == DEVICE_LAUNCH) {
             launch_done(server, executor, &completion);

@@ -11,15 +11,16 @@ bool flight_open(struct flight *flight, int32_t requests_max, int32_t sequences_
 {
     *flight = (struct flight){0};
     flight->sums = calloc((size_t)requests_max, sizeof *flight->sums);
+    flight->records = calloc((size_t)requests_max, sizeof *flight->records);
     flight->dropped = calloc((size_t)requests_max, sizeof *flight->dropped);
-    return flight->sums && flight->dropped &&
+    return flight->sums && flight->records && flight->dropped &&
            batch_open(&flight->batch, requests_max, sequences_max);
 }
 
 void flight_begin(struct flight *flight, const struct attn_row *row)
 {
     flight->row = row;
-    flight->sum_count = 0;
+    flight->sum_count = flight->record_count = 0;
     flight->launched = flight->done = (struct flight_step){0, 0};
     for (int32_t i = 0; i < flight->batch.request_count; i++) {
         flight->dropped[i] = never;
@@ -59,17 +60,20 @@ bool flight_launch_ends(const struct flight *flight, int32_t request)
 }
 
 struct device_launch flight_launch(struct flight *flight, const struct device *device,
-                                   int32_t sum_count)
+                                   int32_t sum_count, int32_t record_count)
 {
     const struct flight_step step = flight->launched;
     struct device_launch launch = {
         .row = flight->row,
         .launch = batch_launch(&flight->batch, step.slice, device->scratch, device->scratch_bytes),
         .sums = flight->sums + flight->sum_count,
-        .sum_count = sum_count};
+        .sum_count = sum_count,
+        .records = flight->records + flight->record_count,
+        .record_count = record_count};
     launch.launch.part = step.part;
     launch.launch.parts = flight->batch.slices[step.slice].parts;
     flight->sum_count += sum_count;
+    flight->record_count += record_count;
     flight->launched = after(flight, step);
     return launch;
 }

@@ -20,8 +20,10 @@ struct flight_step {
 struct flight {
     struct batch batch;
     const struct attn_row *row;
-    struct attn_dsink_sum *sums; /* one per request at most, as they end */
-    int32_t sum_count;           /* of those, launched */
+    struct attn_dsink_sum *sums;   /* one per request at most, as they end */
+    int32_t sum_count;             /* of those, launched */
+    struct device_record *records; /* the same of done events */
+    int32_t record_count;
     struct flight_step launched; /* the next to launch */
     struct flight_step done;     /* the next to be done */
     struct flight_step *dropped; /* per request: it is in no step from this one on */
@@ -38,10 +40,10 @@ bool flight_all_done(const struct flight *flight);
 /* Whether the next step to launch is the last that has sequences of the request. */
 bool flight_launch_ends(const struct flight *flight, int32_t request);
 
-/* The next step, with the `sum_count` sums that were put behind flight->sums + flight->sum_count.
- */
+/* The next step, with the sums and records that were put behind flight->sums + flight->sum_count
+ * and flight->records + flight->record_count. */
 struct device_launch flight_launch(struct flight *flight, const struct device *device,
-                                   int32_t sum_count);
+                                   int32_t sum_count, int32_t record_count);
 
 /* The step flight->done is over: which slice is complete with it, -1: there are more parts of it.
  * Then flight_advance. */

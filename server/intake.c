@@ -8,20 +8,11 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "server/event.h"
 #include "server/log.h"
 #include "server/server.h"
 
 /* ---- admission: each step reserves one thing, or says why not ---- */
-
-/* What this server can not do yet is refused by name. */
-static enum fas_status check_support(const struct wire_request *wire, struct fas_error *error)
-{
-    if (wire->wait_event != 0 || wire->done_event != 0) {
-        return fas_fail(error, FAS_UNSUPPORTED, wire->wait_event ? "wait_event" : "done_event",
-                        "this server neither waits for events nor records them");
-    }
-    return FAS_OK;
-}
 
 static enum fas_status check_connection(const struct server *server,
                                         const struct connection *connection,
@@ -209,9 +200,6 @@ static enum fas_status decode(const struct server *server, const struct connecti
                                      record->frame.payload_bytes, lengths, error);
     }
     if (status == FAS_OK) {
-        status = check_support(wire, error);
-    }
-    if (status == FAS_OK) {
         status = check_connection(server, connection, wire, error);
     }
     return status == FAS_OK ? check_window(connection, wire, error) : status;
@@ -296,6 +284,9 @@ static enum fas_status equip(struct server *server, struct connection *connectio
     if (status == FAS_OK) {
         status = place_enter(server, slot, error);
     }
+    if (status == FAS_OK) {
+        status = event_enter(server, slot, error);
+    }
     if (status == FAS_OK && wire->retain && slot->request.in_place) {
         status = fas_fail(error, FAS_UNSUPPORTED, "retain",
                           "tensors in places are not copied: name them again in the backward");
@@ -308,7 +299,9 @@ static enum fas_status equip(struct server *server, struct connection *connectio
     }
     if (status == FAS_OK) {
         open_route(server, connection, slot, tensors);
-        place_load(server, slot);
+        if (!event_await(server, slot)) {
+            place_load(server, slot);
+        }
     }
     return status;
 }
@@ -427,8 +420,8 @@ void intake_request(struct server *server, struct connection *connection,
     stats_add(&server->stats, STATS_REQUESTS_RECEIVED, 1);
     if (!slot || error.status != FAS_OK) {
         refuse(server, connection, record, slot, pass, &error);
-    } else if (slot->bytes_missing == 0) {
-        executor_enqueue(server, slot, now_us);
+    } else {
+        intake_uploaded(server, slot, 0, now_us);
     }
     join_decided(connection);
 }
@@ -438,7 +431,7 @@ void intake_request(struct server *server, struct connection *connection,
 void intake_uploaded(struct server *server, struct slot *slot, uint64_t bytes, uint64_t now_us)
 {
     slot->bytes_missing -= bytes;
-    if (slot->bytes_missing == 0) {
+    if (slot->bytes_missing == 0 && slot->events.passed) {
         executor_enqueue(server, slot, now_us);
     }
 }
@@ -489,6 +482,7 @@ void intake_end(struct server *server, struct slot *slot, const struct fas_error
         return;
     }
     slot->error = *error;
+    event_resign(server, slot);
     staging_drop(slot);
     if (slot->connection) {
         slot->landing |= reader_finish(stream_reader(slot->connection->stream), slot->id);

@@ -22,7 +22,8 @@ void intake_request(struct server *server, struct connection *connection,
 void intake_data(struct server *server, struct connection *connection,
                  const struct inbox_record *record, uint64_t now_us);
 
-/* So many bytes of its inputs have come to the arena. */
+/* So many bytes of its inputs have come to the arena; with the last of them, and its wait event
+ * come to pass, it is complete. */
 void intake_uploaded(struct server *server, struct slot *slot, uint64_t bytes, uint64_t now_us);
 
 /* Ends a request early with *error; its answer goes out as soon as the device has let go of it. A

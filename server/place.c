@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "server/event.h"
 #include "server/intake.h"
 #include "server/log.h"
 #include "server/server.h"
@@ -34,12 +35,18 @@ void places_close(struct places *places)
     free(places->entries);
 }
 
+/* Events keep nobody's memory. */
+static bool counts(const struct place *place)
+{
+    return place->kind == FAS_PLACE_CUDA && !place->mapping.event;
+}
+
 /* The mapping goes to the mapper, and comes back by place_collect. */
 static void work(struct places *places, struct place *place, bool unmap)
 {
     const struct mapper_task task = {
         .tag = (uint32_t)(place - places->entries), .unmap = unmap, .mapping = place->mapping};
-    if (place->kind == FAS_PLACE_CUDA) {
+    if (counts(place)) {
         places->mappings += unmap ? -1u : 1u;
     }
     place->working = true;
@@ -51,7 +58,7 @@ static void work(struct places *places, struct place *place, bool unmap)
 /* Mapped, and nobody's loss: not even of a request that waits for another one to be mapped. */
 static bool may_go(const struct place *place)
 {
-    return place->state == PLACE_OPEN && place->kind == FAS_PLACE_CUDA && !place->working &&
+    return place->state == PLACE_OPEN && counts(place) && !place->working &&
            place->mapping.memory && place->users == 0 && !place->connection->deferred;
 }
 
@@ -138,7 +145,7 @@ static enum fas_status begin(struct server *server, struct connection *connectio
     if (status != FAS_OK) {
         return status;
     }
-    if (mapping->kind == FAS_PLACE_CUDA) {
+    if (mapping->kind == FAS_PLACE_CUDA && !mapping->event) {
         make_room(places);
     }
     struct place *place = vacant(places);
@@ -187,13 +194,14 @@ static enum fas_status open_cuda(struct server *server, struct connection *conne
                                  struct fas_error *error)
 {
     struct device_mapping mapping = {.kind = FAS_PLACE_CUDA,
+                                     .event = open->has_event,
                                      .device = opening_device(server, open->device_uuid)};
-    if (!mapping.device || !open->has_memory) {
-        return fas_fail(error, FAS_UNSUPPORTED, open->has_memory ? "place" : "cuda_event",
-                        "no device of this server opens it");
+    if (!mapping.device) {
+        return fas_fail(error, FAS_UNSUPPORTED, "place", "no device of this server opens it");
     }
     static_assert(DEVICE_HANDLE_BYTES == WIRE_CUDA_HANDLE_BYTES, "one handle");
-    memcpy(mapping.handle, open->cuda_memory, sizeof mapping.handle);
+    memcpy(mapping.handle, open->has_event ? open->cuda_event : open->cuda_memory,
+           sizeof mapping.handle);
     snprintf(mapping.uuid, sizeof mapping.uuid, "%s", open->device_uuid);
     return begin(server, connection, &mapping, 0, request, error);
 }
@@ -218,7 +226,7 @@ enum fas_status place_open(struct server *server, struct connection *connection,
 
 /* ---- requests that use it ---- */
 
-static struct place *find(struct server *server, const struct connection *connection, uint32_t id)
+struct place *place_find(struct server *server, const struct connection *connection, uint32_t id)
 {
     struct place *place = id - 1 < PLACES_MAX ? &server->places.entries[id - 1] : NULL;
     return place && place->state == PLACE_OPEN && place->connection == connection ? place : NULL;
@@ -230,7 +238,7 @@ uint32_t place_executor(struct server *server, const struct connection *connecti
     for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
         const struct wire_tensor *at = &wire->tensors[tensor];
         const struct place *place =
-            at->place == FAS_PLACE_CUDA ? find(server, connection, at->place_id) : NULL;
+            at->place == FAS_PLACE_CUDA ? place_find(server, connection, at->place_id) : NULL;
         for (uint32_t i = 0; place && i < server->executor_count; i++) {
             if (&server->executors[i].device == place->mapping.device) {
                 return i;
@@ -245,7 +253,7 @@ static struct place *find_unmapped(struct server *server, const struct connectio
                                    const struct wire_tensor *at)
 {
     struct place *place =
-        at->place == FAS_PLACE_CUDA ? find(server, connection, at->place_id) : NULL;
+        at->place == FAS_PLACE_CUDA ? place_find(server, connection, at->place_id) : NULL;
     return place && (place->working || !place->mapping.memory) && place->error.status == FAS_OK
                ? place
                : NULL;
@@ -274,16 +282,27 @@ static bool reaches(const struct device *device, const struct place *place)
                                            : place->mapping.own && place->mapping.device == device;
 }
 
+void place_use(struct server *server, struct slot *slot, uint32_t use, struct place *place)
+{
+    slot->places[use] = (uint16_t)place->id;
+    place->used = ++server->places.uses;
+    place->users++;
+}
+
 static enum fas_status enter(struct server *server, struct slot *slot, enum fas_tensor tensor,
                              struct fas_error *error)
 {
     struct request *request = &slot->request;
     const struct wire_tensor *at = &request->wire.tensors[tensor];
     const char *field = wire_tensor_field(tensor);
-    struct place *place = find(server, slot->connection, at->place_id);
+    struct place *place = place_find(server, slot->connection, at->place_id);
     if (!place || place->kind != at->place) {
         return fas_fail(error, FAS_NOT_FOUND, field, "%s %u is not open on this connection",
                         fas_place_name(at->place), at->place_id);
+    }
+    if (place->mapping.event) {
+        return fas_fail(error, FAS_INVALID_ARGUMENT, field, "place %u is an event, not memory",
+                        at->place_id);
     }
     if (place->error.status != FAS_OK) { /* it could not be mapped again; the next may try */
         fas_fail(error, FAS_NOT_FOUND, field, "%s %u: %s", fas_place_name(at->place), at->place_id,
@@ -299,9 +318,7 @@ static enum fas_status enter(struct server *server, struct slot *slot, enum fas_
     }
     request_place(request, tensor, place->mapping.memory + at->offset,
                   !reaches(&server->executors[slot->executor].device, place));
-    slot->places[tensor] = at->place_id;
-    place->used = ++server->places.uses;
-    place->users++;
+    place_use(server, slot, tensor, place);
     return FAS_OK;
 }
 
@@ -322,7 +339,7 @@ bool place_used(const struct server *server, const struct connection *connection
     for (uint32_t count = connection->slot_count; count > 0; count--) {
         const struct slot *slot = &server->slots.entries[index];
         if ((slot->request.in_place && slot->state == SLOT_RUNNING) ||
-            (slot->request.copied && slot->copies > 0)) {
+            (slot->request.copied && slot->copies > 0) || slot_has_event_out(slot)) {
             return true;
         }
         index = slot->next;
@@ -389,6 +406,7 @@ void place_store(struct server *server, struct slot *slot)
         }
     }
     progress->ready = progress->stores > 0 ? progress->ready : progress->storing;
+    event_stored(server, slot);
 }
 
 /* A copy of a range is over; with the last of them the range is in its places, and what was
@@ -402,6 +420,7 @@ static void stored(struct server *server, struct slot *slot, bool failed)
         if (progress->computed > progress->ready) {
             place_store(server, slot);
         }
+        event_stored(server, slot);
     }
     intake_settle(server, slot);
 }
@@ -481,7 +500,7 @@ bool place_collect(struct server *server)
         struct place *place = &server->places.entries[task.tag];
         place->working = false;
         place->mapping = task.mapping;
-        if (!task.unmap && place->kind == FAS_PLACE_CUDA && task.error.status != FAS_OK) {
+        if (!task.unmap && counts(place) && task.error.status != FAS_OK) {
             server->places.mappings--;
         }
         if (place->state == PLACE_OPEN) {
@@ -497,11 +516,11 @@ bool place_collect(struct server *server)
 
 void place_leave(struct server *server, struct slot *slot)
 {
-    for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
-        if (slot->places[tensor]) {
-            struct place *place = &server->places.entries[slot->places[tensor] - 1];
+    for (int use = 0; use < SLOT_PLACES; use++) {
+        if (slot->places[use]) {
+            struct place *place = &server->places.entries[slot->places[use] - 1];
             assert(place->users > 0);
-            slot->places[tensor] = 0;
+            slot->places[use] = 0;
             place->users--;
             give_back(server, place);
         }
@@ -511,7 +530,7 @@ void place_leave(struct server *server, struct slot *slot)
 enum fas_status place_close(struct server *server, struct connection *connection, uint32_t id,
                             uint64_t request, struct fas_error *error)
 {
-    struct place *place = find(server, connection, id);
+    struct place *place = place_find(server, connection, id);
     if (!place) {
         return fas_fail(error, FAS_NOT_FOUND, "id", "place %u is not open on this connection", id);
     }

@@ -15,6 +15,10 @@
  * of them: past it the least recently used one that no request uses is unmapped. Its place stays
  * open; a request that names it waits, and its connection with it, until it is mapped again.
  *
+ * An event of the client's (event.h) is a place without bytes, opened by its handle, too, and named
+ * by requests in the same way. It keeps no memory, so it stays open and does not count as a
+ * mapping.
+ *
  * A place belongs to the connection that opened it and is named by an id nobody else can use. It
  * goes with CLOSE or with its connection; while a request uses it the memory stays, though its name
  * is gone, and CLOSED follows the last use. A connection is closed only when no launch uses its
@@ -51,7 +55,7 @@ struct place {
     uint32_t id;                   /* its connection's; 0: nobody can name it (any more) */
     struct connection *connection; /* NULL: gone */
     uint32_t principal;
-    uint32_t users;                /* tensors of requests that lie in it */
+    uint32_t users;                /* tensors of requests that lie in it, requests that name it */
     uint64_t reserved;             /* bytes of its principal's share */
     bool working;                  /* the mapping is the mapper's */
     uint64_t used;                 /* counts up: places.uses at its last use */
@@ -107,6 +111,12 @@ uint32_t place_executor(struct server *server, const struct connection *connecti
 bool place_recall(struct server *server, const struct connection *connection,
                   const struct wire_request *wire);
 
+/* The open place of that id of this connection, or NULL. */
+struct place *place_find(struct server *server, const struct connection *connection, uint32_t id);
+
+/* The slot uses it, as its number `use` (a tensor, or behind those an event), until place_leave. */
+void place_use(struct server *server, struct slot *slot, uint32_t use, struct place *place);
+
 /* The tensors of the slot's request that lie in places use them until place_leave: in place where
  * its device reaches them, else they are copied. NOT_FOUND, or INVALID_ARGUMENT beyond the end:
  * "tensors.q". */
@@ -124,7 +134,8 @@ bool place_copies(const struct device_completion *completion);
 void place_copied(struct server *server, const struct device_completion *completion,
                   uint64_t now_us);
 
-/* Whether a launch or a copy for this connection may be reading or writing one. */
+/* Whether a launch or a copy for this connection may be reading or writing one, or a device has an
+ * event of it in hand. */
 bool place_used(const struct server *server, const struct connection *connection);
 
 #endif

@@ -316,18 +316,25 @@ static bool serve_slot(struct server *server, struct connection *connection, str
         return slot->error.status == FAS_OK && serve_results(server, connection, slot, now_us);
     }
     if (slot->error.status != FAS_OK) {
-        if (slot->state != SLOT_REPLYING || slot->copies > 0) {
+        if (slot->state != SLOT_REPLYING || slot->copies > 0 || slot_has_event_out(slot)) {
             return false; /* the device has not let go of it */
         }
         send_error(server, connection, slot);
         answered(connection, slot, now_us);
         return true;
     }
+    if (!slot->events.told && slot->events.passed && slot->events.recorded) {
+        outbox_add(&connection->outbox, (struct frame){.type = FRAME_ENQUEUED, .request = slot->id},
+                   NULL, 0, NULL);
+        slot->events.told = true;
+        return true;
+    }
     if (serve_results(server, connection, slot, now_us)) {
         return true;
     }
-    if (slot->progress.all_computed && slot->progress.sent == slot->progress.computed &&
-        !slot->fetches.first && slot->copies == 0) {
+    if (slot->events.told && slot->progress.all_computed &&
+        slot->progress.sent == slot->progress.computed && !slot->fetches.first &&
+        slot->copies == 0) {
         send_done(server, connection, slot, now_us);
         answered(connection, slot, now_us);
         return true;

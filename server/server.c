@@ -131,6 +131,8 @@ uint64_t server_turn(struct server *server, uint64_t now_us)
     uint64_t next_us = UINT64_MAX;
     for (uint32_t i = 0; i < server->executor_count; i++) {
         executor_collect(server, &server->executors[i], now_us);
+    }
+    for (uint32_t i = 0; i < server->executor_count; i++) { /* events may be of another device */
         uint64_t at_us = executor_start(server, &server->executors[i], now_us);
         next_us = at_us < next_us ? at_us : next_us;
     }

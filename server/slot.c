@@ -51,10 +51,15 @@ static bool is_sent(const struct slot *slot)
     return sends == 0;
 }
 
+bool slot_has_event_out(const struct slot *slot)
+{
+    return slot->events.waiting || slot->events.recording;
+}
+
 bool slot_idle(const struct slot *slot)
 {
     return slot->state == SLOT_REPLYING && !slot->landing && is_sent(slot) && slot->copies == 0 &&
-           (slot->answered || !slot->connection);
+           !slot_has_event_out(slot) && (slot->answered || !slot->connection);
 }
 
 void slot_give(struct slots *slots, struct slot *slot)

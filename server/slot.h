@@ -9,7 +9,7 @@
  * threads see only memory behind them (payloads being received, the launch that runs).
  *
  * A slot is given back when nothing can touch its memory any more: it is answered (or its peer is
- * gone), no payload is landing in it, no copy, no launch and no send refers to it.
+ * gone), no payload is landing in it, no copy, no launch, no send and no event refers to it.
  */
 #ifndef SERVER_SLOT_H
 #define SERVER_SLOT_H
@@ -51,6 +51,18 @@ struct slot_batch {
     uint32_t requests, sequences, launches;
 };
 
+/* Its events, which lie in places behind those of its tensors. */
+enum slot_event { SLOT_AWAITED, SLOT_DONE, SLOT_EVENTS };
+#define SLOT_PLACES (FAS_TENSOR_COUNT + SLOT_EVENTS)
+
+struct slot_events {
+    bool waiting;   /* a device asks for the awaited one */
+    bool recording; /* a device has the done one to record */
+    bool passed;    /* the awaited one has come to pass, or there is none */
+    bool recorded;  /* streams may wait on the done one, or there is none */
+    bool told;      /* ENQUEUED is sent, or there are none */
+};
+
 struct connection;
 
 struct slot {
@@ -61,16 +73,17 @@ struct slot {
     uint64_t id;                   /* the client's */
     uint32_t principal, executor;
     struct request request;
-    struct arena_span span;            /* of the executor's arena */
-    struct arena_span notes;           /* host memory: sequences, chunk bit map */
-    uint64_t *claimed;                 /* chunk bit map */
-    uint64_t bytes_missing;            /* of the inputs */
-    uint64_t deadline_us;              /* absolute; 0: none */
-    uint16_t places[FAS_TENSOR_COUNT]; /* ids of the places its tensors lie in; 0: none */
-    uint32_t hold;                     /* index of the hold it reads; SLOT_NONE: none */
-    int32_t batch_index;               /* RUNNING: which request of the executor's batch */
-    struct fas_error error;            /* status FAS_OK while all is well */
-    bool admitted;                     /* its cost is booked on the principal */
+    struct arena_span span;       /* of the executor's arena */
+    struct arena_span notes;      /* host memory: sequences, chunk bit map */
+    uint64_t *claimed;            /* chunk bit map */
+    uint64_t bytes_missing;       /* of the inputs */
+    uint64_t deadline_us;         /* absolute; 0: none */
+    uint16_t places[SLOT_PLACES]; /* ids of those its tensors and events lie in; 0: none */
+    struct slot_events events;
+    uint32_t hold;          /* index of the hold it reads; SLOT_NONE: none */
+    int32_t batch_index;    /* RUNNING: which request of the executor's batch */
+    struct fas_error error; /* status FAS_OK while all is well */
+    bool admitted;          /* its cost is booked on the principal */
     uint32_t landing; /* over, but in these lanes (a bit set) a payload is still received into it */
     uint64_t sends[FAS_LANES_MAX]; /* by lane: the last send that reads its memory; 0: none */
     bool answered;                 /* DONE or ERROR was handed to the transport */
@@ -94,6 +107,9 @@ struct slot *slot_take(struct slots *slots);
 
 /* Forwards only. */
 void slot_move(struct slot *slot, enum slot_state to);
+
+/* A device has one of its events in hand. */
+bool slot_has_event_out(const struct slot *slot);
 
 /* REPLYING or, if the peer is gone, whatever: nothing may refer to it. */
 bool slot_idle(const struct slot *slot);

@@ -56,7 +56,7 @@ START_TEST(every_step_is_launched_and_done_once)
         double flops = 0;
         lay_out(&random, count);
         while (!flight_all_launched(&flight)) {
-            struct device_launch launch = flight_launch(&flight, &device, 0);
+            struct device_launch launch = flight_launch(&flight, &device, 0, 0);
             ck_assert(launch.row == &row);
             ck_assert(launch.launch.parts == 1 || launch.launch.sequence_count == 1);
             steps++;
@@ -97,7 +97,7 @@ START_TEST(who_drops_out_is_let_go_when_its_last_launch_is_over)
             }
             bool full = launched - done == 2 || flight_all_launched(&flight);
             if (!full && (launched == done || random_below(&random, 2) == 0)) {
-                struct device_launch launch = flight_launch(&flight, &device, 0);
+                struct device_launch launch = flight_launch(&flight, &device, 0, 0);
                 int count = sequences_of(&launch, victim);
                 ck_assert(!dropped || count == 0);
                 last_with_victim = count > 0 ? launched : last_with_victim;

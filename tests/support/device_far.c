@@ -1,8 +1,8 @@
 /*
  * device_far.c: "far:N", a device for tests whose arena the host does not reach: what a GPU is to
  * the daemon, without one. Each lane has a thread that takes its time, so that completions of
- * different lanes come in any order; kernels are the CPU's. Copies go through memcpy, so that
- * sanitizers see every access to a slab.
+ * different lanes come in any order, and one more asks for clients' events; kernels are the CPU's.
+ * Copies go through memcpy, so that sanitizers see every access to a slab.
  *
  * Fault sites: "far:0" for launches, "far:0/upload", "far:0/download": a failed device completes
  * everything as failed. "far:0/hang": the launch never ends; "far:0/slow": after SLOW_US.
@@ -23,10 +23,13 @@
 #include "server/clock.h"
 #include "server/device.h"
 #include "server/fault.h"
+#include "server/watch.h"
+#include "tests/support/fake_event.h"
 
 #define FAR_ARENA_BYTES (UINT64_C(64) << 20)
 #define FAR_PLAN_BYTES (UINT64_C(64) << 20)
 #define SLOW_US 900000u
+#define ASK_US 100u
 
 /* Launches take longest, so that requests gather behind them. */
 static const uint32_t pause_us_max[DEVICE_LANES] = {
@@ -34,9 +37,11 @@ static const uint32_t pause_us_max[DEVICE_LANES] = {
 
 struct work {
     uint64_t tag;
+    bool is_record; /* of the download lane */
     union {
         struct device_copy copy;
         struct device_launch launch;
+        struct device_record record;
     };
 };
 
@@ -54,7 +59,9 @@ struct far {
     pthread_mutex_t lock; /* guards rings and done */
     pthread_cond_t work_there;
     struct far_lane lanes[DEVICE_LANES];
-    uint32_t room;
+    pthread_t asker;
+    struct watches watches;
+    uint32_t room, done_room;
     struct device_completion *done;
     uint64_t done_first, done_count;
     atomic_bool failed;
@@ -141,15 +148,62 @@ static struct work take_work(struct far_lane *lane)
     return work;
 }
 
-static void report(struct far_lane *lane, const struct device_completion *completion)
+static void tell(struct device *device, const struct device_completion *completion)
+{
+    struct far *far = device->state;
+    pthread_mutex_lock(&far->lock);
+    assert(far->done_count < far->done_room);
+    far->done[(far->done_first + far->done_count++) % far->done_room] = *completion;
+    pthread_mutex_unlock(&far->lock);
+    device->wake(device->wake_context);
+}
+
+static void pop(struct far_lane *lane)
 {
     struct far *far = lane->device->state;
     pthread_mutex_lock(&far->lock);
     lane->first++;
     lane->count--;
-    far->done[(far->done_first + far->done_count++) % (DEVICE_LANES * far->room)] = *completion;
     pthread_mutex_unlock(&far->lock);
-    lane->device->wake(lane->device->wake_context);
+}
+
+static void record(struct far_lane *lane, const struct device_record *record)
+{
+    const struct far *far = lane->device->state;
+    bool failed = atomic_load(&far->failed);
+    if (!failed) {
+        fake_event_record(record->event);
+    }
+    tell(lane->device,
+         &(struct device_completion){.lane = DEVICE_RECORD, .tag = record->tag, .failed = failed});
+}
+
+/* As on a stream: streams may wait on the events of a launch before it is over. */
+static void record_all(struct far_lane *lane, const struct work *work)
+{
+    for (int32_t i = 0; lane->which == DEVICE_LAUNCH && i < work->launch.record_count; i++) {
+        record(lane, &work->launch.records[i]);
+    }
+}
+
+static void end_all(const struct far_lane *lane, const struct work *work)
+{
+    for (int32_t i = 0; lane->which == DEVICE_LAUNCH && i < work->launch.record_count; i++) {
+        struct fake_event *event = work->launch.records[i].event;
+        fake_event_end(event, atomic_load(&event->recorded));
+    }
+}
+
+/* True: it was nothing but a record. */
+static bool take_record(struct far_lane *lane, const struct work *work)
+{
+    if (work->is_record) {
+        pop(lane);
+        record(lane, &work->record);
+        struct fake_event *event = work->record.event;
+        fake_event_end(event, atomic_load(&event->recorded));
+    }
+    return work->is_record;
 }
 
 static void *run(void *argument)
@@ -159,6 +213,10 @@ static void *run(void *argument)
         struct work work = take_work(lane);
         struct device_completion completion = {
             .lane = lane->which, .tag = work.tag, .started_us = clock_us()};
+        if (take_record(lane, &work)) {
+            continue;
+        }
+        record_all(lane, &work);
         linger(lane);
         completion.failed = fails(lane);
         if (!completion.failed && lane->which == DEVICE_LAUNCH) {
@@ -168,7 +226,37 @@ static void *run(void *argument)
         }
         pause_a_while(lane);
         completion.ended_us = clock_us();
-        report(lane, &completion);
+        end_all(lane, &work);
+        pop(lane);
+        tell(lane->device, &completion);
+    }
+    return NULL;
+}
+
+static enum watch_answer query(void *event)
+{
+    return fake_event_is_over(event) ? WATCH_OVER : WATCH_PENDING;
+}
+
+static enum watch_answer query_nothing(void *event)
+{
+    (void)event;
+    return WATCH_BROKEN;
+}
+
+static void *run_asker(void *argument)
+{
+    struct device *device = argument;
+    struct far *far = device->state;
+    struct watch_end ends[WATCH_ASKED];
+    for (;;) {
+        bool failed = atomic_load(&far->failed);
+        uint32_t count = watch_ask(&far->watches, failed ? query_nothing : query, ends);
+        for (uint32_t i = 0; i < count; i++) {
+            tell(device, &(struct device_completion){
+                             .lane = DEVICE_AWAIT, .tag = ends[i].tag, .failed = ends[i].failed});
+        }
+        usleep(ASK_US);
     }
     return NULL;
 }
@@ -202,13 +290,30 @@ static void far_launch(struct device *device, const struct device_launch *work, 
     push(device, DEVICE_LAUNCH, &(struct work){.tag = tag, .launch = *work});
 }
 
+static void far_await(struct device *device, void *event, uint64_t tag)
+{
+    struct far *far = device->state;
+    watch_add(&far->watches, event, tag);
+}
+
+static void far_resign(struct device *device, uint64_t tag)
+{
+    struct far *far = device->state;
+    watch_resign(&far->watches, tag);
+}
+
+static void far_record(struct device *device, const struct device_record *wanted)
+{
+    push(device, DEVICE_DOWNLOAD, &(struct work){.is_record = true, .record = *wanted});
+}
+
 static bool far_take(struct device *device, struct device_completion *completion)
 {
     struct far *far = device->state;
     pthread_mutex_lock(&far->lock);
     bool any = far->done_count > 0;
     if (any) {
-        *completion = far->done[far->done_first++ % (DEVICE_LANES * far->room)];
+        *completion = far->done[far->done_first++ % far->done_room];
         far->done_count--;
     }
     pthread_mutex_unlock(&far->lock);
@@ -219,11 +324,13 @@ static bool open_memory(struct device *device, const struct config *config)
 {
     struct far *far = device->state;
     far->room = device_work_max(config);
-    far->done = calloc((size_t)DEVICE_LANES * far->room, sizeof *far->done);
+    far->done_room = device_completions_max(config);
+    far->done = calloc(far->done_room, sizeof *far->done);
     device->arena = aligned_alloc(ARENA_ALIGN, device->arena_bytes + device->scratch_bytes);
     device->scratch = device->arena + device->arena_bytes;
     device->staging = aligned_alloc(ARENA_ALIGN, device_staging_bytes(config));
-    return far->done && device->arena && device->staging;
+    return far->done && device->arena && device->staging &&
+           watch_open(&far->watches, config->slots);
 }
 
 static bool open_lanes(struct device *device)
@@ -238,7 +345,7 @@ static bool open_lanes(struct device *device)
                                   .random = (uint32_t)(which + 1) * 977u};
         opened = opened && lane->ring && pthread_create(&lane->thread, NULL, run, lane) == 0;
     }
-    return opened;
+    return opened && pthread_create(&far->asker, NULL, run_asker, device) == 0;
 }
 
 static enum fas_status far_open(struct device *device, const struct config *config,
@@ -269,7 +376,13 @@ static enum fas_status far_open(struct device *device, const struct config *conf
     return FAS_OK;
 }
 
-/* A handle is what a fake libcuda exports (tests/support/fake_cuda.c): "PID FD". */
+static size_t length_of(const struct device_mapping *mapping)
+{
+    return mapping->event ? sizeof(struct fake_event) : mapping->bytes;
+}
+
+/* A handle is what a fake libcuda exports (tests/support/fake_cuda.c), of memory and of events:
+ * "PID FD". */
 static enum fas_status far_map(struct device *device, struct device_mapping *mapping,
                                struct fas_error *error)
 {
@@ -278,6 +391,7 @@ static enum fas_status far_map(struct device *device, struct device_mapping *map
     if (mapping->kind == FAS_PLACE_REGION) {
         return FAS_OK;
     }
+    const char *field = mapping->event ? "cuda_event" : "cuda_memory";
     mapping->handle[DEVICE_HANDLE_BYTES - 1] = 0;
     char *end;
     pid = strtol((const char *)mapping->handle, &end, 10);
@@ -286,12 +400,15 @@ static enum fas_status far_map(struct device *device, struct device_mapping *map
     int fd = pid > 0 ? open(path, O_RDWR | O_CLOEXEC) : -1;
     struct stat stat;
     if (fd < 0 || fstat(fd, &stat) != 0) {
-        return fas_fail(error, FAS_INVALID_ARGUMENT, "cuda_memory", "no such handle: %s", path);
+        return fas_fail(error, FAS_INVALID_ARGUMENT, field, "no such handle: %s", path);
     }
-    mapping->bytes = (uint64_t)stat.st_size;
-    mapping->memory = mmap(NULL, mapping->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    mapping->bytes = mapping->event ? 0 : (uint64_t)stat.st_size;
+    mapping->memory = mmap(NULL, length_of(mapping), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     mapping->own = strcmp(mapping->uuid, device->uuid) == 0;
     close(fd);
+    if (mapping->memory == MAP_FAILED) {
+        return fas_fail(error, FAS_INVALID_ARGUMENT, field, "can not be mapped: %s", path);
+    }
     return FAS_OK;
 }
 
@@ -299,7 +416,7 @@ static void far_unmap(struct device *device, const struct device_mapping *mappin
 {
     (void)device;
     if (mapping->kind == FAS_PLACE_CUDA) {
-        munmap(mapping->memory, mapping->bytes);
+        munmap(mapping->memory, length_of(mapping));
     }
 }
 
@@ -317,6 +434,9 @@ const struct device_ops device_far = {
     .download = far_download,
     .launch = far_launch,
     .take = far_take,
+    .await = far_await,
+    .resign = far_resign,
+    .record = far_record,
     .map = far_map,
     .unmap = far_unmap,
 };

@@ -1,6 +1,7 @@
 /*
  * fake_cuda.c: a libcuda.so.1 for tests: device memory is a memfd, a handle is "PID FD", the
- * devices are those of device_far.c. What libfaserve asks of the driver, and nothing else.
+ * devices are those of device_far.c. What libfaserve asks of the driver, and what tests do with
+ * events. A stream does its work at once, unless a test holds it.
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -10,7 +11,16 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { ALLOCATIONS_MAX = 256, FAILED = 1, DEVICES = 2 };
+#include "tests/support/fake_event.h"
+
+enum { ALLOCATIONS_MAX = 256, EVENTS_MAX = 64, FAILED = 1, NOT_READY = 600, DEVICES = 2 };
+
+static struct handle {
+    struct fake_event *shared; /* NULL: free */
+    int fd;
+    bool held; /* recorded on a stream that is held */
+} events[EVENTS_MAX];
+static bool stream_held;
 
 static struct allocation {
     uint8_t *base;
@@ -36,6 +46,14 @@ int cuMemsetD8_v2(uintptr_t memory, unsigned char value, size_t bytes);
 int cuMemFree_v2(uintptr_t memory);
 int cuMemcpy(uintptr_t to, uintptr_t from, size_t bytes);
 int cuStreamSynchronize(void *stream);
+int cuCtxGetDevice(int *device);
+int cuEventCreate(void **event, unsigned flags);
+int cuEventDestroy_v2(void *event);
+int cuEventRecord(void *event, void *stream);
+int cuEventQuery(void *event);
+int cuIpcGetEventHandle(char *handle, void *event);
+void fake_stream_hold(void);
+void fake_stream_release(void);
 
 int cuInit(unsigned flags)
 {
@@ -194,4 +212,98 @@ int cuMemcpy(uintptr_t to, uintptr_t from, size_t bytes)
 int cuStreamSynchronize(void *stream)
 {
     return stream ? FAILED : 0;
+}
+
+int cuCtxGetDevice(int *device)
+{
+    *device = current;
+    return 0;
+}
+
+/* ---- events ---- */
+
+static int make_event(struct handle *event)
+{
+    int fd = memfd_create("fake-event", MFD_CLOEXEC);
+    if (fd < 0 || ftruncate(fd, sizeof *event->shared) != 0) {
+        return FAILED;
+    }
+    void *shared = mmap(NULL, sizeof *event->shared, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    *event = (struct handle){.shared = shared, .fd = fd};
+    return 0;
+}
+
+int cuEventCreate(void **event, unsigned flags)
+{
+    int failed = FAILED; /* but for one that is interprocess and without timing */
+    pthread_mutex_lock(&lock);
+    for (int i = 0; i < EVENTS_MAX && flags == 6 && failed; i++) {
+        if (!events[i].shared) {
+            failed = make_event(&events[i]);
+            *event = &events[i];
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    return failed;
+}
+
+int cuEventDestroy_v2(void *event)
+{
+    struct handle *gone = event;
+    pthread_mutex_lock(&lock);
+    munmap(gone->shared, sizeof *gone->shared);
+    close(gone->fd);
+    *gone = (struct handle){0};
+    pthread_mutex_unlock(&lock);
+    return 0;
+}
+
+int cuEventRecord(void *event, void *stream)
+{
+    struct handle *recorded = event;
+    pthread_mutex_lock(&lock);
+    unsigned long long number = fake_event_record(recorded->shared);
+    recorded->held = stream_held && stream;
+    if (!recorded->held) {
+        fake_event_end(recorded->shared, number);
+    }
+    pthread_mutex_unlock(&lock);
+    return 0;
+}
+
+int cuEventQuery(void *event)
+{
+    const struct handle *asked = event;
+    return fake_event_is_over(asked->shared) ? 0 : NOT_READY;
+}
+
+int cuIpcGetEventHandle(char *handle, void *event)
+{
+    const struct handle *given = event;
+    bool known = given >= events && given < events + EVENTS_MAX && given->shared;
+    if (known) {
+        memset(handle, 0, 64);
+        snprintf(handle, 64, "%d %d", (int)getpid(), given->fd);
+    }
+    return known ? 0 : FAILED;
+}
+
+void fake_stream_hold(void)
+{
+    pthread_mutex_lock(&lock);
+    stream_held = true;
+    pthread_mutex_unlock(&lock);
+}
+
+void fake_stream_release(void)
+{
+    pthread_mutex_lock(&lock);
+    stream_held = false;
+    for (int i = 0; i < EVENTS_MAX; i++) {
+        if (events[i].held) {
+            fake_event_end(events[i].shared, atomic_load(&events[i].shared->recorded));
+            events[i].held = false;
+        }
+    }
+    pthread_mutex_unlock(&lock);
 }

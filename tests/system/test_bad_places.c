@@ -1,7 +1,9 @@
 /*
- * bad_places: shared memory as the library would never use it, over a plain socket: regions of
- * others, closed ones, bounds, connections that end in the middle of a launch.
+ * bad_places: shared memory and events as the library would never use them, over a plain socket:
+ * regions of others, closed ones, bounds, one in the place of the other, connections that end in
+ * the middle of a launch.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -70,9 +72,8 @@ static void close_region(struct peer *peer, uint32_t id)
 }
 
 /* All of it lies in the region: nothing travels. */
-static void request_in(struct peer *peer, uint32_t id, uint64_t o_offset)
+static struct wire_request forward_in(uint32_t id, uint64_t o_offset)
 {
-    uint8_t header[FAS_HEADER_BYTES_MAX];
     struct wire_request request = {.pass = FAS_FORWARD,
                                    .dims = {FAS_FP32, 1, 1, 64, 64, TOKENS, TOKENS},
                                    .batch = 1,
@@ -83,9 +84,21 @@ static void request_in(struct peer *peer, uint32_t id, uint64_t o_offset)
         request.tensors[tensor] =
             (struct wire_tensor){FAS_PLACE_REGION, id, tensor == FAS_O ? o_offset : 0, 0, 0};
     }
+    return request;
+}
+
+static void send_request(struct peer *peer, const struct wire_request *request)
+{
+    uint8_t header[FAS_HEADER_BYTES_MAX];
     struct frame frame = {.type = FRAME_REQUEST, .request = ID};
-    frame.header_bytes = (uint32_t)wire_encode_request(&request, header);
+    frame.header_bytes = (uint32_t)wire_encode_request(request, header);
     ck_assert(peer_send(peer, &frame, header, NULL));
+}
+
+static void request_in(struct peer *peer, uint32_t id, uint64_t o_offset)
+{
+    const struct wire_request request = forward_in(id, o_offset);
+    send_request(peer, &request);
 }
 
 START_TEST(a_region_of_another_connection)
@@ -187,6 +200,92 @@ START_TEST(a_connection_ends_after_the_last_write)
 }
 END_TEST
 
+/* A place of what stands for CUDA on a far device: an event, or memory. */
+static uint32_t open_cuda(bool event)
+{
+    uint8_t header[FAS_HEADER_BYTES_MAX];
+    struct wire_opened opened;
+    struct wire_open open = {.place = FAS_PLACE_CUDA, .has_event = event, .has_memory = !event};
+    int fd = memfd_create("bad-places", MFD_CLOEXEC);
+    ck_assert(fd >= 0 && ftruncate(fd, REGION) == 0);
+    snprintf((char *)(event ? open.cuda_event : open.cuda_memory), WIRE_CUDA_HANDLE_BYTES, "%d %d",
+             (int)getpid(), fd);
+    snprintf(open.device_uuid, sizeof open.device_uuid, "GPU-fa000000-0000-0000-0000-000000000000");
+    struct frame frame = {.type = FRAME_OPEN, .request = 3};
+    frame.header_bytes = (uint32_t)wire_encode_open(&open, header);
+    ck_assert(peer_send(&bad, &frame, header, NULL));
+    ck_assert_int_eq(peer_receive(&bad, ANSWER_MS), PEER_MESSAGE);
+    ck_assert_str_eq(frame_type_name(bad.frame.type), "OPENED");
+    ck_assert_int_eq(wire_decode_opened(bad.header, bad.frame.header_bytes, &opened, &error),
+                     FAS_OK);
+    ck_assert_uint_eq(opened.bytes, (event ? 0 : REGION));
+    close(fd);
+    return opened.id;
+}
+
+static bool opens_cuda(void)
+{
+    return strcmp(daemon_device_kind(), "far") == 0;
+}
+
+START_TEST(an_event_in_the_place_of_memory)
+{
+    ck_assert(peer_greet(&bad));
+    if (opens_cuda()) {
+        struct wire_request request = forward_in(open_cuda(true), TENSOR);
+        for (int tensor = FAS_Q; tensor <= FAS_O; tensor++) {
+            request.tensors[tensor].place = FAS_PLACE_CUDA;
+        }
+        send_request(&bad, &request);
+        check_request_refused(FAS_INVALID_ARGUMENT, "tensors.q");
+    }
+}
+END_TEST
+
+START_TEST(memory_in_the_place_of_an_event)
+{
+    uint8_t *memory;
+    ck_assert(peer_greet(&bad));
+    uint32_t region = open_region(&bad, &memory);
+    struct wire_request request = forward_in(region, TENSOR);
+    request.wait_event = region;
+    send_request(&bad, &request);
+    check_answer(ID, FAS_INVALID_ARGUMENT, "wait_event");
+    request.wait_event = 0;
+    request.done_event = opens_cuda() ? open_cuda(false) : region;
+    send_request(&bad, &request);
+    check_request_refused(FAS_INVALID_ARGUMENT, "done_event");
+    munmap(memory, REGION);
+}
+END_TEST
+
+/* CLOSE while a request waits for the event: CLOSED follows its end. */
+START_TEST(an_event_closed_while_it_is_waited_for)
+{
+    uint8_t *memory;
+    ck_assert(peer_greet(&bad));
+    if (!opens_cuda()) {
+        return;
+    }
+    uint32_t region = open_region(&bad, &memory), event = open_cuda(true);
+    struct wire_request request = forward_in(region, TENSOR);
+    request.wait_event = request.done_event = event;
+    send_request(&bad, &request);
+    close_region(&bad, event);
+    bool enqueued = false;
+    do {
+        ck_assert_int_eq(peer_receive(&bad, ANSWER_MS), PEER_MESSAGE);
+        ck_assert_str_ne(frame_type_name(bad.frame.type), "CLOSED");
+        enqueued |= bad.frame.type == FRAME_ENQUEUED;
+    } while (bad.frame.type == FRAME_RESULT || bad.frame.type == FRAME_ENQUEUED);
+    ck_assert(enqueued);
+    ck_assert_str_eq(frame_type_name(bad.frame.type), "DONE");
+    ck_assert_int_eq(peer_receive(&bad, ANSWER_MS), PEER_MESSAGE);
+    ck_assert_str_eq(frame_type_name(bad.frame.type), "CLOSED");
+    munmap(memory, REGION);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("bad_places");
@@ -199,6 +298,9 @@ int main(void)
     tcase_add_test(tcase, a_region_that_was_closed);
     tcase_add_test(tcase, a_region_closed_while_it_is_used);
     tcase_add_test(tcase, a_connection_ends_after_the_last_write);
+    tcase_add_test(tcase, an_event_in_the_place_of_memory);
+    tcase_add_test(tcase, memory_in_the_place_of_an_event);
+    tcase_add_test(tcase, an_event_closed_while_it_is_waited_for);
     suite_add_tcase(suite, tcase);
     return run_suite(suite);
 }

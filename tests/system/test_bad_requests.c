@@ -102,6 +102,11 @@ static void an_event_never_opened(struct wire_request *request)
     request->wait_event = 3;
 }
 
+static void a_done_event_never_opened(struct wire_request *request)
+{
+    request->done_event = FAS_PLACE_ID_MAX;
+}
+
 static const struct bad_request bad_requests[] = {
     {"cu_seqlens_q", FAS_INVALID_ARGUMENT, NULL, not_monotone},
     {"cu_seqlens_q", FAS_INVALID_ARGUMENT, NULL, not_from_0},
@@ -116,7 +121,8 @@ static const struct bad_request bad_requests[] = {
     {"softmax_scale", FAS_INVALID_ARGUMENT, scale_of_nothing, NULL},
     {"handle", FAS_NOT_FOUND, a_handle_never_given, NULL},
     {"tensors.q", FAS_NOT_FOUND, a_place_never_opened, NULL},
-    {"wait_event", FAS_UNSUPPORTED, an_event_never_opened, NULL},
+    {"wait_event", FAS_NOT_FOUND, an_event_never_opened, NULL},
+    {"done_event", FAS_NOT_FOUND, a_done_event_never_opened, NULL},
 };
 
 START_TEST(a_request_that_breaks_a_rule)

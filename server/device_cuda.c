@@ -370,11 +370,7 @@ static enum fas_status open_identity(struct device *device)
                         "%s is a %s of compute capability %d.%d: kernels are for 9.0, 10.0, 10.3",
                         device->name, properties.name, properties.major, properties.minor);
     }
-    const uint8_t *u = (const uint8_t *)properties.uuid.bytes;
-    snprintf(device->uuid, sizeof device->uuid,
-             "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1],
-             u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14],
-             u[15]);
+    device_cuda_uuid(device->ordinal, device->uuid);
     log_info("cuda_device", log_str("device", device->name), log_str("model", properties.name),
              log_str("uuid", device->uuid));
     return FAS_OK;

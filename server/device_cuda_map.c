@@ -6,9 +6,45 @@
 
 #include <assert.h>
 #include <cuda_runtime_api.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "server/log.h"
+
+void device_cuda_uuid(int ordinal, char uuid[FAS_NAME_BYTES_MAX])
+{
+    struct cudaDeviceProp properties;
+    uuid[0] = '\0';
+    if (cudaGetDeviceProperties(&properties, ordinal) != cudaSuccess) {
+        cudaGetLastError();
+        return;
+    }
+    const uint8_t *u = (const uint8_t *)properties.uuid.bytes;
+    snprintf(uuid, FAS_NAME_BYTES_MAX,
+             "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1],
+             u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14],
+             u[15]);
+}
+
+/* Of this device, or of another one that is here. That memory is where its client says can not be
+ * known: the driver names the device that opened the handle. */
+static enum fas_status check_uuid(const struct device *device, const char *uuid,
+                                  struct fas_error *error)
+{
+    char there[FAS_NAME_BYTES_MAX];
+    int count = 0;
+    bool found = strcmp(device->uuid, uuid) == 0;
+    if (!found && cudaGetDeviceCount(&count) != cudaSuccess) {
+        cudaGetLastError();
+    }
+    for (int i = 0; i < count && !found; i++) {
+        device_cuda_uuid(i, there);
+        found = strcmp(there, uuid) == 0;
+    }
+    return found ? FAS_OK
+                 : fas_fail(error, FAS_INVALID_ARGUMENT, "device_uuid",
+                            "no GPU that this server sees is \"%s\"", uuid);
+}
 
 /* How long an allocation is: the driver's word. The runtime has no name for that. */
 static bool measure(uint8_t *memory, uint64_t *bytes)
@@ -42,8 +78,7 @@ static enum fas_status open_allocation(struct device *device, struct device_mapp
         return fas_fail(error, FAS_INVALID_ARGUMENT, "cuda_memory", "%s can not open it: %s",
                         device->name, cudaGetErrorString(result));
     }
-    /* Where it is only the client knows: the driver names the device that opened the handle.
-     * Kernels that take a neighbour's memory for their own are 14 times slower (H200). */
+    /* Kernels that take a neighbour's memory for their own are 14 times slower (H200). */
     mapping->own = strcmp(mapping->uuid, device->uuid) == 0;
     if (!measure(memory, &mapping->bytes)) {
         cudaIpcCloseMemHandle(memory);
@@ -75,6 +110,9 @@ enum fas_status device_cuda_map(struct device *device, struct device_mapping *ma
                                 struct fas_error *error)
 {
     cudaSetDevice(device->ordinal);
+    if (mapping->kind == FAS_PLACE_CUDA && check_uuid(device, mapping->uuid, error) != FAS_OK) {
+        return error->status;
+    }
     if (mapping->kind == FAS_PLACE_CUDA) {
         return mapping->event ? open_event(device, mapping, error)
                               : open_allocation(device, mapping, error);

@@ -348,6 +348,11 @@ static bool open_lanes(struct device *device)
     return opened && pthread_create(&far->asker, NULL, run_asker, device) == 0;
 }
 
+static void name_far(int ordinal, char uuid[FAS_NAME_BYTES_MAX])
+{
+    snprintf(uuid, FAS_NAME_BYTES_MAX, "GPU-fa000000-0000-0000-0000-00000000000%d", ordinal);
+}
+
 static enum fas_status far_open(struct device *device, const struct config *config,
                                 struct fas_error *error)
 {
@@ -362,8 +367,7 @@ static enum fas_status far_open(struct device *device, const struct config *conf
     device->depth = DEVICE_DEPTH_MAX;
     device->plan_bytes = FAR_PLAN_BYTES;
     device->peer_bytes_per_us = 1e4;
-    snprintf(device->uuid, sizeof device->uuid, "GPU-fa000000-0000-0000-0000-00000000000%d",
-             device->ordinal);
+    name_far(device->ordinal, device->uuid);
     if (!far || !open_memory(device, config)) {
         return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "arena-bytes", "no memory for a far device");
     }
@@ -374,6 +378,15 @@ static enum fas_status far_open(struct device *device, const struct config *conf
         return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "device", "no threads for a far device");
     }
     return FAS_OK;
+}
+
+/* As many as the driver of tests/support/fake_cuda.c has. */
+static bool is_here(const char *uuid)
+{
+    char there[2][FAS_NAME_BYTES_MAX];
+    name_far(0, there[0]);
+    name_far(1, there[1]);
+    return strcmp(uuid, there[0]) == 0 || strcmp(uuid, there[1]) == 0;
 }
 
 static size_t length_of(const struct device_mapping *mapping)
@@ -392,6 +405,10 @@ static enum fas_status far_map(struct device *device, struct device_mapping *map
         return FAS_OK;
     }
     const char *field = mapping->event ? "cuda_event" : "cuda_memory";
+    if (!is_here(mapping->uuid)) {
+        return fas_fail(error, FAS_INVALID_ARGUMENT, "device_uuid", "no such device: %s",
+                        mapping->uuid);
+    }
     mapping->handle[DEVICE_HANDLE_BYTES - 1] = 0;
     char *end;
     pid = strtol((const char *)mapping->handle, &end, 10);

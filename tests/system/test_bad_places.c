@@ -201,25 +201,31 @@ START_TEST(a_connection_ends_after_the_last_write)
 END_TEST
 
 /* A place of what stands for CUDA on a far device: an event, or memory. */
-static uint32_t open_cuda(bool event)
+static void say_open_cuda(bool event, int device)
 {
     uint8_t header[FAS_HEADER_BYTES_MAX];
-    struct wire_opened opened;
     struct wire_open open = {.place = FAS_PLACE_CUDA, .has_event = event, .has_memory = !event};
     int fd = memfd_create("bad-places", MFD_CLOEXEC);
     ck_assert(fd >= 0 && ftruncate(fd, REGION) == 0);
     snprintf((char *)(event ? open.cuda_event : open.cuda_memory), WIRE_CUDA_HANDLE_BYTES, "%d %d",
              (int)getpid(), fd);
-    snprintf(open.device_uuid, sizeof open.device_uuid, "GPU-fa000000-0000-0000-0000-000000000000");
+    snprintf(open.device_uuid, sizeof open.device_uuid, "GPU-fa000000-0000-0000-0000-00000000000%d",
+             device);
     struct frame frame = {.type = FRAME_OPEN, .request = 3};
     frame.header_bytes = (uint32_t)wire_encode_open(&open, header);
     ck_assert(peer_send(&bad, &frame, header, NULL));
     ck_assert_int_eq(peer_receive(&bad, ANSWER_MS), PEER_MESSAGE);
+    close(fd);
+}
+
+static uint32_t open_cuda(bool event)
+{
+    struct wire_opened opened;
+    say_open_cuda(event, 0);
     ck_assert_str_eq(frame_type_name(bad.frame.type), "OPENED");
     ck_assert_int_eq(wire_decode_opened(bad.header, bad.frame.header_bytes, &opened, &error),
                      FAS_OK);
     ck_assert_uint_eq(opened.bytes, (event ? 0 : REGION));
-    close(fd);
     return opened.id;
 }
 
@@ -238,6 +244,22 @@ START_TEST(an_event_in_the_place_of_memory)
         }
         send_request(&bad, &request);
         check_request_refused(FAS_INVALID_ARGUMENT, "tensors.q");
+    }
+}
+END_TEST
+
+/* Of a GPU that is not there. */
+START_TEST(a_false_uuid)
+{
+    ck_assert(peer_greet(&bad));
+    for (int event = 0; event < 2 && opens_cuda(); event++) {
+        struct fas_error told;
+        say_open_cuda(event, 7);
+        ck_assert_str_eq(frame_type_name(bad.frame.type), "ERROR");
+        ck_assert_int_eq(wire_decode_error(bad.header, bad.frame.header_bytes, &told, &error),
+                         FAS_OK);
+        ck_assert_int_eq(told.status, FAS_INVALID_ARGUMENT);
+        ck_assert_str_eq(told.field, "device_uuid");
     }
 }
 END_TEST
@@ -301,6 +323,7 @@ int main(void)
     tcase_add_test(tcase, an_event_in_the_place_of_memory);
     tcase_add_test(tcase, memory_in_the_place_of_an_event);
     tcase_add_test(tcase, an_event_closed_while_it_is_waited_for);
+    tcase_add_test(tcase, a_false_uuid);
     suite_add_tcase(suite, tcase);
     return run_suite(suite);
 }

@@ -198,7 +198,8 @@ struct fas_request {
     float softmax_scale; /* 0: 1 / sqrt(d) */
     float softcap;       /* 0: none */
     bool deterministic;  /* backward: bitwise-equal gradients, run after run */
-    bool retain;         /* forward: the daemon keeps q, k, v, o, lse; the report names a handle */
+    bool retain;         /* forward: the daemon keeps copies of q, k, v, o, lse under a handle that
+                            the report names, and counts them on retain_bytes_max */
     enum fas_priority priority;
     uint64_t handle;      /* backward: of a retained forward; else 0 */
     uint64_t deadline_us; /* from arrival at the daemon; 0: none */

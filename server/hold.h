@@ -1,6 +1,7 @@
 /*
  * hold.h: retained forwards: q, k, v, o, lse (and sink) of an answered request stay in the arena
- * under a handle, so that its backward sends dO only.
+ * under a handle, so that its backward sends dO only. Tensors in places are copied for that: their
+ * memory is the client's to write to once the forward has ended.
  *
  * A hold belongs to the connection that made it; nobody else can name it. It goes with RELEASE,
  * with its connection, when retain-ttl has passed since it was last used, or when its owner needs

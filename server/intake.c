@@ -289,7 +289,8 @@ static enum fas_status equip(struct server *server, struct connection *connectio
     }
     if (status == FAS_OK && wire->retain && slot->request.in_place) {
         status = fas_fail(error, FAS_UNSUPPORTED, "retain",
-                          "tensors in places are not copied: name them again in the backward");
+                          "%s copies no tensors from places: name them again in the backward",
+                          device->name);
     }
     if (status == FAS_OK) {
         status = reserve(server, connection, slot, lengths, tensors, error);

@@ -275,7 +275,7 @@ bool place_recall(struct server *server, const struct connection *connection,
     return waits;
 }
 
-/* Kernels of this device use the memory where it is. */
+/* Kernels of this device can use the memory where it is. */
 static bool reaches(const struct device *device, const struct place *place)
 {
     return place->kind == FAS_PLACE_REGION ? device->host_reaches_arena
@@ -287,6 +287,14 @@ void place_use(struct server *server, struct slot *slot, uint32_t use, struct pl
     slot->places[use] = (uint16_t)place->id;
     place->used = ++server->places.uses;
     place->users++;
+}
+
+/* What is to be kept is copied, where the device copies: the client's memory is its own again when
+ * the request has ended. */
+static bool is_copied(const struct device *device, const struct slot *slot,
+                      const struct place *place)
+{
+    return !reaches(device, place) || (slot->request.wire.retain && !device->host_reaches_arena);
 }
 
 static enum fas_status enter(struct server *server, struct slot *slot, enum fas_tensor tensor,
@@ -317,7 +325,7 @@ static enum fas_status enter(struct server *server, struct slot *slot, enum fas_
                         at->offset, bytes);
     }
     request_place(request, tensor, place->mapping.memory + at->offset,
-                  !reaches(&server->executors[slot->executor].device, place));
+                  is_copied(&server->executors[slot->executor].device, slot, place));
     place_use(server, slot, tensor, place);
     return FAS_OK;
 }

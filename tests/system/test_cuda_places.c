@@ -316,6 +316,44 @@ START_TEST(memory_of_a_gpu_that_the_daemon_does_not_compute_on)
 }
 END_TEST
 
+/* The daemon keeps copies, counted on the quota: the client's memory is its own again, and the
+ * backward brings nothing but dO, which lies in CUDA memory, too. */
+START_TEST(a_retained_forward_is_a_copy)
+{
+    struct random random = random_open(8);
+    struct job forward, backward;
+    struct fas_report report;
+    start();
+    uint8_t *memory = device_memory(2 * MIB);
+    for (int round = 0; round < 5; round++) {
+        job_forward(&forward, &shape, &random);
+        job_backward(&backward, &forward, &random);
+        job_place(&forward, ALL, memory);
+        job_place(&backward, ALL, memory + MIB);
+        forward.request.retain = true;
+        ck_assert_msg(fas_run(client, &forward.request, &report) == FAS_OK, "%s: %s",
+                      report.error.field, report.error.text);
+        ck_assert(job_right(&forward));
+        ck_assert_uint_eq(report.places, 1u << FAS_PLACE_CUDA);
+        ck_assert_double_eq(stat_of("retained_handles"), 1);
+        double kept = stat_of("retained_bytes");
+        ck_assert_double_ge(kept, (double)fas_tensor_bytes(&forward.request.dims, FAS_Q));
+        memset(memory, 0x7f, MIB);
+        for (int tensor = FAS_Q; tensor <= FAS_LSE; tensor++) {
+            backward.request.tensors[tensor].data = NULL;
+        }
+        backward.request.tensors[FAS_SINK].data = backward.tensors[FAS_SINK];
+        backward.request.handle = report.handle;
+        run_right(&backward);
+        ck_assert_int_eq(fas_release(client, report.handle, &error), FAS_OK);
+        job_close(&forward);
+        job_close(&backward);
+    }
+    ck_assert_double_eq(stat_of("retained_bytes"), 0);
+    stop();
+}
+END_TEST
+
 START_TEST(a_killed_client_leaves_nothing)
 {
     struct random random = random_open(4);
@@ -355,6 +393,7 @@ int main(void)
         {"busy", &a_busy_device_is_helped_by_its_neighbour},
         {"number", &memory_of_a_gpu_by_number},
         {"other", &memory_of_a_gpu_that_the_daemon_does_not_compute_on},
+        {"retained", &a_retained_forward_is_a_copy},
         {"killed", &a_killed_client_leaves_nothing},
     };
     return check_main("cuda_places", rows, sizeof rows / sizeof rows[0]);

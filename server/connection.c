@@ -156,6 +156,7 @@ static bool bid_farewell(struct connection *connection, const struct fas_error *
         return false;
     }
     connection_refuse(connection, 0, error);
+    connection->deferred = NULL; /* its answer is the farewell */
     connection->state = CONNECTION_FAREWELL;
     connection->failed_us = now_us;
     return true;
@@ -588,13 +589,17 @@ static void read_inbox(struct server *server, struct connection *connection, uin
     }
 }
 
+static void resume_deferred(struct server *server, struct connection *connection, uint64_t now_us)
+{
+    if (connection->state == CONNECTION_OPEN && connection->deferred) {
+        read_inbox(server, connection, now_us);
+    }
+}
+
 void connection_resume_deferred(struct server *server, uint64_t now_us)
 {
     for (uint32_t i = 0; i < server->connections.count; i++) {
-        struct connection *connection = &server->connections.entries[i];
-        if (connection->state == CONNECTION_OPEN && connection->deferred) {
-            read_inbox(server, connection, now_us);
-        }
+        resume_deferred(server, &server->connections.entries[i], now_us);
     }
 }
 
@@ -609,6 +614,7 @@ static void serve(struct server *server, struct stream *stream, unsigned events,
         if (connection->state == CONNECTION_FAREWELL && told(connection)) {
             close_now(server, connection);
         }
+        resume_deferred(server, connection->leader, now_us);
     }
     if (events & STREAM_RECEIVED || connection->backlog) {
         read_inbox(server, connection, now_us);
@@ -703,6 +709,7 @@ static void watch_awaited(struct server *server, struct connection *connection, 
 static void watch(struct server *server, struct connection *connection, uint64_t now_us)
 {
     struct fas_error error;
+    resume_deferred(server, connection, now_us);
     watch_silence(server, connection, now_us);
     watch_awaited(server, connection, now_us);
     if (connection->state == CONNECTION_GREETING &&

@@ -57,7 +57,8 @@ struct connection {
     struct outbox outbox;
     uint64_t sends, sends_done;          /* handed to the stream; over */
     struct fetch_queue fetches;          /* being sent from slabs */
-    const struct inbox_record *deferred; /* a REQUEST that waits for its memory; NULL: none */
+    const struct inbox_record *deferred; /* a REQUEST that waits for memory; NULL: none */
+    uint64_t deferred_us;                /* when it arrived; 0: none waits */
     bool backlog;           /* it stopped reading its inbox for want of room in its outbox */
     uint64_t result_credit; /* bytes of RESULT the peer can take */
     uint64_t result_window; /* its first credit */
@@ -76,7 +77,8 @@ bool connections_open(struct connections *connections, uint32_t count);
 /* Takes everything streams have to tell. */
 void connection_serve_all(struct server *server, uint64_t now_us);
 
-/* Goes on where a REQUEST waited for memory to be mapped again. */
+/* Goes on where a REQUEST waited: for memory to be mapped again, or given back by an answered one.
+ */
 void connection_resume_deferred(struct server *server, uint64_t now_us);
 
 /* Timeouts of HELLO, of uploads, of results nobody takes. Called some times a second. */

@@ -12,6 +12,10 @@
 #include "server/log.h"
 #include "server/server.h"
 
+/* How long a REQUEST waits for what answers of its own client hold until they are sent. They take
+ * some milliseconds where the client reads them. */
+#define GIVE_BACK_US 1000000u
+
 /* ---- admission: each step reserves one thing, or says why not ---- */
 
 static enum fas_status check_connection(const struct server *server,
@@ -385,6 +389,15 @@ static uint32_t advise(const struct server *server, const struct slot *slot)
     return retry_after_ms(part, work_us(server, executor));
 }
 
+/* A half admitted slot goes, as if it had never been. */
+static void withdraw(struct server *server, struct connection *connection, struct slot *slot)
+{
+    connection->unanswered--;
+    slot->answered = true;
+    slot_move(slot, SLOT_REPLYING);
+    intake_settle(server, slot);
+}
+
 /* Answers a REQUEST that was not admitted; a half admitted slot goes without an answer of its own.
  */
 static void refuse(struct server *server, struct connection *connection,
@@ -402,11 +415,32 @@ static void refuse(struct server *server, struct connection *connection,
     stats_answer(&server->stats, pass, error->status);
     connection_refuse(connection, record->frame.request, error);
     if (slot) {
-        connection->unanswered--;
-        slot->answered = true;
-        slot_move(slot, SLOT_REPLYING);
-        intake_settle(server, slot);
+        withdraw(server, connection, slot);
     }
+}
+
+/* A request of this client is answered, and gives back what it holds when the send that says so is
+ * over: a moment, in which the client may already have sent its next one. */
+static bool gives_back_soon(const struct server *server, const struct connection *connection)
+{
+    const struct slot *slots = server->slots.entries;
+    uint32_t index = connection->first_slot;
+    for (uint32_t count = connection->slot_count; count > 0; count--) {
+        if (slots[index].answered && !slot_sent(&slots[index])) {
+            return true;
+        }
+        index = slots[index].next;
+    }
+    return false;
+}
+
+/* Whether a REQUEST that found no room waits for what its client's own answers give back: a client
+ * that does not take them holds up itself, and is told to come back in the end. */
+static bool waits(const struct server *server, const struct connection *connection,
+                  enum fas_status status, enum stats_pass pass, uint64_t waited_us)
+{
+    bool memory = status == FAS_RESOURCE_EXHAUSTED && pass != STATS_UNREAD; /* not its own limits */
+    return memory && waited_us < GIVE_BACK_US && gives_back_soon(server, connection);
 }
 
 void intake_request(struct server *server, struct connection *connection,
@@ -414,7 +448,15 @@ void intake_request(struct server *server, struct connection *connection,
 {
     struct fas_error error = {0};
     enum stats_pass pass = STATS_UNREAD;
-    struct slot *slot = admit(server, connection, record, now_us, &pass, &error);
+    uint64_t arrived_us = connection->deferred_us ? connection->deferred_us : now_us;
+    struct slot *slot = admit(server, connection, record, arrived_us, &pass, &error);
+    if (waits(server, connection, error.status, pass, now_us - arrived_us)) {
+        connection->deferred = record;
+        if (slot) {
+            withdraw(server, connection, slot);
+        }
+    }
+    connection->deferred_us = connection->deferred ? arrived_us : 0;
     if (connection->deferred) {
         return;
     }

@@ -42,7 +42,7 @@ void slot_move(struct slot *slot, enum slot_state to)
     slot->state = to;
 }
 
-static bool is_sent(const struct slot *slot)
+bool slot_sent(const struct slot *slot)
 {
     uint64_t sends = 0;
     for (uint32_t lane = 0; lane < FAS_LANES_MAX; lane++) {
@@ -58,7 +58,7 @@ bool slot_has_event_out(const struct slot *slot)
 
 bool slot_idle(const struct slot *slot)
 {
-    return slot->state == SLOT_REPLYING && !slot->landing && is_sent(slot) && slot->copies == 0 &&
+    return slot->state == SLOT_REPLYING && !slot->landing && slot_sent(slot) && slot->copies == 0 &&
            !slot_has_event_out(slot) && (slot->answered || !slot->connection);
 }
 

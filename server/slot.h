@@ -111,6 +111,9 @@ void slot_move(struct slot *slot, enum slot_state to);
 /* A device has one of its events in hand. */
 bool slot_has_event_out(const struct slot *slot);
 
+/* No send under way says anything of it. */
+bool slot_sent(const struct slot *slot);
+
 /* REPLYING or, if the peer is gone, whatever: nothing may refer to it. */
 bool slot_idle(const struct slot *slot);
 void slot_give(struct slots *slots, struct slot *slot);

@@ -14,8 +14,6 @@
 #define ROUNDS 9
 #define REQUESTS 16 /* of a round */
 #define IN_FLIGHT 2
-/* Of a request that the daemon has no room for. */
-#define TRIES 100
 
 /* Rows of 512 bytes. */
 #define ROWS ((16 << 20) / 512)
@@ -51,24 +49,18 @@ static void count(struct bulk *bulk, const struct fas_report *report)
     }
 }
 
-/* Ends the call, if there is one. A finished request holds its memory until the daemon's last send
- * is over, a moment after its caller has the answer: who is at his limit is told when to come back,
- * and does. */
-static void finish(struct bulk *bulk, struct flights *flights, int at, bool counts)
+static void finish(struct bulk *bulk, struct fas_call **call, bool counts)
 {
-    struct fas_call **call = &flights->calls[at];
-    for (int tries = 0; *call; tries++) {
-        fas_wait(*call, -1);
-        const struct fas_report report = *fas_call_report(*call);
-        fas_call_close(*call);
-        *call = NULL;
-        if (report.error.status == FAS_RESOURCE_EXHAUSTED && tries < TRIES) {
-            clock_wait(report.error.retry_after_ms * 1e-3);
-            fas_submit(bulk->client, &flights->workloads[at].request, call, &bulk->error);
-        } else if (counts || report.error.status != FAS_OK) {
-            count(bulk, &report);
-        }
+    if (!*call) {
+        return;
     }
+    fas_wait(*call, -1);
+    const struct fas_report *report = fas_call_report(*call);
+    if (counts || report->error.status != FAS_OK) {
+        count(bulk, report);
+    }
+    fas_call_close(*call);
+    *call = NULL;
 }
 
 /* Seconds of one round; negative: a request failed, see bulk->error. */
@@ -76,10 +68,11 @@ static double round_run(struct bulk *bulk, struct flights *flights, bool counts)
 {
     uint64_t begin_ns = clock_ns();
     for (int i = 0; i < REQUESTS + IN_FLIGHT; i++) {
-        finish(bulk, flights, i % IN_FLIGHT, counts);
+        struct fas_call **call = &flights->calls[i % IN_FLIGHT];
+        finish(bulk, call, counts);
         if (i < REQUESTS && bulk->error.status == FAS_OK) {
-            fas_submit(bulk->client, &flights->workloads[i % IN_FLIGHT].request,
-                       &flights->calls[i % IN_FLIGHT], &bulk->error);
+            fas_submit(bulk->client, &flights->workloads[i % IN_FLIGHT].request, call,
+                       &bulk->error);
         }
     }
     return bulk->error.status == FAS_OK ? clock_seconds(begin_ns) : -1;

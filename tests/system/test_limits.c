@@ -227,6 +227,96 @@ START_TEST(requests_beyond_the_connections_share_wait)
 }
 END_TEST
 
+/* One of the daemon's numbers, asked for by a client of its own. */
+static double stat_of(struct peer *peer, const char *name)
+{
+    static struct wire_stats stats;
+    const struct frame frame = {.type = FRAME_STATS, .request = 1};
+    struct fas_error error;
+    ck_assert(peer_send(peer, &frame, NULL, NULL));
+    ck_assert_int_eq(peer_receive(peer, ANSWER_MS), PEER_MESSAGE);
+    ck_assert_int_eq(wire_decode_stats(peer->header, peer->frame.header_bytes, &stats, &error),
+                     FAS_OK);
+    for (uint32_t i = 0; i < stats.count; i++) {
+        if (strcmp(stats.stats[i].name, name) == 0) {
+            return stats.stats[i].value;
+        }
+    }
+    ck_abort_msg("there is no number called %s", name);
+}
+
+/* Some megabytes of results, of which the daemon hands on half of one at once. */
+enum { WIDE_SEQUENCES = 5000 };
+
+struct wide {
+    struct exchange exchange;
+    struct exchange_rows rows; /* still to come */
+    bool done;
+};
+
+static void take_one(struct wide *wide, struct peer *peer)
+{
+    ck_assert_int_eq(peer_receive(peer, ANSWER_MS), PEER_MESSAGE);
+    const char *wrong = exchange_take(&wide->exchange, peer, 1, &wide->rows, &wide->done);
+    ck_assert_msg(wrong == NULL, "%s", wrong);
+}
+
+/* A peer whose request is answered, though it has not read all of the answer, so that the memory is
+ * still being sent from; it is allowed one request, and sends the next. */
+static void ask_before_the_answer_is_read(struct wide *wide)
+{
+    start((const char *const[]){"--device", "cpu:0", "--arena-bytes", "64MiB",
+                                "--requests-per-principal", "1", NULL});
+    *wide = (struct wide){.done = false};
+    exchange_open(&wide->exchange, WIDE_SEQUENCES);
+    exchange_expect(&wide->exchange, &wide->rows);
+    connect_soon(&peers[0]);
+    connect_soon(&peers[1]);
+    ck_assert(exchange_send(&wide->exchange, &peers[0], 1));
+    take_one(wide, &peers[0]);
+    while (stat_of(&peers[1], "requests_ok") < 1) { /* that is when its last bytes are handed on */
+        take_one(wide, &peers[0]);
+        usleep(10000);
+    }
+    ck_assert_double_eq(stat_of(&peers[1], "requests_in_flight"), 1);
+    ck_assert(exchange_send(&small, &peers[0], 2));
+}
+
+/* It can not know that the daemon's last send is not over yet. */
+START_TEST(who_has_an_answer_may_ask_again_though_it_is_still_being_sent)
+{
+    struct wide wide;
+    ask_before_the_answer_is_read(&wide);
+    while (!wide.done) {
+        take_one(&wide, &peers[0]);
+    }
+    const char *wrong = exchange_receive(&small, &peers[0], 2);
+    ck_assert_msg(wrong == NULL, "%s", wrong);
+    exchange_close(&wide.exchange);
+    stop();
+}
+END_TEST
+
+START_TEST(who_does_not_take_his_answer_is_told_to_come_back_in_the_end)
+{
+    struct wide wide;
+    struct fas_error error;
+    ask_before_the_answer_is_read(&wide);
+    for (int tries = 0; stat_of(&peers[1], "requests_resource_exhausted") < 1; tries++) {
+        ck_assert_int_lt(tries, 1000);
+        usleep(10000);
+    }
+    while (!wide.done) {
+        take_one(&wide, &peers[0]);
+    }
+    check_error_of(&peers[0], 2, FAS_RESOURCE_EXHAUSTED, &error);
+    ck_assert_str_eq(error.field, "requests");
+    check_served(&peers[0], 3);
+    exchange_close(&wide.exchange);
+    stop();
+}
+END_TEST
+
 /* Sends until the daemon takes no more for a second: it must stop reading, not store. */
 static void flood(struct peer *peer, const struct frame *frame, const void *header)
 {
@@ -321,6 +411,8 @@ int main(void)
     tcase_add_test(tcase, without_descriptors_it_waits_and_does_not_spin);
     tcase_add_test(tcase, a_full_arena_says_when_to_come_back);
     tcase_add_test(tcase, requests_beyond_the_connections_share_wait);
+    tcase_add_test(tcase, who_has_an_answer_may_ask_again_though_it_is_still_being_sent);
+    tcase_add_test(tcase, who_does_not_take_his_answer_is_told_to_come_back_in_the_end);
     tcase_add_test(tcase, who_asks_without_end_and_never_listens_stands_still);
     tcase_add_test(tcase, the_second_signal_ends_it_at_once);
     suite_add_tcase(suite, tcase);

@@ -7,7 +7,7 @@
  * into its final place and, behind that, into the buffer again: in bulk a megabyte costs one copy,
  * the kernel's, and a small answer of several frames costs one wake.
  *
- * It is a role. Over a unix socket the receive thread gives it up to threads that wait for an
+ * It is a role. Except with tls, the receive thread gives it up to threads that wait for an
  * answer, because an answer that its own caller reads saves a change of threads, 15 to 20 us. It
  * takes it back when nobody has waited for LINGER_NS, or at once when the owner needs it (callbacks
  * run on the library's threads). A thread in `poll` is called away by an eventfd.
@@ -189,7 +189,7 @@ static bool tx_advance(struct batch *batch, size_t sent)
     return batch->count == 0;
 }
 
-/* A peer that takes no more may have said why: over a unix socket that is read before the end. */
+/* A peer that takes no more may have said why: that is read before the end, but for tls. */
 static void tx_failed(struct connection *c, const struct fas_error *error)
 {
     if (!is_direct(c)) {

@@ -2,8 +2,8 @@
  * connection.h: one connection to a daemon, as messages.
  *
  * Sending and receiving are roles. A thread that pushes a small batch sends it itself; everything
- * else is the send thread's. A thread that waits for an answer over a unix socket receives it, and
- * what comes before it, itself; otherwise the receive thread does, and with tcp and tls always.
+ * else is the send thread's. A thread that waits for an answer receives it, and what comes
+ * before it, itself; otherwise the receive thread does, and with tls always.
  * Whoever receives reads into the connection's buffer, finds frames in it and asks the owner where
  * a payload goes; what is not in the buffer yet is received straight there.
  *

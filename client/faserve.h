@@ -35,8 +35,8 @@
  * at the function. Callbacks run on threads of the library with no lock held, those of one call one
  * after the other: they may submit, cancel, take and close ended calls, and must not wait (fas_run,
  * fas_wait, fas_enqueued, fas_alloc, fas_free, fas_ping, fas_stats, fas_drain, closing an unended
- * call, fas_close), nor take long: they hold up the results of the other calls. The library uses
- * nng, so a process must not fork without exec after fas_connect.
+ * call, fas_close), nor take long: they hold up the results of the other calls. The library has
+ * threads of its own, so a process must not fork without exec after fas_connect.
  */
 #ifndef FASERVE_H
 #define FASERVE_H
@@ -71,7 +71,8 @@ struct fas_connect_options {
     const char *tls_ca_file;       /* PEM of the authorities to trust; needed with tls+tcp */
     const char *tls_server_name;   /* as in the certificate; NULL: the url's host */
     const char *tls_cert_key_file; /* PEM of own certificate and key; NULL: none */
-    uint32_t connect_timeout_ms;   /* dialling and greeting; 0: 5000 */
+    uint32_t connect_timeout_ms;   /* of each: an address, a greeting; looking up a host's name is
+                                      the system's; 0: 5000 */
     uint32_t silence_ms;           /* a daemon silent this long is lost; 0: 30000 */
     uint32_t calls_max;            /* in flight at once; 0: 64; the daemon may allow fewer */
     uint32_t connections;          /* that share the tensors of large calls; 0: 1; 8 at most */

@@ -1,8 +1,8 @@
 /*
- * stream.h: the byte stream under a connection, of one of two kinds: a unix socket of our own
- * (stream_unix.c), which any thread may read and which can bring descriptors, and nng's stream for
- * tcp and tls (stream_nng.c), with nng's threads underneath. The URL's scheme chooses. Used by
- * connection.c only.
+ * stream.h: the byte stream under a connection, of one of two kinds: a socket of our own
+ * (stream_socket.c), which any thread may read (a unix socket can bring descriptors, too), and
+ * nng's stream for tls (stream_nng.c), with nng's threads underneath. The URL's scheme chooses.
+ * Used by connection.c only.
  *
  * One thread sends and one receives at a time; any thread may close.
  */

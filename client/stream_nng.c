@@ -1,5 +1,5 @@
 /*
- * stream_nng.c: tcp and tls streams, through nng; the client's only file with nng. Both directions
+ * stream_nng.c: tls streams, through nng; the client's only file with nng. Both directions
  * wait for their operation in the thread that began it: a completion that is waited for costs no
  * change of threads when the kernel took or had the bytes at once, and one instead of two when not.
  * Measured with callbacks: bulk at half the rate of plain sockets.
@@ -105,8 +105,8 @@ static int dial_wait(nng_stream_dialer *dialer, uint32_t timeout_ms, nng_stream 
     return failed;
 }
 
-static enum fas_status dial(const struct fas_connect_options *options, bool tls,
-                            nng_stream **stream, struct fas_error *error)
+static enum fas_status dial(const struct fas_connect_options *options, nng_stream **stream,
+                            struct fas_error *error)
 {
     nng_stream_dialer *dialer = NULL;
     int failed = nng_stream_dialer_alloc(&dialer, options->url);
@@ -116,7 +116,7 @@ static enum fas_status dial(const struct fas_connect_options *options, bool tls,
     /* nng's streams leave Nagle on: 88 ms a round trip over TLS. */
     nng_stream_dialer_set_bool(dialer, NNG_OPT_TCP_NODELAY, true);
     nng_stream_dialer_set_bool(dialer, NNG_OPT_TCP_KEEPALIVE, true);
-    enum fas_status status = tls ? dial_tls(options, dialer, error) : FAS_OK;
+    enum fas_status status = dial_tls(options, dialer, error);
     if (status == FAS_OK) {
         uint32_t timeout_ms = options->connect_timeout_ms;
         failed = dial_wait(dialer, timeout_ms ? timeout_ms : CONNECT_TIMEOUT_MS_DEFAULT, stream);
@@ -152,9 +152,12 @@ static void free_nng(struct stream *s)
 
 /* ---- its beginning ---- */
 
-static enum fas_status open_nng(const struct fas_connect_options *options, bool tls,
-                                struct stream **opened, struct fas_error *error)
+static enum fas_status open_tls(const struct fas_connect_options *options, struct stream **opened,
+                                struct fas_error *error)
 {
+    if (!options->tls_ca_file) {
+        return fas_fail(error, FAS_INVALID_ARGUMENT, "tls_ca_file", "%s needs it", options->url);
+    }
     struct stream *s = calloc(1, sizeof(*s));
     if (!s) {
         return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "", "out of memory");
@@ -166,7 +169,7 @@ static enum fas_status open_nng(const struct fas_connect_options *options, bool 
         status = fas_fail(error, FAS_RESOURCE_EXHAUSTED, "", "out of memory");
     }
     if (status == FAS_OK) {
-        status = dial(options, tls, &s->nng, error);
+        status = dial(options, &s->nng, error);
     }
     if (status != FAS_OK) {
         free_nng(s);
@@ -174,21 +177,6 @@ static enum fas_status open_nng(const struct fas_connect_options *options, bool 
     }
     *opened = s;
     return FAS_OK;
-}
-
-static enum fas_status open_tcp(const struct fas_connect_options *options, struct stream **stream,
-                                struct fas_error *error)
-{
-    return open_nng(options, false, stream, error);
-}
-
-static enum fas_status open_tls(const struct fas_connect_options *options, struct stream **stream,
-                                struct fas_error *error)
-{
-    if (!options->tls_ca_file) {
-        return fas_fail(error, FAS_INVALID_ARGUMENT, "tls_ca_file", "%s needs it", options->url);
-    }
-    return open_nng(options, true, stream, error);
 }
 
 /* ---- moving bytes ---- */
@@ -253,16 +241,6 @@ static enum stream_moved receive(struct stream *s, const struct iovec *iov, int 
     *bytes = failed == 0 ? nng_aio_count(s->rx) : 0;
     return failed == 0 ? STREAM_MOVED : lost(failed, error);
 }
-
-const struct stream_kind stream_tcp = {
-    .scheme = "tcp://",
-    .open = open_tcp,
-    .send_begin = send_begin,
-    .send_finish = send_finish,
-    .receive = receive,
-    .close = close_nng,
-    .free = free_nng,
-};
 
 const struct stream_kind stream_tls = {
     .scheme = "tls+tcp://",

@@ -8,7 +8,6 @@
 
 #include <errno.h>
 #include <microhttpd.h>
-#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +15,7 @@
 #include <unistd.h>
 
 #include "server/clock.h"
+#include "server/listener.h"
 
 struct http_connection {
     int descriptor; /* -1: free */
@@ -28,67 +28,6 @@ struct http {
     void *context;
     struct http_connection connections[HTTP_CONNECTIONS_MAX];
 };
-
-/* ---- listening ---- */
-
-/* "host:port" -> host and port; a bare port is one of this machine only. False: neither. */
-static bool split(const char *address, char *host, size_t room, const char **port)
-{
-    const char *colon = strrchr(address, ':');
-    const char *begin = address;
-    size_t length = colon ? (size_t)(colon - address) : 0;
-    if (!colon) {
-        begin = "127.0.0.1";
-        length = strlen(begin);
-    } else if (length >= 2 && address[0] == '[' && colon[-1] == ']') {
-        begin++;
-        length -= 2;
-    }
-    *port = colon ? colon + 1 : address;
-    return length < room && snprintf(host, room, "%.*s", (int)length, begin) > 0;
-}
-
-static int listen_at(const struct addrinfo *at)
-{
-    const int yes = 1;
-    int listener = socket(at->ai_family, at->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (listener < 0) {
-        return -1;
-    }
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
-    if (bind(listener, at->ai_addr, at->ai_addrlen) < 0 ||
-        listen(listener, (int)HTTP_CONNECTIONS_MAX) < 0) {
-        int why = errno;
-        close(listener);
-        errno = why;
-        return -1;
-    }
-    return listener;
-}
-
-static enum fas_status open_listener(const char *address, int *listener, struct fas_error *error)
-{
-    static const char option[] = "metrics-address";
-    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV};
-    struct addrinfo *found;
-    char host[256];
-    const char *port;
-    if (!split(address, host, sizeof(host), &port)) {
-        return fas_fail(error, FAS_INVALID_ARGUMENT, option, "%s: not host:port", address);
-    }
-    int why = getaddrinfo(host, port, &hints, &found);
-    if (why != 0) {
-        return fas_fail(error, FAS_INVALID_ARGUMENT, option, "%s: %s", address, gai_strerror(why));
-    }
-    *listener = listen_at(found);
-    why = errno;
-    freeaddrinfo(found);
-    if (*listener < 0) {
-        return fas_fail(error, FAS_INVALID_ARGUMENT, option, "%s: %s%s", address, strerror(why),
-                        why == EADDRINUSE ? ": two daemons of a node need two ports" : "");
-    }
-    return FAS_OK;
-}
 
 /* ---- one request ---- */
 
@@ -157,7 +96,8 @@ enum fas_status http_open(struct http **http, const char *address, http_find *fi
                           struct fas_error *error)
 {
     int listener = -1;
-    enum fas_status status = open_listener(address, &listener, error);
+    enum fas_status status = listener_open_address(address, "metrics-address",
+                                                   (int)HTTP_CONNECTIONS_MAX, &listener, error);
     if (status != FAS_OK) {
         return status;
     }

@@ -1,11 +1,12 @@
 /*
  * reader.h: bytes of one peer -> messages in its inbox, payloads in their final places.
  *
- * A reader does no I/O and never waits. Whoever has its turn (the loop, a thread of the pool, or
- * nng's receive callback: stream.h) calls reader_advance, which takes all that is in the buffer and
- * says what next: receive more into reader_targets, stand still until the loop calls reader_resume,
- * or give up. Small messages are copied out of the buffer (several of them cost one receive); what
- * is missing of a payload is received straight into its place, together with the bytes behind it.
+ * A reader does no I/O and never waits. Whoever has its turn (the loop, a thread of the pool, or,
+ * of tls, nng's receive callback: stream.h) calls reader_advance, which takes all that is in the
+ * buffer and says what next: receive more into reader_targets, stand still until the loop calls
+ * reader_resume, or give up. Small messages are copied out of the buffer (several of them cost one
+ * receive); what is missing of a payload is received straight into its place, together with the
+ * bytes behind it.
  *
  * A second REQUEST is not taken up before the loop has answered the first: there is one buffer for
  * length arrays, and the DATA behind a REQUEST needs the answer anyway.

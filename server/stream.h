@@ -1,7 +1,7 @@
 /*
- * stream.h: what the kinds of streams share with transport.c, and nobody else: stream_unix.c (unix
- * sockets, read and written by the loop itself and by the pool of io.h) and stream_nng.c (tcp and
- * tls, through nng's threads).
+ * stream.h: what the kinds of streams share with transport.c, and nobody else: stream_socket.c
+ * (unix sockets and tcp, read and written by the loop itself and by the pool of io.h) and
+ * stream_nng.c (tls, through nng's threads).
  *
  * A direction of a stream has one owner at a time: the loop, or a thread of the kind. Whoever is
  * not the loop counts as outstanding (stream_begin, stream_end); the end of the last one, after
@@ -37,7 +37,7 @@ struct stream_kind {
     void (*release)(struct stream *stream);
 };
 
-extern const struct stream_kind stream_nng, stream_unix;
+extern const struct stream_kind stream_nng, stream_socket;
 
 /* What is left of one stream_send; count 0: none. */
 struct send {

@@ -1,5 +1,5 @@
 /*
- * stream_nng.c: tcp and tls, through nng's byte streams. The daemon's only file with nng.
+ * stream_nng.c: tls, through nng's byte streams. The daemon's only file with nng.
  *
  * Callbacks run on nng's threads: the accept callback keeps the new stream for the loop, the
  * receive callback runs the reader (reader.h) and posts the next receive, the send callback sends
@@ -21,16 +21,12 @@
 #include "server/stream.h"
 #include "server/tls.h"
 
-/* tcp and tls. */
-#define LISTENERS_MAX 2u
-
 struct side;
 
 struct listener {
     struct side *side;
     nng_stream_listener *nng;
     nng_aio *aio;
-    const char *option;
 
     /* Under the lock. */
     pthread_mutex_t lock;
@@ -48,8 +44,7 @@ struct own {
 
 struct side {
     struct transport *transport;
-    struct listener listeners[LISTENERS_MAX];
-    uint32_t listener_count;
+    struct listener listener;
     struct own *owns; /* by index of stream */
 };
 
@@ -238,33 +233,29 @@ static void adopt(struct side *side, nng_stream *accepted)
     stream_accepted(stream);
 }
 
-static void poll_listeners(void *state, uint64_t now_us, bool watch)
+static void poll_listener(void *state, uint64_t now_us, bool watch)
 {
     struct side *side = state;
+    struct listener *listener = &side->listener;
     (void)now_us; /* timeouts are nng's */
-    for (uint32_t i = 0; i < side->listener_count; i++) {
-        struct listener *listener = &side->listeners[i];
-        pthread_mutex_lock(&listener->lock);
-        nng_stream *accepted = listener->accepted;
-        bool again = accepted || (listener->failed && watch);
-        listener->accepted = NULL;
-        listener->failed = listener->failed && !again;
-        pthread_mutex_unlock(&listener->lock);
-        if (accepted) {
-            adopt(side, accepted);
-        }
-        if (again) {
-            nng_stream_listener_accept(listener->nng, listener->aio);
-        }
+    pthread_mutex_lock(&listener->lock);
+    nng_stream *accepted = listener->accepted;
+    bool again = accepted || (listener->failed && watch);
+    listener->accepted = NULL;
+    listener->failed = listener->failed && !again;
+    pthread_mutex_unlock(&listener->lock);
+    if (accepted) {
+        adopt(side, accepted);
+    }
+    if (again) {
+        nng_stream_listener_accept(listener->nng, listener->aio);
     }
 }
 
 static void stop(void *state)
 {
     struct side *side = state;
-    for (uint32_t i = 0; i < side->listener_count; i++) {
-        nng_stream_listener_close(side->listeners[i].nng);
-    }
+    nng_stream_listener_close(side->listener.nng);
 }
 
 /* ---- opening ---- */
@@ -275,28 +266,23 @@ static enum fas_status nng_failed(int result, const char *option, const char *va
     return fas_fail(error, FAS_INVALID_ARGUMENT, option, "%s: %s", value, nng_strerror(result));
 }
 
-/* A listener that is not listening yet, or NULL. */
-static struct listener *add_listener(struct side *side, const char *scheme, const char *option,
-                                     const char *where, struct fas_error *error)
+/* Not listening yet. */
+static enum fas_status add_listener(struct side *side, const char *where, struct fas_error *error)
 {
     char url[CONFIG_TEXT_BYTES_MAX + 16];
-    snprintf(url, sizeof url, "%s%s", scheme, where);
-    struct listener *listener = &side->listeners[side->listener_count];
-    *listener = (struct listener){.side = side, .option = option};
-    pthread_mutex_init(&listener->lock, NULL);
+    snprintf(url, sizeof url, "tls+tcp://%s", where);
+    struct listener *listener = &side->listener;
     int result = nng_stream_listener_alloc(&listener->nng, url);
     if (result == 0) {
         result = nng_aio_alloc(&listener->aio, accept_done, listener);
     }
     if (result != 0) {
-        nng_failed(result, option, where, error);
-        return NULL;
+        return nng_failed(result, "listen-tls", where, error);
     }
-    side->listener_count++;
     /* Off by default for streams; two small sends would then cost 40 ms. */
     nng_stream_listener_set_bool(listener->nng, NNG_OPT_TCP_NODELAY, true);
     nng_stream_listener_set_bool(listener->nng, NNG_OPT_TCP_KEEPALIVE, true);
-    return listener;
+    return FAS_OK;
 }
 
 static enum fas_status listen_on(struct listener *listener, const char *where,
@@ -304,19 +290,11 @@ static enum fas_status listen_on(struct listener *listener, const char *where,
 {
     int result = nng_stream_listener_listen(listener->nng);
     if (result != 0) {
-        return nng_failed(result, listener->option, where, error);
+        return nng_failed(result, "listen-tls", where, error);
     }
-    log_info("listening", log_str("option", listener->option), log_str("at", where));
+    log_info("listening", log_str("option", "listen-tls"), log_str("at", where));
     nng_stream_listener_accept(listener->nng, listener->aio);
     return FAS_OK;
-}
-
-static enum fas_status open_tcp(struct side *side, const struct config *config,
-                                struct fas_error *error)
-{
-    struct listener *listener =
-        add_listener(side, "tcp://", "listen-tcp", config->listen_tcp, error);
-    return listener ? listen_on(listener, config->listen_tcp, error) : error->status;
 }
 
 /* Server certificate, and with tls-ca the demand for a client's. What tls_read let pass, nng takes,
@@ -338,11 +316,10 @@ static enum fas_status open_tls(struct side *side, const struct config *config,
     if (tls_read(&files, config, error) != FAS_OK) {
         return error->status;
     }
-    struct listener *listener =
-        add_listener(side, "tls+tcp://", "listen-tls", config->listen_tls, error);
+    struct listener *listener = &side->listener;
     nng_tls_config *tls = NULL;
-    enum fas_status status = listener ? FAS_OK : error->status;
-    if (listener) {
+    enum fas_status status = add_listener(side, config->listen_tls, error);
+    if (status == FAS_OK) {
         int result = nng_tls_config_alloc(&tls, NNG_TLS_MODE_SERVER);
         result = result == 0 ? configure_tls(tls, &files) : result;
         status = result == 0 ? FAS_OK : nng_failed(result, "tls-cert", config->tls_cert, error);
@@ -375,11 +352,10 @@ static enum fas_status open_operations(struct side *side, const struct config *c
                                count);
 }
 
-static enum fas_status open_listeners(struct transport *transport, const struct config *config,
-                                      void **state, struct fas_error *error)
+static enum fas_status open_side(struct transport *transport, const struct config *config,
+                                 void **state, struct fas_error *error)
 {
-    bool tcp = config->listen_tcp[0] != '\0', tls = config->listen_tls[0] != '\0';
-    if (!tcp && !tls) {
+    if (config->listen_tls[0] == '\0') {
         return FAS_OK; /* and nng starts no threads */
     }
     struct side *side = calloc(1, sizeof *side);
@@ -388,19 +364,15 @@ static enum fas_status open_listeners(struct transport *transport, const struct 
     }
     *state = side;
     side->transport = transport;
+    side->listener.side = side;
+    pthread_mutex_init(&side->listener.lock, NULL);
     enum fas_status status = open_operations(side, config, error);
-    if (status == FAS_OK && tcp) {
-        status = open_tcp(side, config, error);
-    }
-    if (status == FAS_OK && tls) {
-        status = open_tls(side, config, error);
-    }
-    return status;
+    return status == FAS_OK ? open_tls(side, config, error) : status;
 }
 
 const struct stream_kind stream_nng = {
-    .open = open_listeners,
-    .poll = poll_listeners,
+    .open = open_side,
+    .poll = poll_listener,
     .stop = stop,
     .read = read_on,
     .send = post_send,

@@ -13,7 +13,7 @@
 #include "server/log.h"
 #include "server/stream.h"
 
-static const struct stream_kind *const kinds[] = {&stream_unix, &stream_nng};
+static const struct stream_kind *const kinds[] = {&stream_socket, &stream_nng};
 
 #define KINDS (sizeof kinds / sizeof kinds[0])
 

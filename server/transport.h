@@ -1,8 +1,8 @@
 /*
  * transport.h: byte streams of peers, over unix sockets, tcp and tls.
  *
- * Threads. Everything here is called by the loop. Small messages of unix sockets are read and
- * written in these calls; bulk, and all of tcp and tls, by other threads, which run the reader
+ * Threads. Everything here is called by the loop. Small messages of unix sockets and tcp are read
+ * and written in these calls; bulk, and all of tls, by other threads, which run the reader
  * (reader.h) but decide nothing: what the loop should know is a flag on the stream, the stream is
  * put on the ready list, and the loop is woken.
  *

@@ -474,6 +474,17 @@ START_TEST(connect_checks_its_options)
     struct fas_connect_options options = {.url = "ipc:///nonexistent/faserved.sock"};
     ck_assert_int_eq(fas_connect(&options, &client, &error), FAS_UNAVAILABLE);
     ck_assert_str_eq(error.field, "url");
+    options.url = "tcp://127.0.0.1:1"; /* nobody's */
+    ck_assert_int_eq(fas_connect(&options, &client, &error), FAS_UNAVAILABLE);
+    ck_assert_str_eq(error.field, "url");
+    static const char *const nowhere[] = {
+        "tcp://",        "tcp://127.0.0.1", "tcp://127.0.0.1:", "tcp://:7411",
+        "tcp://[]:7411", "tcp://[::1:7411", "tcp://::1]:7411",  "tcp://127.0.0.1:x"};
+    for (size_t i = 0; i < sizeof(nowhere) / sizeof(nowhere[0]); i++) {
+        options.url = nowhere[i];
+        ck_assert_int_eq(fas_connect(&options, &client, &error), FAS_INVALID_ARGUMENT);
+        ck_assert_str_eq(error.field, "url");
+    }
     options.url = "http://localhost";
     ck_assert_int_eq(fas_connect(&options, &client, &error), FAS_INVALID_ARGUMENT);
     options.url = NULL;

@@ -1,11 +1,12 @@
 /*
- * A unix socket's stream, driven as the loop drives it: what the peer sends and takes, small and
- * bulk, fast and halting, arrives whole; what it does not send or take in time ends the stream;
- * descriptors reach the peer and never stay behind.
+ * The stream of a unix socket, or ("tcp") of tcp, driven as the loop drives it: what the peer sends
+ * and takes, small and bulk, fast and halting, arrives whole; what it does not send or take in time
+ * ends the stream; descriptors reach the peer and never stay behind.
  */
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -21,6 +22,7 @@
 
 enum { BULK_BYTES = 3 << 20, ROUTES = 4, WAIT_MS = 10000 };
 
+static bool ipc = true;
 static struct transport *transport;
 static struct config config;
 static char folder[32];
@@ -62,6 +64,25 @@ static void turn_until(unsigned events)
     seen &= ~events;
 }
 
+/* Below those that the kernel gives to clients; each test is a process. */
+static unsigned port(void)
+{
+    return 10000u + (unsigned)getpid() % 20000u;
+}
+
+static void connect_peer(void)
+{
+    struct sockaddr_un path = {.sun_family = AF_UNIX};
+    struct sockaddr_in in = {.sin_family = AF_INET,
+                             .sin_port = htons((uint16_t)port()),
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    snprintf(path.sun_path, sizeof path.sun_path, "%s/socket", folder);
+    peer = socket(ipc ? AF_UNIX : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int failed = ipc ? connect(peer, (struct sockaddr *)&path, sizeof path)
+                     : connect(peer, (struct sockaddr *)&in, sizeof in);
+    ck_assert_int_eq(failed, 0);
+}
+
 static void set_up(void)
 {
     struct fas_error error = {0};
@@ -70,12 +91,12 @@ static void set_up(void)
     config_default(&config);
     snprintf(config.listen_ipc, sizeof config.listen_ipc, "%s/socket", folder);
     config.progress_timeout_us = 200000;
+    if (!ipc) {
+        snprintf(config.listen_tcp, sizeof config.listen_tcp, "127.0.0.1:%u", port());
+    }
     enum fas_status status = transport_open(&transport, &config, 2, ROUTES, wake, NULL, &error);
     ck_assert_msg(status == FAS_OK, "%s: %s", error.field, error.text);
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    snprintf(address.sun_path, sizeof address.sun_path, "%s/socket", folder);
-    peer = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    ck_assert_int_eq(connect(peer, (struct sockaddr *)&address, sizeof address), 0);
+    connect_peer();
     seen = 0;
     turn_until(STREAM_ACCEPTED);
 }
@@ -117,7 +138,7 @@ static void say(const void *bytes, size_t count)
 static void say_frame(const struct frame *frame)
 {
     uint8_t head[FRAME_HEAD_BYTES_MAX];
-    say(head, frame_encode(frame, true, head));
+    say(head, frame_encode(frame, ipc, head));
 }
 
 /* Greets, and opens a request whose q is to land at `place`. */
@@ -272,7 +293,7 @@ START_TEST(half_a_message_and_then_silence_ends_the_stream)
     poll(NULL, 0, 300); /* between messages silence is no fault */
     turn();
     ck_assert(!(seen & STREAM_ENDED));
-    say("\1", 1);
+    say(ipc ? "\1" : "\0", 1);
     turn_until(STREAM_ENDED);
     stream_error(stream, &error);
     ck_assert_int_eq(error.status, FAS_DEADLINE_EXCEEDED);
@@ -393,6 +414,16 @@ START_TEST(the_kernel_says_who_the_peer_is)
 }
 END_TEST
 
+START_TEST(nobody_vouches_for_a_peer_over_tcp)
+{
+    set_up();
+    ck_assert(!stream_peer(stream)->local);
+    ck_assert(!stream_peer_in_group(stream, getgid()));
+    ck_assert_int_eq(strncmp(stream_peer(stream)->address, "127.0.0.1:", 10), 0);
+    close_stream();
+}
+END_TEST
+
 static const struct check_row rows[] = {
     {"bulk lands where it was routed", &bulk_lands_where_it_was_routed},
     {"bulk of a halting peer", &bulk_of_a_halting_peer_lands_too},
@@ -408,4 +439,22 @@ static const struct check_row rows[] = {
     {"who the peer is", &the_kernel_says_who_the_peer_is},
 };
 
-CHECK_MAIN("stream_unix", rows)
+/* The same over tcp, but for what its buffers hold and its peers can not do. */
+static const struct check_row tcp_rows[] = {
+    {"bulk lands where it was routed", &bulk_lands_where_it_was_routed},
+    {"bulk of a halting peer", &bulk_of_a_halting_peer_lands_too},
+    {"bulk is sent from where it lies", &bulk_is_sent_from_where_it_lies},
+    {"a peer that halts", &a_peer_that_halts_gets_all_of_it},
+    {"a small send is over at once", &a_small_send_is_over_at_once},
+    {"half a message and then silence", &half_a_message_and_then_silence_ends_the_stream},
+    {"a hang-up behind unread bytes", &a_hang_up_is_noticed_behind_unread_bytes},
+    {"closing takes bulk back", &closing_takes_bulk_back_from_the_pool},
+    {"who the peer is", &nobody_vouches_for_a_peer_over_tcp},
+};
+
+int main(int argc, char **argv)
+{
+    ipc = argc < 2 || strcmp(argv[1], "tcp") != 0;
+    return ipc ? check_main("stream_socket", rows, sizeof rows / sizeof rows[0])
+               : check_main("stream_socket_tcp", tcp_rows, sizeof tcp_rows / sizeof tcp_rows[0]);
+}

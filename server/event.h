@@ -6,6 +6,10 @@
  *   ENQUEUED     is sent once both are behind it: the client's streams may wait on the done event,
  *                which comes to pass without the host, and the wait event may be recorded anew
  *
+ * What a stream that waits for the done event sees of a daemon that is killed, or whose GPU fails,
+ * before it came to pass: nothing, for ever (H200, driver 580). So libfaserve's calls on a stream
+ * do without it (client/on_stream.c).
+ *
  * No stream of the daemon's waits for a client: the wait event is asked for (watch.h), beside the
  * queue. So a request whose event does not come keeps its slot and its room in the arena, as one
  * whose DATA does not come, until progress-timeout, its deadline, a cancel, the end of its

@@ -118,8 +118,8 @@ struct place *place_find(struct server *server, const struct connection *connect
 void place_use(struct server *server, struct slot *slot, uint32_t use, struct place *place);
 
 /* The tensors of the slot's request that lie in places use them until place_leave: in place where
- * its device reaches them and they are not to be retained, else they are copied. NOT_FOUND, or INVALID_ARGUMENT beyond the end:
- * "tensors.q". */
+ * its device reaches them and they are not to be retained, else they are copied. NOT_FOUND, or
+ * INVALID_ARGUMENT beyond the end: "tensors.q". */
 enum fas_status place_enter(struct server *server, struct slot *slot, struct fas_error *error);
 void place_leave(struct server *server, struct slot *slot);
 

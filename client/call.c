@@ -237,6 +237,7 @@ static void call_end_if_idle(struct fas_call *call)
 {
     if (call->state == CALL_ANSWERED && call->held == 0 && call->receiving == 0) {
         call->state = CALL_ENDING;
+        stream_release(call->client, call->follow);
         TAILQ_INSERT_TAIL(&call->client->ending, call, end_link);
     }
 }
@@ -284,7 +285,7 @@ void call_lose_all(struct fas_client *client, const struct fas_error *error)
 /* Nobody may be waiting for what comes of it in fas_wait. */
 static bool is_eager(const struct fas_request *request)
 {
-    return request->on_end || request->on_progress || request->queue;
+    return request->on_end || request->on_progress || request->queue || request->stream;
 }
 
 /* Of calls in flight. Under the lock, which may be given up meanwhile. */
@@ -337,50 +338,74 @@ void call_tell(struct fas_client *client)
 
 /* ---- the caller's side ---- */
 
+/* What the daemon has to know before the call: memory, events, and what is before it on its stream.
+ */
+static enum fas_status prepare(struct fas_client *client, const struct fas_request *request,
+                               struct follow **follow, struct fas_error *error)
+{
+    enum fas_status status = place_share(client, request, error);
+    if (status == FAS_OK) {
+        status = event_share(client, request, error);
+    }
+    return status == FAS_OK ? stream_begin(client, request, follow, error) : status;
+}
+
+/* A filled call, or NULL. Under the lock. */
+static struct fas_call *call_begin(struct fas_client *client, const struct fas_request *request,
+                                   struct follow *follow, struct fas_error *error)
+{
+    struct fas_call *call = call_take_slot(client, error);
+    if (!call) {
+        return NULL;
+    }
+    if (call_fill(call, request, error) != FAS_OK) {
+        call_give_slot(call);
+        return NULL;
+    }
+    stream_place(call, follow);
+    call->state = CALL_OPEN;
+    call->announced = call->closed_in_callback = false;
+    call->chunk = 0;
+    call->done = call->telling = call->enqueued = false;
+    call->results = call->beyond = 0;
+    call->complete = call->told = 0;
+    memset(&call->report, 0, sizeof(call->report));
+    call->submitted_ns = client_now_ns();
+    return call;
+}
+
 enum fas_status fas_submit(struct fas_client *client, const struct fas_request *request,
                            struct fas_call **call_out, struct fas_error *error)
 {
+    struct follow *follow = NULL;
+    struct fas_error failure = {0};
     if (!call_out && !request->on_end && !request->queue) {
         return fas_fail(error, FAS_INVALID_ARGUMENT, "call", "nobody would learn of its end");
     }
-    enum fas_status shared = place_share(client, request, error);
-    if (shared == FAS_OK) {
-        shared = event_share(client, request, error);
-    }
-    if (shared != FAS_OK) {
-        return shared;
+    enum fas_status status = prepare(client, request, &follow, error);
+    if (status != FAS_OK) {
+        return status;
     }
     connection_lock(client->connection);
-    struct fas_error failure = {0};
     count_eager(client, request, 1);
-    struct fas_call *call = call_take_slot(client, &failure);
-    if (call && call_fill(call, request, &failure) != FAS_OK) {
-        call_give_slot(call);
-        call = NULL;
-    }
+    struct fas_call *call = call_begin(client, request, follow, &failure);
     if (call) {
-        call->state = CALL_OPEN;
-        call->announced = call->closed_in_callback = false;
-        call->chunk = 0;
-        call->done = call->telling = call->enqueued = false;
-        call->results = call->beyond = 0;
-        call->complete = call->told = 0;
-        memset(&call->report, 0, sizeof(call->report));
-        call->submitted_ns = client_now_ns();
         if (call_out) {
             *call_out = call;
         }
         sender_add(call);
     } else {
         count_eager(client, request, -1);
+        stream_release(client, follow);
     }
     connection_unlock(client->connection);
     if (!call) {
-        assert(failure.status != FAS_OK);
+        status = failure.status;
+        assert(status != FAS_OK);
         if (error) {
             *error = failure;
         }
-        return failure.status;
+        return status;
     }
     connection_push(client->connection);
     if (client->lane_count > 1) {

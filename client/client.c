@@ -323,6 +323,7 @@ void fas_close(struct fas_client *client)
     call_free_all(client);
     place_free_all(client);
     event_free_all(client);
+    stream_free_all(client);
     pthread_cond_destroy(&client->changed);
     if (client->event >= 0) {
         close(client->event);

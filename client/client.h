@@ -7,6 +7,7 @@
  *   question.c  ping, stats, drain, open     strided.c   packed bytes <-> strided tensors
  *   place.c     memory shared with the daemon
  *   event.c     CUDA events shared with the daemon
+ *   on_stream.c calls on a CUDA stream
  *
  * A call goes one way:  FREE -> OPEN -> ANSWERED -> ENDING -> ENDED -> FREE.
  *   OPEN      the daemon may send results into the caller's memory
@@ -48,6 +49,7 @@ struct fas_call {
     uint32_t receiving;       /* lanes that are receiving into it, or telling of progress */
     bool done;                /* DONE has come; rows may still be on their way in other lanes */
     bool enqueued;            /* ENQUEUED has come */
+    struct follow *follow;    /* what is before and behind it on a stream; NULL: nothing */
     uint32_t results, beyond; /* RESULTs that came; one more than their largest number */
     int32_t complete, told;   /* sequences that are complete with all those; told of */
     bool telling;             /* on_progress is running */
@@ -144,9 +146,10 @@ struct fas_client {
     bool small_went_last, share_wanted; /* bulk was announced, which other lanes can help with */
     struct call_queue small, bulk, cancels;
     TAILQ_HEAD(, question) questions;
-    struct place *places; /* a chain */
-    struct event *events; /* another */
-    uint64_t places_used; /* counts calls' uses of them */
+    struct place *places;   /* a chain */
+    struct event *events;   /* another */
+    struct follow *follows; /* of no call */
+    uint64_t places_used;   /* counts calls' uses of them */
     STAILQ_HEAD(, release) releases;
     uint64_t result_window;      /* of a lane */
     uint64_t next_id, announced; /* of questions; REQUESTs so far */
@@ -202,6 +205,18 @@ enum fas_status event_share(struct fas_client *client, const struct fas_request 
 /* Events of the call are named by place. Under the lock. */
 enum fas_status event_locate(struct fas_call *call, struct fas_error *error);
 void event_free_all(struct fas_client *client);
+
+/* on_stream.c. Puts the call, which is to be made, on the request's stream: *follow is what it
+ * needs for that; NULL: there is no stream. May wait for the daemon and the stream, so without the
+ * lock.
+ */
+enum fas_status stream_begin(struct fas_client *client, const struct fas_request *request,
+                             struct follow **follow, struct fas_error *error);
+/* The call has it from here on. Under the lock. */
+void stream_place(struct fas_call *call, struct follow *follow);
+/* The call has ended, or is not made after all: the stream goes on. Under the lock. */
+void stream_release(struct fas_client *client, struct follow *follow);
+void stream_free_all(struct fas_client *client);
 
 /* place.c. Under the lock. */
 /* CUDA allocations that the request names and the daemon does not know are opened by it. Waits, so

@@ -12,7 +12,7 @@
 
 #define LIBRARY "libcuda.so.1"
 
-/* CUpointer_attribute, CUmemorytype. */
+/* CUpointer_attribute, CUmemorytype, flags. */
 enum {
     ATTRIBUTE_CONTEXT = 1,
     ATTRIBUTE_MEMORY_TYPE = 2,
@@ -21,6 +21,11 @@ enum {
     ATTRIBUTE_RANGE_START = 11,
     ATTRIBUTE_RANGE_SIZE = 12,
     MEMORY_DEVICE = 2,
+    EVENT_DISABLE_TIMING = 2,
+    EVENT_INTERPROCESS = 4,
+    HOST_PORTABLE = 1,
+    HOST_DEVICE_MAP = 2,
+    WAIT_GREATER_OR_EQUAL = 0, /* of numbers that count round */
 };
 
 struct handle {
@@ -48,6 +53,12 @@ struct driver {
     int (*wait)(void *stream);
     int (*current_device)(int *device);
     int (*export_event)(struct handle *handle, void *event);
+    int (*stream_context)(void *stream, void **context);
+    int (*create_event)(void **event, unsigned flags);
+    int (*destroy_event)(void *event);
+    int (*record)(void *event, void *stream);
+    int (*wait_word)(void *stream, uintptr_t word, uint32_t value, unsigned flags);
+    int (*host_alloc)(void **memory, size_t bytes, unsigned flags);
 };
 
 static struct driver driver;
@@ -76,6 +87,12 @@ static bool resolve(void *library)
         {"cuStreamSynchronize", &driver.wait},
         {"cuCtxGetDevice", &driver.current_device},
         {"cuIpcGetEventHandle", &driver.export_event},
+        {"cuStreamGetCtx", &driver.stream_context},
+        {"cuEventCreate", &driver.create_event},
+        {"cuEventDestroy_v2", &driver.destroy_event},
+        {"cuEventRecord", &driver.record},
+        {"cuStreamWaitValue32_v2", &driver.wait_word},
+        {"cuMemHostAlloc", &driver.host_alloc},
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         void *found = dlsym(library, rows[i].name);
@@ -294,4 +311,54 @@ enum fas_status cuda_copy(void *to, const void *from, uint64_t bytes, struct fas
     driver.pop(&context);
     return failed ? fas_fail(error, FAS_DEVICE_FAULT, "", "copy of device memory: error %d", failed)
                   : FAS_OK;
+}
+
+/* ---- streams of the program's ---- */
+
+bool cuda_enter_stream(void *stream, void **context)
+{
+    return load(true) && driver.stream_context(stream, context) == 0 && driver.push(*context) == 0;
+}
+
+void cuda_leave(void)
+{
+    void *context;
+    driver.pop(&context);
+}
+
+void *cuda_make_event(void)
+{
+    void *event = NULL;
+    int failed = driver.create_event(&event, EVENT_INTERPROCESS | EVENT_DISABLE_TIMING);
+    return failed ? NULL : event;
+}
+
+void cuda_destroy_event(void *context, void *event)
+{
+    if (driver.push(context) == 0) {
+        driver.destroy_event(event);
+        cuda_leave();
+    }
+}
+
+bool cuda_record(void *event, void *stream)
+{
+    return driver.record(event, stream) == 0;
+}
+
+uint32_t *cuda_words(uint32_t count)
+{
+    void *memory = NULL;
+    size_t bytes = count * sizeof(uint32_t);
+    if (driver.host_alloc(&memory, bytes, HOST_PORTABLE | HOST_DEVICE_MAP) != 0) {
+        return NULL;
+    }
+    memset(memory, 0, bytes);
+    return memory;
+}
+
+/* Host memory has one address for all. */
+bool cuda_wait_word(void *stream, const uint32_t *word, uint32_t value)
+{
+    return driver.wait_word(stream, (uintptr_t)word, value, WAIT_GREATER_OR_EQUAL) == 0;
 }

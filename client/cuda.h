@@ -31,6 +31,22 @@ enum fas_status cuda_export(const struct cuda_allocation *allocation, struct wir
 /* The same of an event, cudaEvent_t, of the calling thread's current device. */
 enum fas_status cuda_export_event(void *event, struct wire_open *open, struct fas_error *error);
 
+/* Makes the context of a stream, cudaStream_t, this thread's, until cuda_leave. */
+bool cuda_enter_stream(void *stream, void **context);
+void cuda_leave(void);
+
+void cuda_destroy_event(void *context, void *event);
+
+/* In a context: an event that other processes can open, or NULL; recorded on a stream. */
+void *cuda_make_event(void);
+bool cuda_record(void *event, void *stream);
+
+/* So many words of the host's, 0, that streams can wait for; for good. NULL: no memory. */
+uint32_t *cuda_words(uint32_t count);
+
+/* What is given to the stream from here on begins when the word is `value`, or further. */
+bool cuda_wait_word(void *stream, const uint32_t *word, uint32_t value);
+
 /* The uuid of a device as this process numbers them; false: it has no such. */
 bool cuda_name_device(uint32_t ordinal, char uuid[FAS_NAME_BYTES_MAX]);
 

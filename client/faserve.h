@@ -209,8 +209,9 @@ struct fas_request {
     fas_on_progress *on_progress;  /* NULL: none */
     void *context;                 /* for the callbacks and fas_call_context */
     bool queue;                    /* when ended, put it where fas_take finds it */
-    void *wait_event, *done_event; /* cudaEvent_t; NULL: none. See "streams" below */
-    uint64_t reserved[6];
+    void *stream;                  /* cudaStream_t that the call is on; NULL: none. Below */
+    void *wait_event, *done_event; /* cudaEvent_t; NULL: none. Below */
+    uint64_t reserved[5];
 };
 
 /* How a call ended. error.status FAS_OK: the results are complete. Times are the daemon's. */
@@ -289,9 +290,9 @@ enum fas_status fas_release(struct fas_client *client, uint64_t handle, struct f
  * of the program's (cudaMalloc, not a pool) is recognised as well: the first call on an allocation
  * lets the daemon open it, and waits for that, so it is not for callbacks; the 64 most recently
  * used stay open, and an open one keeps freed memory from coming back. Work on it that a stream
- * still has to do must be over before the call is made, or before its wait_event. A daemon with
- * several GPUs computes where the memory is, unless that GPU has so much to do that another is done
- * sooner, the copies over to it and back included: the report's device says which it was.
+ * still has to do must be over before the call is made, or be before it on its stream. A daemon
+ * with several GPUs computes where the memory is, unless that GPU has so much to do that another is
+ * done sooner, the copies over to it and back included: the report's device says which it was.
  * FAS_PLACE_INLINE: ordinary memory, so that a program can choose by one variable. At least 64-byte
  * aligned and zero. Ask for large pieces and divide them: a tensor is recognised by its address,
  * wherever in a piece it begins; it must begin at a multiple of 16 bytes (statistics: of 4), its
@@ -315,34 +316,47 @@ enum fas_status fas_copy(void *to, const void *from, uint64_t bytes, struct fas_
 /* ---- streams ---- */
 
 /*
- * Calls on CUDA memory without the host between: record an event behind the work that writes the
- * inputs, name it as wait_event, and the daemon does not read them before it has come to pass;
- * name another as done_event, and have the stream that reads the outputs wait for it.
+ * A call on a stream is like a kernel on it: request.stream names a cudaStream_t, fas_submit
+ * returns at once, the daemon reads the inputs when all that was given to the stream before is
+ * done, and what is given to it from then on begins when the call has ended. Nobody waits on the
+ * host:
  *
- *     cudaEventRecord(ready, stream);
- *     request.wait_event = ready, request.done_event = done;
+ *     request.stream = stream;
  *     fas_submit(client, &request, &call, &error);
+ *     next_kernel<<<..., stream>>>(output);           and look at the call's report some time
+ *
+ * The stream goes on however the call ends (error, cancel, deadline, lost connection, killed
+ * daemon); the report says whether the outputs may be used. What is before the call on the stream
+ * has the daemon's progress-timeout (30 s) to be done, else the call ends with DEADLINE_EXCEEDED,
+ * field "wait_event"; it holds nobody else up. As many calls as are in flight at once wait for the
+ * daemon the first time they are made: not for callbacks. ipc:// connections only, 1024 such calls
+ * of a process at a time, on any of its GPUs; the default stream is cudaStreamLegacy or
+ * cudaStreamPerThread. CUDA may have no room for more work on a stream: then fas_submit waits.
+ *
+ * The two halves by themselves: wait_event, an event of the program's that is recorded behind the
+ * work that writes the inputs; done_event, one that the daemon records behind the last write to
+ * CUDA memory and regions, for streams to wait for:
+ *
  *     if (fas_enqueued(call, -1))
- *         cudaStreamWaitEvent(stream, done, 0);       and go on with the stream
+ *         cudaStreamWaitEvent(stream, done, 0);
  *
- * Events are the caller's, created with cudaEventInterprocess | cudaEventDisableTiming on the GPU
- * that is the calling thread's current one in fas_submit; ipc:// connections only. The first call
- * that names an event lets the daemon open it, and waits for that, so it is not for callbacks.
- * wait_event without a record before is no wait at all. Until fas_enqueued the caller neither
- * records wait_event anew nor has a stream wait for done_event; events of several calls in flight
- * are different ones. done_event is recorded behind the last write to CUDA memory and regions;
- * what travels in messages is there when the call ends. Memory of the call stays as it is until the
- * call has ended or a stream has come to pass done_event.
+ * done_event saves the way from the daemon to the program, some 30 us, and needs a daemon that
+ * lives: a stream that waits for it when the daemon is killed or its GPU fails waits for ever,
+ * until the program ends. Use it where that would end the program anyway; a stream never has that
+ * risk.
  *
- * A wait_event that does not come to pass costs its call, and nobody else: it ends with
- * DEADLINE_EXCEEDED, field "wait_event", after the daemon's progress-timeout, or by its own
- * deadline or a cancel. A call that fails before fas_enqueued has recorded nothing; one that fails
- * later has: the stream goes on, and the report says that the outputs are not to be used.
+ * Events are created with cudaEventInterprocess | cudaEventDisableTiming on the GPU that is the
+ * calling thread's current one in fas_submit. The first call that names one lets the daemon open
+ * it, and waits for that. A wait_event that was never recorded is no wait at all. Until
+ * fas_enqueued the program neither records wait_event anew nor has a stream wait for done_event;
+ * calls in flight have different ones. A call that fails before fas_enqueued has recorded nothing;
+ * one that fails later has.
  */
 
 /*
- * Waits until the daemon has done_event recorded (with wait_event alone: has seen it come to pass).
- * False: the call ended before that, or (a negative timeout: for ever) it takes longer.
+ * Waits until the daemon has done_event recorded (with wait_event or stream alone: has seen what is
+ * before the call done). False: the call ended before that, or (a negative timeout: for ever) it
+ * takes longer.
  */
 bool fas_enqueued(struct fas_call *call, int64_t timeout_ms);
 

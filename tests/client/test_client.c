@@ -418,6 +418,7 @@ static const struct {
     {FAKE_ROWS_TWICE, FAS_INTERNAL, "row_count"},
     {FAKE_INPUT_TENSOR, FAS_INTERNAL, "tensor"},
     {FAKE_DONE_EARLY, FAS_INTERNAL, "request"},
+    {FAKE_ENQUEUED, FAS_INTERNAL, "request"},
     {FAKE_UNKNOWN_ID, FAS_INTERNAL, "request"},
     {FAKE_LYING_PREFIX, FAS_OK /* any error */, NULL},
 };

@@ -1,26 +1,44 @@
 /*
  * fake_cuda.c: a libcuda.so.1 for tests: device memory is a memfd, a handle is "PID FD", the
  * devices are those of device_far.c. What libfaserve asks of the driver, and what tests do with
- * events. A stream does its work at once, unless a test holds it.
+ * events. All streams are one: a thread that does its work in order, unless a test holds it.
  */
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "tests/support/fake_event.h"
 
-enum { ALLOCATIONS_MAX = 256, EVENTS_MAX = 64, FAILED = 1, NOT_READY = 600, DEVICES = 2 };
+enum {
+    ALLOCATIONS_MAX = 256,
+    EVENTS_MAX = 64,
+    WORKS_MAX = 1024,
+    STEP_US = 50,
+    FAILED = 1,
+    NOT_READY = 600,
+    DEVICES = 2
+};
 
 static struct handle {
     struct fake_event *shared; /* NULL: free */
     int fd;
-    bool held; /* recorded on a stream that is held */
 } events[EVENTS_MAX];
+
+/* The stream's work: an event's record, or a word to wait for. */
+static struct work {
+    struct fake_event *event; /* NULL: it is a word */
+    unsigned long long number;
+    const uint32_t *word;
+    uint32_t value;
+} works[WORKS_MAX];
+static unsigned first_work, work_count; /* guarded by lock */
 static bool stream_held;
+static pthread_cond_t work_there = PTHREAD_COND_INITIALIZER;
 
 static struct allocation {
     uint8_t *base;
@@ -52,6 +70,11 @@ int cuEventDestroy_v2(void *event);
 int cuEventRecord(void *event, void *stream);
 int cuEventQuery(void *event);
 int cuIpcGetEventHandle(char *handle, void *event);
+int cuStreamGetCtx(void *stream, void **context);
+int cuStreamCreate(void **stream, unsigned flags);
+int cuStreamQuery(void *stream);
+int cuStreamWaitValue32_v2(void *stream, uintptr_t word, uint32_t value, unsigned flags);
+int cuMemHostAlloc(void **memory, size_t bytes, unsigned flags);
 void fake_stream_hold(void);
 void fake_stream_release(void);
 
@@ -209,11 +232,6 @@ int cuMemcpy(uintptr_t to, uintptr_t from, size_t bytes)
     return 0;
 }
 
-int cuStreamSynchronize(void *stream)
-{
-    return stream ? FAILED : 0;
-}
-
 int cuCtxGetDevice(int *device)
 {
     *device = current;
@@ -251,24 +269,121 @@ int cuEventDestroy_v2(void *event)
 {
     struct handle *gone = event;
     pthread_mutex_lock(&lock);
-    munmap(gone->shared, sizeof *gone->shared);
-    close(gone->fd);
+    close(gone->fd); /* its memory stays: the stream may still have it to record */
     *gone = (struct handle){0};
     pthread_mutex_unlock(&lock);
     return 0;
 }
 
+/* The next work, once it may be done. Under the lock, which is given up meanwhile. */
+static struct work next_work(void)
+{
+    for (;;) {
+        const struct work *work = &works[first_work % WORKS_MAX];
+        if (work_count == 0) {
+            pthread_cond_wait(&work_there, &lock);
+        } else if (!stream_held &&
+                   (work->event ||
+                    (int32_t)(__atomic_load_n(work->word, __ATOMIC_ACQUIRE) - work->value) >= 0)) {
+            return *work;
+        } else {
+            pthread_mutex_unlock(&lock);
+            usleep(STEP_US);
+            pthread_mutex_lock(&lock);
+        }
+    }
+}
+
+static void *run_stream(void *unused)
+{
+    pthread_mutex_lock(&lock);
+    for (;;) {
+        struct work work = next_work();
+        if (work.event) {
+            fake_event_end(work.event, work.number);
+        }
+        first_work++;
+        work_count--;
+    }
+    return unused;
+}
+
+static void start_stream(void)
+{
+    pthread_t thread;
+    pthread_create(&thread, NULL, run_stream, NULL);
+}
+
+/* Under the lock. */
+static int push(const struct work *work)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, start_stream);
+    if (work_count == WORKS_MAX) {
+        return FAILED;
+    }
+    works[(first_work + work_count++) % WORKS_MAX] = *work;
+    pthread_cond_signal(&work_there);
+    return 0;
+}
+
 int cuEventRecord(void *event, void *stream)
 {
-    struct handle *recorded = event;
+    struct fake_event *shared = ((struct handle *)event)->shared;
+    int failed = 0;
     pthread_mutex_lock(&lock);
-    unsigned long long number = fake_event_record(recorded->shared);
-    recorded->held = stream_held && stream;
-    if (!recorded->held) {
-        fake_event_end(recorded->shared, number);
+    struct work work = {.event = shared, .number = fake_event_record(shared)};
+    if (stream) {
+        failed = push(&work);
+    } else {
+        fake_event_end(shared, work.number);
     }
     pthread_mutex_unlock(&lock);
+    return failed;
+}
+
+int cuStreamWaitValue32_v2(void *stream, uintptr_t word, uint32_t value, unsigned flags)
+{
+    pthread_mutex_lock(&lock);
+    int failed = stream && flags == 0
+                     ? push(&(struct work){.word = (const uint32_t *)word, .value = value})
+                     : FAILED;
+    pthread_mutex_unlock(&lock);
+    return failed;
+}
+
+int cuStreamCreate(void **stream, unsigned flags)
+{
+    *stream = flags == 1 ? works : NULL;
+    return *stream ? 0 : FAILED;
+}
+
+int cuStreamQuery(void *stream)
+{
+    pthread_mutex_lock(&lock);
+    int answer = stream && work_count > 0 ? NOT_READY : 0;
+    pthread_mutex_unlock(&lock);
+    return answer;
+}
+
+int cuStreamSynchronize(void *stream)
+{
+    while (cuStreamQuery(stream) != 0) {
+        usleep(STEP_US);
+    }
     return 0;
+}
+
+int cuStreamGetCtx(void *stream, void **context)
+{
+    *context = &allocations[current];
+    return stream ? 0 : FAILED;
+}
+
+int cuMemHostAlloc(void **memory, size_t bytes, unsigned flags)
+{
+    *memory = flags == 3 ? calloc(1, bytes) : NULL; /* portable, for devices */
+    return *memory ? 0 : FAILED;
 }
 
 int cuEventQuery(void *event)
@@ -299,11 +414,5 @@ void fake_stream_release(void)
 {
     pthread_mutex_lock(&lock);
     stream_held = false;
-    for (int i = 0; i < EVENTS_MAX; i++) {
-        if (events[i].held) {
-            fake_event_end(events[i].shared, atomic_load(&events[i].shared->recorded));
-            events[i].held = false;
-        }
-    }
     pthread_mutex_unlock(&lock);
 }

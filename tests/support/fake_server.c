@@ -191,7 +191,8 @@ static bool send_results(struct fake_server *s, const struct open_request *open)
 
 static bool answer(struct fake_server *s, struct open_request *open)
 {
-    if (s->fault != FAKE_DONE_EARLY && !send_results(s, open)) {
+    if ((s->fault == FAKE_ENQUEUED && !send_bare(s, FRAME_ENQUEUED, open->id)) ||
+        (s->fault != FAKE_DONE_EARLY && !send_results(s, open))) {
         return false;
     }
     struct wire_done done = {.device = "fake:0",

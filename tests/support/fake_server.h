@@ -23,6 +23,7 @@ enum fake_fault {
     FAKE_ROWS_TWICE,   /* the same rows come again */
     FAKE_INPUT_TENSOR, /* a RESULT of q */
     FAKE_DONE_EARLY,   /* DONE without results */
+    FAKE_ENQUEUED,     /* ENQUEUED for a request without events */
     FAKE_UNKNOWN_ID,   /* DONE of a request nobody made */
     FAKE_LYING_PREFIX, /* the message's length is not that of its parts */
     FAKE_REJECTS,      /* ERROR RESOURCE_EXHAUSTED as soon as the REQUEST is there */

@@ -2,12 +2,13 @@
  * rounds: calls that end in every way there is at every moment of their lives, and the caller puts
  * something else into their outputs in the very callback that says so: no byte of them changes any
  * more. `rounds --place inline|region|cuda --rounds 300 --kills 5`; FASERVED_KIND says on which
- * device.
+ * device. `--stream 1`: the calls are on a CUDA stream, which goes on behind each.
  *
  * The memory of the last SETS calls is looked at again just before it is used anew, and all of it
  * before a connection is closed, so a late write has some tens of calls' time to be seen.
  */
 #include <assert.h>
+#include <dlfcn.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -76,8 +77,9 @@ static const char *const ending_names[ENDINGS] = {"cancel", "deadline", "half cl
 static struct options {
     enum fas_place place;
     int rounds, kills;
-    uint64_t seed;
-} options = {FAS_PLACE_INLINE, 300, 5, 1};
+    uint64_t seed, seconds; /* seconds: at most */
+    bool stream;
+} options = {FAS_PLACE_INLINE, 300, 5, 1, 86400, false};
 
 static struct count {
     int rounds, calls, done, early;
@@ -91,6 +93,8 @@ static struct set sets[SETS];
 static uint64_t set_bytes;
 static struct random dice;
 static int next_set, round_now;
+static void *stream; /* NULL: none */
+static int (*query_stream)(void *stream);
 
 static void die(const char *what, const struct fas_error *error)
 {
@@ -113,6 +117,38 @@ static void copy(void *to, const void *from, uint64_t bytes)
     struct fas_error error;
     if (fas_copy(to, from, bytes, &error) != FAS_OK) {
         die("fas_copy", &error);
+    }
+}
+
+/* ---- the stream ---- */
+
+enum { NON_BLOCKING = 1, NOT_READY = 600 };
+
+static void open_stream(void)
+{
+    int (*init)(unsigned flags), (*retain)(void **context, int device), (*push)(void *context);
+    int (*create)(void **stream, unsigned flags);
+    void *context, *library = dlopen("libcuda.so.1", RTLD_NOW);
+    *(void **)&init = library ? dlsym(library, "cuInit") : NULL;
+    *(void **)&retain = library ? dlsym(library, "cuDevicePrimaryCtxRetain") : NULL;
+    *(void **)&push = library ? dlsym(library, "cuCtxPushCurrent_v2") : NULL;
+    *(void **)&create = library ? dlsym(library, "cuStreamCreate") : NULL;
+    *(void **)&query_stream = library ? dlsym(library, "cuStreamQuery") : NULL;
+    if (!library || init(0) != 0 || retain(&context, 0) != 0 || push(context) != 0 ||
+        create(&stream, NON_BLOCKING) != 0) {
+        die("no stream", NULL);
+    }
+}
+
+/* All its calls have ended. */
+static void stream_goes_on(void)
+{
+    int waited_ms = 0;
+    while (stream && query_stream(stream) == NOT_READY && waited_ms++ < ANSWER_MS) {
+        usleep(1000);
+    }
+    if (stream && query_stream(stream) != 0) {
+        die("the stream does not go on", NULL);
     }
 }
 
@@ -428,6 +464,7 @@ static void submit(struct set *set, const struct work *work, enum ending ending,
     struct fas_request request = request_in(work, set->outputs);
     request.on_end = refill;
     request.context = set;
+    request.stream = stream;
     request.deadline_us = ending == DEADLINE ? after_us + 1 : 0;
     if (fas_submit(client, &request, &set->call, &error) != FAS_OK) {
         die("submit", &error);
@@ -475,6 +512,7 @@ static void run_round(enum ending ending)
     for (int i = 0; i < calls; i++) {
         account(ending, mine[i], after_us, usual_us);
     }
+    stream_goes_on();
     counts[ending].rounds++;
     if (ending >= HALF) {
         reconnect(ending);
@@ -509,6 +547,10 @@ static bool read_options(int argc, char **argv)
             options.kills = atoi(value);
         } else if (strcmp(name, "--seed") == 0) {
             options.seed = strtoull(value, NULL, 0);
+        } else if (strcmp(name, "--seconds") == 0) {
+            options.seconds = strtoull(value, NULL, 0);
+        } else if (strcmp(name, "--stream") == 0) {
+            options.stream = atoi(value) != 0;
         } else if (strcmp(name, "--place") == 0) {
             for (int place = 0; place < 3; place++) {
                 if (strcmp(value, places[place]) == 0) {
@@ -530,7 +572,8 @@ int main(int argc, char **argv)
     bool cuda = strcmp(daemon_device_kind(), "cuda") == 0;
     const struct shape *shapes = cuda ? shapes_cuda : shapes_cpu;
     if (!read_options(argc, argv)) {
-        fprintf(stderr, "rounds --place inline|region|cuda --rounds N --kills N --seed N\n");
+        fprintf(stderr, "rounds --place inline|region|cuda --rounds N --kills N --seed N "
+                        "--seconds N --stream 0|1\n");
         return 64;
     }
     dice = random_open(options.seed);
@@ -541,9 +584,13 @@ int main(int argc, char **argv)
         sets[i].mirror = malloc(set_bytes);
         assert(sets[i].mirror);
     }
+    if (options.stream) {
+        open_stream();
+    }
     start_daemon();
     connect_and_share(true);
-    for (round_now = 0; round_now < options.rounds; round_now++) {
+    uint64_t end_us = now_us() + options.seconds * 1000000u;
+    for (round_now = 0; round_now < options.rounds && now_us() < end_us; round_now++) {
         bool kill_now = options.kills > 0 && round_now % (options.rounds / options.kills) == 1;
         run_round(kill_now ? KILL : likely[random_below(&dice, 8)]);
     }

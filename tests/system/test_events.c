@@ -41,6 +41,7 @@ static struct {
     int (*destroy)(void *event);
     int (*record)(void *event, void *stream);
     int (*query)(void *event);
+    int (*query_stream)(void *stream);
     void (*hold)(void);
     void (*release)(void);
     int (*push)(void *context);
@@ -56,6 +57,7 @@ static void load_driver(void)
     *(void **)&cuda.destroy = dlsym(library, "cuEventDestroy_v2");
     *(void **)&cuda.record = dlsym(library, "cuEventRecord");
     *(void **)&cuda.query = dlsym(library, "cuEventQuery");
+    *(void **)&cuda.query_stream = dlsym(library, "cuStreamQuery");
     *(void **)&cuda.hold = dlsym(library, "fake_stream_hold");
     *(void **)&cuda.release = dlsym(library, "fake_stream_release");
     *(void **)&cuda.push = dlsym(library, "cuCtxPushCurrent_v2");
@@ -138,10 +140,13 @@ static void task_open(struct task *task, struct random *random)
     task->job.request.done_event = task->done = make_event();
 }
 
+/* owner: NULL when its connection is closed. */
 static void task_close(struct task *task, struct fas_client *owner)
 {
-    fas_event_close(owner, task->ready);
-    fas_event_close(owner, task->done);
+    if (owner) {
+        fas_event_close(owner, task->ready);
+        fas_event_close(owner, task->done);
+    }
     cuda.destroy(task->ready);
     cuda.destroy(task->done);
     job_close(&task->job);
@@ -333,7 +338,9 @@ START_TEST(a_client_that_leaves_while_it_waits)
     waitpid(child, NULL, 0);
     wait_for("requests_in_flight", 0);
     run_between(&other);
+    task_close(&other, client);
     stop();
+    task_close(&task, NULL);
 }
 END_TEST
 
@@ -350,6 +357,7 @@ START_TEST(a_drain_while_one_waits)
     check_end(task.call, FAS_UNAVAILABLE, "");
     ck_assert_int_eq(daemon_wait(&server), 0);
     fas_close(client);
+    task_close(&task, NULL);
 }
 END_TEST
 
@@ -400,6 +408,7 @@ START_TEST(a_device_that_fails)
         stream_waits_for(task.done);
     }
     fas_close(client);
+    task_close(&task, NULL);
     ck_assert_int_eq(daemon_wait(&server), 70);
 }
 END_TEST
@@ -461,6 +470,135 @@ START_TEST(what_is_no_event)
 }
 END_TEST
 
+/* ---- calls on a stream ---- */
+
+static void stream_goes_on(void)
+{
+    for (int waited_ms = 0; cuda.query_stream(&stream) != 0 && waited_ms < WAIT_MS; waited_ms++) {
+        usleep(1000);
+    }
+    ck_assert_int_eq(cuda.query_stream(&stream), 0);
+}
+
+static void put_on_stream(struct task *task)
+{
+    task->job.request.wait_event = task->job.request.done_event = NULL;
+    task->job.request.stream = &stream;
+}
+
+static void submit_on(struct fas_client *owner, struct task *task)
+{
+    ck_assert_msg(fas_submit(owner, &task->job.request, &task->call, &error) == FAS_OK, "%s: %s",
+                  error.field, error.text);
+}
+
+/* Two at a time, far ahead of the stream: one after the other, with nobody waiting on the host. */
+START_TEST(calls_on_a_stream)
+{
+    enum { CALLS = 6 };
+    struct random random = random_open(12);
+    struct task tasks[CALLS];
+    start_with(options);
+    for (int i = 0; i < CALLS; i++) {
+        task_open(&tasks[i], &random);
+        put_on_stream(&tasks[i]);
+    }
+    for (int round = 0; round < 5; round++) {
+        cuda.hold();
+        for (int i = 0; i < CALLS; i++) {
+            job_reset(&tasks[i].job);
+            submit_on(client, &tasks[i]);
+        }
+        usleep(NOT_YET_MS * 1000);
+        for (int i = 0; i < CALLS; i++) {
+            ck_assert(!fas_enqueued(tasks[i].call, 0));
+        }
+        cuda.release();
+        stream_goes_on();
+        for (int i = 0; i < CALLS; i++) {
+            ck_assert(job_right(&tasks[i].job));
+            check_end(tasks[i].call, FAS_OK, "");
+        }
+    }
+    ck_assert_double_eq(stat_of("places"), 2 * CALLS); /* memory, and an event for each in flight */
+    stop();
+    for (int i = 0; i < CALLS; i++) {
+        task_close(&tasks[i], NULL);
+    }
+}
+END_TEST
+
+/* However its calls end: refused, cancelled, too late, left, lost. */
+START_TEST(a_stream_goes_on)
+{
+    struct random random = random_open(13);
+    struct task task;
+    start_with(options);
+    task_open(&task, &random);
+    put_on_stream(&task);
+    task.job.request.dims.d = 12; /* the daemon says no */
+    submit_on(client, &task);
+    stream_goes_on();
+    check_end(task.call, FAS_INVALID_ARGUMENT, "d");
+    task.job.request.dims.d = 0; /* the library does */
+    ck_assert_int_eq(fas_submit(client, &task.job.request, NULL, &error), FAS_INVALID_ARGUMENT);
+    ck_assert_int_eq(fas_submit(client, &task.job.request, &task.call, &error),
+                     FAS_INVALID_ARGUMENT);
+    stream_goes_on();
+    task.job.request.dims.d = shape.d;
+    cuda.hold();
+    submit_on(client, &task);
+    fas_cancel(task.call);
+    check_end(task.call, FAS_CANCELLED, "");
+    cuda.release();
+    stream_goes_on();
+    cuda.hold();
+    submit_on(client, &task);
+    check_end(task.call, FAS_DEADLINE_EXCEEDED, "wait_event");
+    cuda.release();
+    stream_goes_on();
+    struct fas_client *leaver = connect_client();
+    cuda.hold();
+    submit_on(leaver, &task);
+    fas_close(leaver);
+    cuda.release();
+    stream_goes_on();
+    cuda.hold();
+    submit_on(client, &task);
+    kill(server.pid, SIGKILL);
+    check_end(task.call, FAS_UNAVAILABLE, "");
+    cuda.release();
+    stream_goes_on();
+    daemon_wait(&server);
+    ck_assert_int_eq(fas_submit(client, &task.job.request, &task.call, &error), FAS_UNAVAILABLE);
+    stream_goes_on();
+    fas_close(client);
+    task_close(&task, NULL);
+}
+END_TEST
+
+/* Two bosses of one thing, and no stream at all. */
+START_TEST(what_is_no_stream)
+{
+    struct random random = random_open(14);
+    struct task task;
+    start_with(options);
+    task_open(&task, &random);
+    task.job.request.stream = &stream;
+    ck_assert_int_eq(fas_submit(client, &task.job.request, &task.call, &error),
+                     FAS_INVALID_ARGUMENT);
+    ck_assert_str_eq(error.field, "wait_event");
+    task.job.request.wait_event = NULL; /* the done event may be beside it */
+    submit_on(client, &task);
+    ck_assert(fas_enqueued(task.call, WAIT_MS));
+    stream_waits_for(task.done);
+    stream_goes_on();
+    check_end(task.call, FAS_OK, "");
+    task_close(&task, client);
+    stop();
+}
+END_TEST
+
 int main(void)
 {
     static const struct check_row rows[] = {
@@ -475,6 +613,9 @@ int main(void)
         {"other", &events_of_another_device},
         {"copied", &outputs_that_are_copied},
         {"bad", &what_is_no_event},
+        {"stream", &calls_on_a_stream},
+        {"goes_on", &a_stream_goes_on},
+        {"no_stream", &what_is_no_stream},
     };
     return check_main("events", rows, sizeof rows / sizeof rows[0]);
 }

@@ -5,6 +5,7 @@
  */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "tests/support/check_main.h"
@@ -187,11 +188,93 @@ START_TEST(in_shared_memory)
 }
 END_TEST
 
+/* ---- in CUDA memory, of a GPU ---- */
+
+static uint8_t *to_gpu(struct job *job, uint8_t *memory)
+{
+    for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
+        if (job->tensors[tensor]) {
+            uint64_t bytes = fas_tensor_bytes(&job->request.dims, (enum fas_tensor)tensor);
+            ck_assert_int_eq(fas_copy(memory, job->tensors[tensor], bytes, &error), FAS_OK);
+            job->request.tensors[tensor].data = memory;
+            memory += (bytes + 255) / 256 * 256;
+        }
+    }
+    return memory;
+}
+
+static void from_gpu(struct job *job)
+{
+    for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
+        if (job->expected[tensor]) {
+            ck_assert_int_eq(fas_copy(job->tensors[tensor], job->request.tensors[tensor].data,
+                                      fas_tensor_bytes(&job->request.dims, (enum fas_tensor)tensor),
+                                      &error),
+                             FAS_OK);
+        }
+    }
+}
+
+static uint64_t run_on_gpu(struct job *job, uint8_t *memory, uint64_t handle)
+{
+    struct fas_report report;
+    job_reset(job);
+    to_gpu(job, memory);
+    job->request.handle = handle;
+    ck_assert_msg(fas_run(client, &job->request, &report) == FAS_OK, "%s: %s", report.error.field,
+                  report.error.text);
+    ck_assert_uint_eq(report.places, 1u << FAS_PLACE_CUDA);
+    from_gpu(job);
+    ck_assert(right(job));
+    return report.handle;
+}
+
+/* The client's memory is its own again when the forward has ended: the same memory has the backward
+ * then. */
+START_TEST(in_cuda_memory)
+{
+    struct random random = random_open(3);
+    struct job forward, backward;
+    void *memory, *sent[OUTPUTS];
+    start();
+    ck_assert_int_eq(fas_alloc(client, FAS_PLACE_CUDA, 32 * MIB, &memory, &error), FAS_OK);
+    for (int i = 0; i < SHAPES; i++) {
+        job_forward(&forward, &shapes[i], &random);
+        job_backward(&backward, &forward, &random);
+        forward.request.retain = true;
+        uint64_t handle = run_on_gpu(&forward, memory, 0);
+        ck_assert_uint_ne(handle, 0);
+        adopt(&backward, &forward);
+        run_on_gpu(&backward, memory, 0);
+        for (int n = 0; n < OUTPUTS; n++) {
+            uint64_t bytes = fas_tensor_bytes(&backward.request.dims, gradients[n]);
+            sent[n] = backward.expected[gradients[n]] ? malloc(bytes) : NULL;
+            if (sent[n]) {
+                memcpy(sent[n], backward.tensors[gradients[n]], bytes);
+            }
+        }
+        run_on_gpu(&backward, memory, handle);
+        for (int n = 0; n < OUTPUTS; n++) {
+            ck_assert(!sent[n] ||
+                      memcmp(sent[n], backward.tensors[gradients[n]],
+                             fas_tensor_bytes(&backward.request.dims, gradients[n])) == 0);
+            free(sent[n]);
+        }
+        job_close(&forward);
+        job_close(&backward);
+    }
+    stop();
+}
+END_TEST
+
 int main(void)
 {
     static const struct check_row rows[] = {
         {"kept", &a_backward_that_sends_only_do},
         {"region", &in_shared_memory},
+        {"cuda", &in_cuda_memory}, /* last: test_cuda_places.c does without a GPU */
     };
-    return check_main("retained", rows, sizeof rows / sizeof rows[0]);
+    size_t count = sizeof rows / sizeof rows[0];
+    bool gpu = strcmp(daemon_device_kind(), "cuda") == 0;
+    return check_main("retained", rows, gpu ? count : count - 1);
 }

@@ -4,6 +4,7 @@
  * that are unknown or used twice. bad_client.h says what holds around each test.
  */
 #include <check.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -353,15 +354,24 @@ START_TEST(a_place_that_was_never_opened)
 }
 END_TEST
 
+/* Memory's and an event's, of a device that is not here, and of one that is, if this kind of device
+ * opens handles at all. */
 START_TEST(a_handle_nobody_can_open)
 {
     uint8_t header[FAS_HEADER_BYTES_MAX];
     struct wire_open open = sample_cuda();
+    bool opens = strcmp(daemon_device_kind(), "far") == 0;
+    enum fas_status status = opens ? FAS_INVALID_ARGUMENT : FAS_UNSUPPORTED;
     ck_assert(peer_greet(&bad));
     say_message(FRAME_OPEN, ID, header, wire_encode_open(&open, header));
-    bool far = getenv("FASERVED_KIND") != NULL; /* that kind opens handles, but not this one */
-    check_request_refused(far ? FAS_INVALID_ARGUMENT : FAS_UNSUPPORTED,
-                          far ? "cuda_memory" : "place");
+    check_answer(ID, status, opens ? "device_uuid" : "place");
+    snprintf(open.device_uuid, sizeof open.device_uuid, "GPU-fa000000-0000-0000-0000-000000000000");
+    say_message(FRAME_OPEN, ID, header, wire_encode_open(&open, header));
+    check_answer(ID, status, opens ? "cuda_memory" : "place");
+    open.has_memory = false;
+    open.has_event = true;
+    say_message(FRAME_OPEN, ID, header, wire_encode_open(&open, header));
+    check_request_refused(status, opens ? "cuda_event" : "place");
 }
 END_TEST
 

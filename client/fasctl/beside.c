@@ -102,7 +102,7 @@ static bool serve(struct load *load, const struct beside_options *options, struc
     return requests > 0;
 }
 
-/* Who is second finds the GPU warmer: each is by turns. */
+/* Each is second by turns. */
 static bool take_turn(struct load *load, const struct beside_options *options, bool serve_first,
                       struct outcome *outcome, struct turn *turn, struct beside *beside)
 {
@@ -112,6 +112,28 @@ static bool take_turn(struct load *load, const struct beside_options *options, b
 }
 
 /* ---- what came of it ---- */
+
+static void add(struct turn *to, const struct turn *turn, double part)
+{
+    to->in_process_us += part * turn->in_process_us;
+    to->in_process_p50_us += part * turn->in_process_p50_us;
+    to->union_us += part * turn->union_us;
+    to->cut_us += part * turn->cut_us;
+    to->served_us += part * turn->served_us;
+}
+
+/* Means of two turns each, in their place; one that is left over is not fair, unless it is the only
+ * one. Returns how many there are. */
+static int pair_up(struct turn *turns, int count)
+{
+    for (int i = 0; i < count / 2; i++) {
+        struct turn pair = {0};
+        add(&pair, &turns[2 * i], 0.5);
+        add(&pair, &turns[2 * i + 1], 0.5);
+        turns[i] = pair;
+    }
+    return count > 1 ? count / 2 : count;
+}
 
 static int by_value(const void *a, const void *b)
 {
@@ -134,17 +156,19 @@ static struct spread spread_of(const struct turn *turns, int count, size_t offse
         values[i] = divisor > 0 ? values[i] / divisor : 0;
     }
     qsort(values, (size_t)count, sizeof(double), by_value);
-    return (struct spread){values[count / 2], values[0], values[count - 1]};
+    double median = (values[(count - 1) / 2] + values[count / 2]) / 2;
+    return (struct spread){median, values[0], values[count - 1]};
 }
 
-static void conclude(const struct load *load, const struct outcome *outcome,
-                     const struct turn *turns, int count, struct beside *beside)
+static void conclude(const struct load *load, const struct outcome *outcome, struct turn *turns,
+                     int rounds, struct beside *beside)
 {
+    int count = pair_up(turns, rounds);
     const size_t one = offsetof(struct turn, in_process_us);
     const size_t served = offsetof(struct turn, served_us);
     const size_t all = offsetof(struct turn, union_us), cut = offsetof(struct turn, cut_us);
     const size_t p50 = offsetof(struct turn, in_process_p50_us);
-    beside->rounds = count;
+    beside->rounds = rounds;
     beside->in_process_us = spread_of(turns, count, one, NULL).median;
     beside->in_process_p50_us = spread_of(turns, count, p50, NULL).median;
     beside->union_us = spread_of(turns, count, all, NULL).median;
@@ -164,12 +188,15 @@ static void conclude(const struct load *load, const struct outcome *outcome,
 bool beside_run(struct load *load, const struct beside_options *options, struct outcome *outcome,
                 struct beside *beside)
 {
-    struct turn turns[BESIDE_ROUNDS_MAX] = {0};
+    struct turn turns[BESIDE_ROUNDS_MAX] = {0}, warm_up;
     int count = options->rounds;
     memset(beside, 0, sizeof(*beside));
     memset(outcome, 0, sizeof(*outcome));
     load->seconds /= count;
     load->requests = (load->requests + count - 1) / count;
+    if (options->baseline && !time_in_process(load, options, load->seconds, &warm_up)) {
+        return false;
+    }
     for (int i = 0; i < count; i++) {
         if (!take_turn(load, options, i % 2 == 1, outcome, &turns[i], beside)) {
             return false;

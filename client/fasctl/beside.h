@@ -1,6 +1,8 @@
 /*
  * beside.h: a closed load on the daemon and the same work in process, turn and turn about: a GPU's
- * clock moves by 5 to 10 % between one minute and the next, so only neighbours in time compare.
+ * clock moves by 5 to 10 % between one minute and the next, so only neighbours in time compare. And
+ * who is second finds a warmer GPU, which at its power cap is up to 3 % slower: so two turns, one
+ * begun by either, are one measurement, and a GPU that has rested is not measured at all.
  *
  * A request's time in process is that of its launches back to back, as many ahead as a daemon that
  * is kept busy has; with more than two callers also that of all their requests as one launch; with
@@ -15,7 +17,7 @@
 
 #define BESIDE_ROUNDS_MAX 32
 
-/* Of the rounds. */
+/* Of the pairs of turns. */
 struct spread {
     double median, min, max;
 };

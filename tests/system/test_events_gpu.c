@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -103,15 +104,24 @@ static void copy_on_stream(int to, int from)
     ck_assert_int_eq(cuda.copy((uintptr_t)piece(to), (uintptr_t)piece(from), BYTES, stream), 0);
 }
 
-static void start(void)
+static void start_daemon(void)
 {
     static const char *const options[] = {"--device", "cuda:0", "--arena-bytes", "512MiB", NULL};
+    daemon_start(&server, options);
+}
+
+static void connect_client(void)
+{
+    struct fas_connect_options connect = {.url = server.url};
+    ck_assert_msg(fas_connect(&connect, &client, &error) == FAS_OK, "%s", error.text);
+}
+
+/* The request in CUDA memory, and what comes of it. */
+static void prepare(void)
+{
     struct random random = random_open(1);
     void *shared;
     load_driver();
-    daemon_start(&server, options);
-    struct fas_connect_options connect = {.url = server.url};
-    ck_assert_msg(fas_connect(&connect, &client, &error) == FAS_OK, "%s", error.text);
     ck_assert_msg(fas_alloc(client, FAS_PLACE_CUDA, PIECES * BYTES, &shared, &error) == FAS_OK,
                   "%s", error.text);
     memory = shared;
@@ -135,6 +145,13 @@ static void start(void)
     ck_assert_int_eq(fas_copy(expected, piece(3), BYTES, &error), FAS_OK);
     request.wait_event = ready;
     request.done_event = done;
+}
+
+static void start(void)
+{
+    start_daemon();
+    connect_client();
+    prepare();
 }
 
 static void stop(void)
@@ -179,10 +196,9 @@ static void check_end(struct fas_call *call, enum fas_status status, const char 
     fas_call_close(call);
 }
 
-START_TEST(between_two_events)
+static void run_between(int rounds)
 {
-    start();
-    for (int round = 0; round < 200; round++) {
+    for (int round = 0; round < rounds; round++) {
         struct fas_call *call = submit_held();
         ck_assert(round % 20 || !fas_enqueued(call, NOT_YET_MS));
         atomic_store(&held, false);
@@ -193,6 +209,51 @@ START_TEST(between_two_events)
         ck_assert_msg(memcmp(host, expected, BYTES) == 0, "round %d", round);
         check_end(call, FAS_OK, "");
     }
+}
+
+START_TEST(between_two_events)
+{
+    start();
+    run_between(200);
+    stop();
+}
+END_TEST
+
+static void wait_for(const char *name, double wanted)
+{
+    static struct fas_stat stats[512];
+    double value = -1;
+    for (int waited_ms = 0; value != wanted && waited_ms < WAIT_MS; waited_ms += 10) {
+        uint32_t count;
+        usleep(10000);
+        ck_assert_int_eq(fas_stats(client, 5000, stats, 512, &count, &error), FAS_OK);
+        for (uint32_t i = 0; i < count; i++) {
+            value = strcmp(stats[i].name, name) == 0 ? stats[i].value : value;
+        }
+    }
+    ck_assert_double_eq(value, wanted);
+}
+
+/* Its event is pending for ever. The daemon lets go of it, and is as well as before. */
+START_TEST(a_client_killed_while_it_waits)
+{
+    start_daemon();
+    pid_t child = fork(); /* before this process has to do with CUDA */
+    if (child == 0) {
+        connect_client();
+        prepare();
+        submit_held();
+        pause();
+    }
+    connect_client();
+    wait_for("requests_in_flight", 1);
+    usleep(100000);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    wait_for("requests_in_flight", 0);
+    wait_for("places", 0);
+    prepare();
+    run_between(50);
     stop();
 }
 END_TEST
@@ -369,8 +430,11 @@ END_TEST
 int main(void)
 {
     static const struct check_row rows[] = {
-        {"between", &between_two_events}, {"others", &nobody_else_waits},
-        {"time", &how_long_it_takes},     {"stream", &calls_on_a_stream},
+        {"between", &between_two_events},
+        {"others", &nobody_else_waits},
+        {"left", &a_client_killed_while_it_waits},
+        {"time", &how_long_it_takes},
+        {"stream", &calls_on_a_stream},
         {"goes_on", &a_stream_goes_on},
     };
     return check_main("events_gpu", rows, sizeof rows / sizeof rows[0]);

@@ -73,7 +73,7 @@ static struct follow *take(struct fas_client *client, const void *context)
     return follow;
 }
 
-/* Of no call. Without the lock, as it may be the program's last use of CUDA. */
+/* Without the lock: CUDA may take its time. */
 static void discard(struct follow *follow)
 {
     if (follow->event) {

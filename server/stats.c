@@ -39,7 +39,7 @@ const struct stats_row stats_gauge_rows[STATS_GAUGES] = {
                                 "Retained forwards now."},
     [STATS_RETAINED_BYTES] = {"retained_bytes", "retained_bytes", NULL,
                               "Arena that retained forwards take, over all devices."},
-    [STATS_PLACES] = {"places", "places", NULL, "Regions and CUDA allocations open now."},
+    [STATS_PLACES] = {"places", "places", NULL, "Regions, CUDA allocations and events open now."},
     [STATS_MAPPINGS] =
         {"mappings", "cuda_mappings", NULL,
          "CUDA allocations of clients that are mapped now: each keeps its memory from "

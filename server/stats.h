@@ -41,7 +41,7 @@ enum stats_gauge {
     STATS_NOTES_HIGH_BYTES,
     STATS_RETAINED_HANDLES,
     STATS_RETAINED_BYTES,
-    STATS_PLACES,   /* open: regions and CUDA allocations */
+    STATS_PLACES,   /* open: regions, CUDA allocations, events */
     STATS_MAPPINGS, /* of those, CUDA allocations whose memory is mapped */
     STATS_REGION_BYTES,
     STATS_LOG_LOST,

@@ -27,7 +27,7 @@ static void help(void)
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
         printf("  %-10s %s\n", commands[i].name, commands[i].summary);
     }
-    printf("\nexit: 0 done, 1 failed or out of tolerance, 2 bad usage, 3 no daemon\n");
+    printf("\nexit: 0 done, 1 failed or out of tolerance, 2 bad usage, 3 no connection\n");
 }
 
 int main(int argc, char **argv)

@@ -64,6 +64,20 @@ static bool set(const struct option_row *row, const char *text)
     return false;
 }
 
+static bool parse(const struct option_row *rows, const struct option *options, int argc,
+                  char **argv)
+{
+    int index = 0, found;
+    optind = 1;
+    opterr = 1;
+    while ((found = getopt_long(argc, argv, "", options, &index)) != -1) {
+        if (found == '?' || !set(&rows[index], optarg)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool options_parse(const struct option_row *rows, int argc, char **argv, int *rest)
 {
     struct option options[ROWS_MAX + 1] = {{0}};
@@ -71,16 +85,13 @@ bool options_parse(const struct option_row *rows, int argc, char **argv, int *re
         options[i].name = rows[i].name;
         options[i].has_arg = rows[i].kind == OPTION_FLAG ? no_argument : required_argument;
     }
-    optind = 1;
-    opterr = 1;
-    int index = 0, found;
-    while ((found = getopt_long(argc, argv, "", options, &index)) != -1) {
-        if (found == '?' || !set(&rows[index], optarg)) {
-            return false;
-        }
-    }
+    char *command = argv[0], program[32]; /* getopt complains in the name of argv[0] */
+    snprintf(program, sizeof(program), "fasctl: %s", command);
+    argv[0] = program;
+    bool good = parse(rows, options, argc, argv);
+    argv[0] = command;
     *rest = optind;
-    return true;
+    return good;
 }
 
 void options_help(const struct option_row *rows)

@@ -48,6 +48,35 @@ static bool read_token(const char *path)
     return true;
 }
 
+/* What a user of the command line can do about it. */
+static const char *advice(const struct fas_error *error)
+{
+    static const struct {
+        enum fas_status status;
+        const char *field, *text;
+    } rows[] = {
+        {FAS_UNAVAILABLE, "url", "is faserved running? --url or $FASERVE_URL names another one"},
+        {FAS_UNAUTHENTICATED, "url", "whom the daemon's ipc-mode and ipc-group let in may open it"},
+        {FAS_UNAUTHENTICATED, "token", "--token-file or $FASERVE_TOKEN_FILE names a file with it"},
+        {FAS_INVALID_ARGUMENT, "tls_ca_file", "--tls-ca names it"},
+    };
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        if (error->status == rows[i].status && strcmp(error->field, rows[i].field) == 0) {
+            return rows[i].text;
+        }
+    }
+    return NULL;
+}
+
+/* Errors of the URL name it themselves. */
+static void complain_of_connecting(const struct fas_error *error)
+{
+    complain(strcmp(error->field, "url") == 0 ? "no connection" : target.url, error);
+    if (advice(error)) {
+        fprintf(stderr, "fasctl: %s\n", advice(error));
+    }
+}
+
 struct fas_client *target_connect(uint32_t calls_max, uint32_t connections)
 {
     if (!target.url) {
@@ -70,7 +99,7 @@ struct fas_client *target_connect(uint32_t calls_max, uint32_t connections)
     struct fas_client *client;
     struct fas_error error;
     if (fas_connect(&options, &client, &error) != FAS_OK) {
-        complain(target.url, &error);
+        complain_of_connecting(&error);
         return NULL;
     }
     return client;

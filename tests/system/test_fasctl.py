@@ -161,11 +161,16 @@ def check_errors(folder, tensors):
 
 def check_usage():
     for arguments, code, text in [
-            ([], 2, ""), (["frobnicate"], 2, "no command"), (["ping", "--colour"], 2, "colour"),
+            ([], 2, ""), (["frobnicate"], 2, "no command"),
+            (["ping", "--colour"], 2, "fasctl: ping: "),
             (["forward"], 2, "--in is needed"), (["bench", "--callers", "x"], 2, "callers"),
             (["bench", "--callers", "0"], 2, "callers"), (["ping", "now"], 2, "now"),
             (["bench", "--lengths", "12y"], 2, "lengths"),
-            (["ping", "--url", "ipc:///nonexistent/sock"], 3, "UNAVAILABLE"),
+            (["ping", "--url", "ipc:///nonexistent/sock"], 3,
+             "UNAVAILABLE url: ipc:///nonexistent/sock: No such file or directory\n"
+             "fasctl: is faserved running?"),
+            (["ping", "--url", "tls+tcp://localhost:1"], 3, "--tls-ca names it"),
+            (["ping", "--url", "tcp://localhost"], 3, "not host:port"),
             (["demo", "--texts", "/nonexistent"], 1, "no texts")]:
         done = fasctl(*arguments)
         expect(done.returncode == code and text in done.stderr, arguments, done)

@@ -13,6 +13,11 @@
 /* Credit returns in pieces; waiting for this much keeps chunks from shrinking with them. It is also
  * what joined connections carry at least: less leaves at once with the leader. */
 #define REPLY_CHUNK_BYTES_MIN (64u << 10)
+/* Of a client of several connections each takes so many chunks at a time, into one send and ahead
+ * from the device: the rest is for those whose turn is later. Without this the first one fetched
+ * all of a result of 16 MiB: two requests in flight kept two of four connections busy. */
+#define LANE_CHUNKS 2u
+static_assert(2u * LANE_CHUNKS < OUTBOX_IOV_MAX, "a head and a payload each");
 static_assert(OUTBOX_IOV_MAX <= TRANSPORT_IOV_MAX, "what an outbox composes is one send");
 
 /* ---- which rows go next ---- */
@@ -188,12 +193,18 @@ static bool send_in_place(struct server *server, struct connection *connection, 
     return true;
 }
 
+static bool is_joined(const struct connection *connection)
+{
+    return !join_alone(connection->leader);
+}
+
 /* Begins the download of the next chunk. */
 static bool fetch_chunk(struct server *server, struct connection *connection, struct slot *slot)
 {
     struct chunk chunk;
     if (server->executors[slot->executor].device.host_reaches_arena || !enter_range(slot) ||
-        !next_chunk(connection, slot, &chunk) || chunk.rows == 0) {
+        !next_chunk(connection, slot, &chunk) || chunk.rows == 0 ||
+        (is_joined(connection) && staging_ahead(slot, connection) >= LANE_CHUNKS)) {
         return false;
     }
     struct device_copy copy = locate(slot, &chunk);
@@ -342,14 +353,21 @@ static bool serve_slot(struct server *server, struct connection *connection, str
     return false;
 }
 
+/* The send being composed takes more. */
+static bool has_room(const struct connection *connection)
+{
+    const struct outbox *outbox = &connection->outbox;
+    return outbox_add_room(outbox, OUTBOX_GATHER_BYTES_MAX) &&
+           (outbox->iov_count < 2u * LANE_CHUNKS || !is_joined(connection));
+}
+
 /* The client's requests take turns by chunk until the send is full or none has anything to say. */
 static void serve_slots(struct server *server, struct connection *connection, uint64_t now_us)
 {
     struct slot *slots = server->slots.entries;
     struct connection *leader = connection->leader;
     uint32_t silent = 0; /* in a row */
-    while (silent < leader->slot_count &&
-           outbox_add_room(&connection->outbox, OUTBOX_GATHER_BYTES_MAX)) {
+    while (silent < leader->slot_count && has_room(connection)) {
         struct slot *slot = &slots[leader->first_slot];
         leader->first_slot = slot->next;
         silent = serve_slot(server, connection, slot, now_us) ? 0 : silent + 1;

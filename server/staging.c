@@ -147,6 +147,15 @@ bool staging_fetch(struct server *server, struct connection *carrier, struct slo
     return true;
 }
 
+uint32_t staging_ahead(const struct slot *slot, const struct connection *carrier)
+{
+    uint32_t count = 0;
+    for (const struct fetch *fetch = slot->fetches.first; fetch; fetch = fetch->next) {
+        count += fetch->carrier == carrier;
+    }
+    return count;
+}
+
 struct fetch *staging_front(const struct slot *slot, const struct connection *carrier)
 {
     struct fetch *fetch = slot->fetches.first;

@@ -80,6 +80,9 @@ void staging_discard(struct server *server, const uint8_t *landed);
 bool staging_fetch(struct server *server, struct connection *carrier, struct slot *slot,
                    const struct chunk *chunk, struct device_copy *copy);
 
+/* How many of the slot's chunks this connection has begun to fetch and not handed on. */
+uint32_t staging_ahead(const struct slot *slot, const struct connection *carrier);
+
 /* The slot's next chunk for this connection, if it has arrived. */
 struct fetch *staging_front(const struct slot *slot, const struct connection *carrier);
 

@@ -140,6 +140,36 @@ static void check_answered(const struct exchange *exchange, int lanes, uint64_t 
     } while (rows.left[FAS_O] + rows.left[FAS_LSE] > 0 || !done);
 }
 
+/* As much as 16 chunks of o: each of the connections has a share of them. */
+static void check_spread(int lanes, uint64_t id)
+{
+    static struct exchange wide;
+    struct exchange_rows rows;
+    int chunks[FAS_LANES_MAX] = {0}, lane = 0;
+    bool done = false;
+    exchange_open(&wide, 2048);
+    ck_assert(exchange_send(&wide, &bad, id));
+    exchange_expect(&wide, &rows);
+    while (!done || rows.left[FAS_O] + rows.left[FAS_LSE] > 0) {
+        struct peer *peer = lane == 0 ? &bad : &joined[lane];
+        enum peer_event event = peer_receive(peer, 20);
+        ck_assert_int_ne(event, PEER_CLOSED);
+        if (event != PEER_MESSAGE) {
+            lane = (lane + 1) % lanes;
+        } else if (peer->frame.type == FRAME_DONE) {
+            done = true;
+        } else {
+            const char *wrong = exchange_take(&wide, peer, id, &rows, &done);
+            ck_assert_msg(wrong == NULL, "%s", wrong);
+            chunks[lane] += peer->frame.flags == FAS_O;
+        }
+    }
+    exchange_close(&wide);
+    for (int i = 0; i < lanes; i++) {
+        ck_assert_msg(chunks[i] >= 2, "%d chunks in lane %d", chunks[i], i);
+    }
+}
+
 /* ---- who may join ---- */
 
 START_TEST(a_nonce_nobody_was_given)
@@ -234,6 +264,13 @@ START_TEST(data_by_all_and_before_its_request)
         send_part(&large, &bad, id, 0);
         check_answered(&large, LANES, id);
     }
+}
+END_TEST
+
+START_TEST(results_by_all)
+{
+    lead(4);
+    check_spread(4, ID);
 }
 END_TEST
 
@@ -377,6 +414,7 @@ int main(int argc, char **argv)
     tcase_add_test(tcase, another_principal);
     tcase_add_test(tcase, too_many);
     tcase_add_test(tcase, data_by_all_and_before_its_request);
+    tcase_add_test(tcase, results_by_all);
     tcase_add_test(tcase, data_of_a_request_that_is_over);
     tcase_add_test(tcase, one_chunk_by_two);
     tcase_add_test(tcase, data_of_no_request);

@@ -282,11 +282,12 @@ static void column_end(const struct backward *b, const struct attn_sequence *s, 
     tile_store(b->context, shape->dtype, &set->dv, first, count, kv_head, shape->dv, c->dv);
 }
 
+/* Of all heads. */
 static void write_unused_keys(const struct attn_shape *shape, const struct attn_set *set,
-                              int64_t first, int32_t count, int32_t kv_head)
+                              int64_t first, int32_t count)
 {
-    tile_store_zero(shape->dtype, &set->dk, first, count, kv_head, shape->d);
-    tile_store_zero(shape->dtype, &set->dv, first, count, kv_head, shape->dv);
+    tile_store_zero(shape->dtype, &set->dk, first, count, shape->hkv, shape->d);
+    tile_store_zero(shape->dtype, &set->dv, first, count, shape->hkv, shape->dv);
 }
 
 static struct range live_keys(const struct attn_sequence *s, struct range span)
@@ -330,9 +331,9 @@ static void run_products(void *job, int worker, int64_t item)
         }
         column_end(b, s, kv_head, &c);
     }
-    if (!range_empty(unused)) {
+    if (kv_head == 0 && !range_empty(unused)) {
         write_unused_keys(shape, &b->launch->sets[s->set], s->k_first + unused.first,
-                          range_length(unused), kv_head);
+                          range_length(unused));
     }
 }
 
@@ -350,8 +351,10 @@ static void run_finish(void *job, int worker, int64_t item)
         tile_store(t.context, t.shape->dtype, &t.set->dq, s->q_first + i, 1, t.head, t.shape->d,
                    row);
     }
-    tile_store_zero(t.shape->dtype, &t.set->dq, s->q_first + s->q_len, s->q_span - s->q_len, t.head,
-                    t.shape->d);
+    if (t.head == 0) {
+        tile_store_zero(t.shape->dtype, &t.set->dq, s->q_first + s->q_len, s->q_span - s->q_len,
+                        t.shape->hq, t.shape->d);
+    }
 }
 
 /* ---- the launch ---- */

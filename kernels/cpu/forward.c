@@ -129,12 +129,15 @@ static void tile_compute(struct tile *t)
     tile_end(t);
 }
 
+/* Of all heads. */
 static void write_unused(const struct attn_shape *shape, const struct attn_set *set, int64_t first,
-                         int32_t count, int32_t head)
+                         int32_t count)
 {
-    tile_store_zero(shape->dtype, &set->o, first, count, head, shape->dv);
-    for (int32_t i = 0; i < count; i++) {
-        *statistic_at(&set->lse, first + i, head) = -INFINITY;
+    tile_store_zero(shape->dtype, &set->o, first, count, shape->hq, shape->dv);
+    for (int32_t head = 0; head < shape->hq; head++) {
+        for (int32_t i = 0; i < count; i++) {
+            *statistic_at(&set->lse, first + i, head) = -INFINITY;
+        }
     }
 }
 
@@ -212,8 +215,8 @@ static void run_item(void *job, int worker, int64_t item)
                          .total = w->row[1]};
         tile_compute(&t);
     }
-    if (!range_empty(unused)) {
-        write_unused(shape, set, s->q_first + unused.first, range_length(unused), head);
+    if (head == 0 && !range_empty(unused)) {
+        write_unused(shape, set, s->q_first + unused.first, range_length(unused));
     }
 }
 

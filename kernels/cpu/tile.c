@@ -93,10 +93,18 @@ void tile_store(const struct attn_context *context, enum attn_dtype dtype,
 }
 
 void tile_store_zero(enum attn_dtype dtype, const struct attn_tensor *tensor, int64_t first,
-                     int32_t count, int32_t head, int32_t width)
+                     int32_t count, int32_t heads, int32_t width)
 {
-    for (int32_t i = 0; i < count; i++) {
-        memset(tensor_at(tensor, first + i, head), 0, (size_t)width * attn_dtype_bytes(dtype));
+    int64_t bytes = (int64_t)width * attn_dtype_bytes(dtype), row = heads * bytes;
+    bool rows_whole = heads == 1 || tensor->head_stride == bytes;
+    if (rows_whole && tensor->row_stride == row) {
+        memset(tensor_at(tensor, first, 0), 0, (size_t)(count * row));
+        return;
+    }
+    for (int64_t i = first; i < first + count; i++) {
+        for (int32_t head = 0; head < (rows_whole ? 1 : heads); head++) {
+            memset(tensor_at(tensor, i, head), 0, (size_t)(rows_whole ? row : bytes));
+        }
     }
 }
 
@@ -165,19 +173,30 @@ void box_add_over_rows(const struct attn_context *context, const struct box *box
     }
 }
 
+/* Bytes of o, or of dk and dv, in rows that no query or key is in: they are written, too. */
+static double unused_bytes(const struct attn_shape *shape, const struct attn_sequence *s)
+{
+    double q_rows = s->q_span - s->q_len, k_rows = s->k_span - s->k_len;
+    double elements = shape->pass == ATTN_FORWARD ? q_rows * shape->hq * shape->dv
+                                                  : k_rows * shape->hkv * (shape->d + shape->dv);
+    return elements * attn_dtype_bytes(shape->dtype);
+}
+
 /*
  * Waking a thread costs some 50 us of latency; 2^23 FLOPs of a short sequence are some 200 us of
  * one core's work (35 to 60 GFLOPS at 128 tokens: half of a tile on the diagonal is hidden). With
  * 2^25 a forward of 128 tokens, 8 heads and head_dim 64 stayed on the caller: 0.56 to 0.69 ms where
- * two threads take 0.29 to 0.36 (a Xeon, 2026-11-23; 2^22, 2^23 and 2^24 are alike).
+ * two threads take 0.29 to 0.36 (a Xeon, 2026-11-23; 2^22, 2^23 and 2^24 are alike). Writing 2 MiB
+ * of zeros takes as long (2.5 ms for 16 MiB by one thread).
  */
 int launch_helpers(const struct attn_launch *launch)
 {
-    const double flops_per_helper = 1 << 23;
-    double flops = 0;
-    for (int32_t s = 0; s < launch->sequence_count; s++) {
-        flops += attn_flops(&launch->shape, launch->sequences[s].q_len, launch->sequences[s].k_len);
+    const double flops_per_helper = 1 << 23, bytes_per_helper = 1 << 21;
+    double helpers = 0;
+    for (int32_t i = 0; i < launch->sequence_count; i++) {
+        const struct attn_sequence *s = &launch->sequences[i];
+        helpers += attn_flops(&launch->shape, s->q_len, s->k_len) / flops_per_helper;
+        helpers += unused_bytes(&launch->shape, s) / bytes_per_helper;
     }
-    double helpers = flops / flops_per_helper;
     return helpers < INT_MAX ? (int)helpers : INT_MAX;
 }

@@ -103,8 +103,9 @@ void tile_store(const struct attn_context *context, enum attn_dtype dtype,
                 const struct attn_tensor *tensor, int64_t first, int32_t count, int32_t head,
                 int32_t width, struct matrix from);
 
+/* Rows of all heads: in one go where they are packed. */
 void tile_store_zero(enum attn_dtype dtype, const struct attn_tensor *tensor, int64_t first,
-                     int32_t count, int32_t head, int32_t width);
+                     int32_t count, int32_t heads, int32_t width);
 
 /*
  * out_i += sum over the keys j that row i sees of weight_ij value_j; weights are 0 elsewhere, yet

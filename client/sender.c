@@ -11,7 +11,9 @@
  * gathered. The daemon's upload credit bounds DATA. All under the client's lock.
  *
  * With several connections all is sent in lane 0, but DATA of bulk in whichever lane has room: the
- * chunks of a tensor are handed out in order and may arrive in any.
+ * chunks of a tensor are handed out in order and may arrive in any. So that the other lanes do not
+ * stand still between two requests until lane 0 is done with its batch, the next REQUEST goes out
+ * before the last chunks of the one before it.
  */
 #include "client/client.h"
 #include "client/strided.h"
@@ -301,6 +303,29 @@ static bool put_next_of(struct writer *w, struct fas_call *call)
     return put;
 }
 
+/* Bytes of its inputs that are not handed out. */
+static uint64_t bytes_left(const struct fas_call *call)
+{
+    uint64_t bytes = 0;
+    for (uint32_t left = call->tensors_left; left; left &= left - 1) {
+        bytes += fas_tensor_bytes(&call->request.dims, (enum fas_tensor)__builtin_ctz(left));
+    }
+    return bytes - (uint64_t)call->chunk * call->client->server.chunk_bytes;
+}
+
+/* The REQUEST of the bulk behind this one, when all lanes are through with this one before lane 0
+ * may have composed two more batches. Not earlier: the daemon waits for DATA of what it has
+ * admitted for its progress-timeout only. */
+static void announce_next(struct writer *w, const struct fas_call *call)
+{
+    struct fas_call *next = TAILQ_NEXT(call, send_link);
+    uint64_t soon = UINT64_C(2) * w->client->lane_count * BATCH_BYTES;
+    if (w->client->lane_count > 1 && call->announced && next && !next->announced &&
+        bytes_left(call) <= soon) {
+        put_request(w, next);
+    }
+}
+
 /* The two queues take turns; false: neither has anything that may go now. */
 static bool put_call(struct writer *w)
 {
@@ -313,6 +338,9 @@ static bool put_call(struct writer *w)
         }
     }
     client->small_went_last = false;
+    if (bulk) {
+        announce_next(w, bulk);
+    }
     return bulk && put_next_of(w, bulk);
 }
 

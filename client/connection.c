@@ -37,6 +37,10 @@
 /* A whole head and header always fit; the rest is for small payloads: 64 KiB are 6 us of memcpy. */
 #define BUFFER_BYTES (FRAME_HEAD_BYTES_MAX + FAS_HEADER_BYTES_MAX + (64u << 10))
 
+/* Read into the buffer between frames: a small answer whole, of a larger one its head and header
+ * and what costs 3 us to copy out again. */
+#define FIRST_BYTES (32u << 10)
+
 /* Behind a payload only the next frame's head and header are read into the buffer. */
 #define BEHIND_PAYLOAD_BYTES 512u
 
@@ -435,7 +439,7 @@ static bool rx_receive(struct connection *c, uint32_t timeout_ms)
     struct iovec iov[2];
     struct fas_error error;
     int count = 0;
-    size_t bytes = 0, room = BUFFER_BYTES - c->end;
+    size_t bytes = 0, room = c->end > 0 ? BUFFER_BYTES - c->end : FIRST_BYTES;
     if (c->in_payload) {
         iov[count++] = (struct iovec){c->payload, (size_t)c->payload_left};
         room = BEHIND_PAYLOAD_BYTES;

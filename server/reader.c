@@ -246,8 +246,10 @@ unsigned reader_targets(struct reader *reader, struct iovec targets[2])
     if (reader->phase == READER_PAYLOAD && reader->place) {
         targets[count++] = (struct iovec){reader->place, reader->payload_left};
     }
+    bool between = reader->phase != READER_PAYLOAD && reader->end == 0;
     targets[count++] =
-        (struct iovec){reader->buffer + reader->end, READER_BUFFER_BYTES - reader->end};
+        (struct iovec){reader->buffer + reader->end,
+                       between ? READER_FIRST_BYTES : READER_BUFFER_BYTES - reader->end};
     return count;
 }
 

@@ -176,6 +176,22 @@ GPU_INLINE gpu::cluster_address open_slot(uint32_t ring, uint32_t use, uint32_t 
     return gpu::cluster_map(full, 0);
 }
 
+/*
+ * `more` rows on. A box of which no row is in the sequence would be an illegal address: that of its
+ * first rows once more. Nothing comes of it: keys past the end are masked, and the lse of queries
+ * past it is +inf.
+ */
+GPU_INLINE int32_t rows_on(int32_t row, int32_t more)
+{
+    return row + more < gpu::RAGGED_ROWS ? row + more : row;
+}
+
+GPU_INLINE bwd_rows rows_from(bwd_rows rows, int32_t more)
+{
+    rows.row = rows_on(rows.row, more);
+    return rows;
+}
+
 /* BOX rows at a time, ROWS in all, of the panels [first, last). */
 template <int BOX, int ROWS>
 GPU_INLINE void load_panels(const bwd_rows &rows, uint32_t target, gpu::cluster_address full,
@@ -185,16 +201,10 @@ GPU_INLINE void load_panels(const bwd_rows &rows, uint32_t target, gpu::cluster_
     for (int32_t panel = first; panel < last; panel++) {
 #pragma unroll
         for (int32_t row = 0; row < ROWS; row += BOX, target += tile_bytes(BOX, PANEL)) {
-            gpu::tma_load_pair(target, rows.map, full, hint, panel * PANEL, rows.row + row,
+            gpu::tma_load_pair(target, rows.map, full, hint, panel * PANEL, rows_on(rows.row, row),
                                rows.head, rows.shift);
         }
     }
-}
-
-GPU_INLINE bwd_rows rows_from(bwd_rows rows, int32_t row)
-{
-    rows.row += row;
-    return rows;
 }
 
 /* K of a tile and its panel; then Q of each step. Returns the step after the last. */

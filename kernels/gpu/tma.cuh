@@ -4,7 +4,7 @@
  * the thread's bulk group (gpu/bulk). Shared addresses are multiples of 128, of the swizzle atom
  * for swizzled boxes. Coordinates count elements, innermost first, and may lie outside the tensor:
  * there loads give zeros and stores write nothing. Not so a load that begins beyond the last
- * column: through a ragged map an H200 answered it with an illegal address.
+ * column or row: through a ragged map an H200 answered it with an illegal address.
  */
 #ifndef GPU_TMA_CUH
 #define GPU_TMA_CUH

@@ -220,6 +220,24 @@ void fill(tensor_copy *c, const char *what, const gpu::tensor_shape &map, uint32
 namespace
 {
 
+/*
+ * Not all of a box that is loaded may lie beyond the tensor's end. Seen on an H200 through ragged
+ * maps, whose base is no memory: an illegal address, for some rows and not for others.
+ */
+void begins_inside(const char *what, const gpu::tensor_shape &map, const int32_t *coordinates,
+                   where at)
+{
+    for (int i = 0; i < map.rank; i++) {
+        if (coordinates[i] >= static_cast<int64_t>(map.extent[i])) {
+            fail_at(at, "%s of a box that begins at %s %d of %lu: all of it lies beyond", what,
+                    i == 0   ? "column"
+                    : i == 1 ? "row"
+                             : "place",
+                    coordinates[i], static_cast<unsigned long>(map.extent[i]));
+        }
+    }
+}
+
 /* Into `to`; the bytes count on the mbarrier of block `with`. */
 void load_into(block &to, block &with, const char *what, uint32_t target,
                const gpu::tensor_shape &map, uint32_t barrier, const int32_t *coordinates, int rank,
@@ -227,11 +245,7 @@ void load_into(block &to, block &with, const char *what, uint32_t target,
 {
     auto c = std::make_unique<load_operation>();
     fill(c.get(), what, map, target, coordinates, rank, at);
-    if (coordinates[0] >= static_cast<int64_t>(map.extent[0])) {
-        /* Seen on an H200 through ragged maps: an illegal address for some rows, not for others. */
-        fail_at(at, "%s of a box that begins at column %d of %lu: all of it lies beyond", what,
-                coordinates[0], static_cast<unsigned long>(map.extent[0]));
-    }
+    begins_inside(what, map, coordinates, at);
     c->owner = &to;
     c->with = &with;
     c->barrier = &tma_barrier(with, what, barrier, at);

@@ -518,6 +518,13 @@ START_TEST(bad_tensor_maps_are_refused)
             tma_load(BASE, &map_64x64, BAR, l2::normal, 64, 0, 0);
         }
     });
+    refuse("begins at row 64 of 64", 32, [] {
+        make_barrier(1);
+        if (thread_index() == 0) {
+            mbarrier_arrive_expect(BAR, 64 * 128);
+            tma_load(BASE, &map_64x64, BAR, l2::normal, 0, 64, 0);
+        }
+    });
 }
 END_TEST
 

@@ -66,6 +66,7 @@ void thread_reset(thread *t, block *b, warp *w, int index)
     t->waits_at = {"start", 0};
     t->wait_address = 0;
     t->multiply_fenced = false;
+    t->fenced.clear();
     t->multiply_at = {"start", 0};
     t->multiply_groups = 0;
     t->multiply_next = 0;
@@ -141,11 +142,12 @@ void thread_exit(thread &t)
     where end = {"the end of the kernel", 0};
     tensor_thread_exit(t);
     for (const auto &g : t.bulk) {
-        if (g->number == 0 && (g->reading > 0 || g->writing > 0)) {
+        if (g->number == 0) {
             fail_at(t.waits_at, "ends with bulk stores that were never committed");
-        } else if (g->reading > 0) {
-            fail_at(t.waits_at, "ends while its bulk store still reads shared memory: the block's "
-                                "memory may be given away (bulk_wait_read is missing)");
+        } else if (g->number > own(t).bulk[t.of->index]) {
+            fail_at(t.waits_at, "ends, but nothing that it waited for says that its bulk store no "
+                                "longer reads shared memory: the block's memory may be given away "
+                                "(bulk_wait_read is missing)");
         }
     }
     for (const auto &a : t.of->accumulators) {

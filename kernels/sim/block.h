@@ -150,6 +150,14 @@ struct multiply {
     where at;
 };
 
+/* ------------------------------------------------------------------ wgmma_fence, per thread */
+
+/* An array of the thread as the newest fence that named it saw it. */
+struct fenced_registers {
+    const uint8_t *at;
+    std::vector<uint8_t> copy;
+};
+
 /* ------------------------------------------------------------------ bulk groups, per thread */
 
 struct bulk_group {
@@ -181,9 +189,10 @@ struct thread {
     uint32_t wait_address, wait_value;
 
     bool multiply_fenced;
-    where multiply_at;        /* the newest wgmma or commit */
-    uint32_t multiply_groups; /* committed */
-    size_t multiply_next;     /* index into the warp's queue of this lane's next deposit */
+    std::vector<fenced_registers> fenced; /* arrays that a wgmma_fence named */
+    where multiply_at;                    /* the newest wgmma or commit */
+    uint32_t multiply_groups;             /* committed */
+    size_t multiply_next; /* index into the warp's queue of this lane's next deposit */
     uint32_t tensor_loads_waited, tensor_stores_waited; /* own warp's, by number */
     uint32_t tensor_loads_fenced, tensor_stores_fenced; /* others may be told of */
     bool tensor_fenced; /* tcgen05_fence_after ran since this thread last met others */

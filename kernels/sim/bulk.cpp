@@ -225,8 +225,9 @@ void bulk_wait(int pending, bool only_reads, where at)
             t.bulk_waited = g.number;
         }
     }
-    while (!t.bulk.empty() && t.bulk.front()->number != 0 && t.bulk.front()->writing == 0 &&
-           t.bulk.front()->number <= own(t).bulk[t.of->index]) {
+    /* Groups that are done, but were not waited for, stay: a later wait is to count them. */
+    while (!t.bulk.empty() && t.bulk.front()->number != 0 &&
+           t.bulk.front()->number <= t.bulk_waited) {
         t.bulk.erase(t.bulk.begin());
     }
 }

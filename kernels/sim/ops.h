@@ -134,7 +134,7 @@ struct register_array {
     void *at;
     size_t bytes;
 };
-void wgmma_fence();
+void wgmma_fence(const register_array *arrays, int count);
 void wgmma_issue(const multiply_call &call, where at);
 void wgmma_commit(where at);
 void wgmma_wait(int pending, const register_array *arrays, int count);

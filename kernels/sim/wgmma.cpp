@@ -65,6 +65,19 @@ accumulator *find_accumulator(warp &w, const float *d, int lane)
     return nullptr;
 }
 
+/* Fences name what a product will use, to the compiler as well: these were, and are as they were.
+ */
+bool as_fenced(const thread &t, const void *registers, size_t bytes)
+{
+    const uint8_t *at = static_cast<const uint8_t *>(registers);
+    for (const fenced_registers &f : t.fenced) {
+        if (at >= f.at && at + bytes <= f.at + f.copy.size()) {
+            return memcmp(at, &f.copy[static_cast<size_t>(at - f.at)], bytes) == 0;
+        }
+    }
+    return false;
+}
+
 /* The accumulator of this deposit: in flight already, or taken over from the lane's registers. */
 void take(accumulator &a, float *d, int lane, where at)
 {
@@ -78,6 +91,9 @@ void take(accumulator &a, float *d, int lane, where at)
                     where_text(a.last));
         }
         return;
+    }
+    if (!as_fenced(self(), d, sizeof(float) * static_cast<size_t>(a.columns / 2))) {
+        fail_at(at, "the accumulator of this wgmma is not as a wgmma_fence that names it saw it");
     }
     a.taken |= bit;
     a.given &= ~bit;
@@ -297,7 +313,7 @@ void forget_retired(warp &w)
 
 } // namespace
 
-void wgmma_fence()
+void wgmma_fence(const register_array *arrays, int count)
 {
     thread &t = self();
     if (dropped("wgmma_fence", t.multiply_at)) {
@@ -305,6 +321,15 @@ void wgmma_fence()
     }
     warp_trace("wgmma_fence", t.multiply_at);
     t.multiply_fenced = true;
+    for (int i = 0; i < count; i++) {
+        const uint8_t *from = static_cast<const uint8_t *>(arrays[i].at);
+        auto known = std::find_if(t.fenced.begin(), t.fenced.end(),
+                                  [from](const fenced_registers &f) { return f.at == from; });
+        if (known == t.fenced.end()) {
+            known = t.fenced.insert(known, {from, {}});
+        }
+        known->copy.assign(from, from + arrays[i].bytes);
+    }
 }
 
 void wgmma_issue(const multiply_call &call, where at)
@@ -325,6 +350,11 @@ void wgmma_issue(const multiply_call &call, where at)
     m.d->last = at;
     take(*m.d, call.d, t.lane, at);
     if (call.a_registers != nullptr) {
+        if (!as_fenced(t, call.a_registers, 16)) {
+            fail_at(at,
+                    "the A registers of this wgmma are not as a wgmma_fence that names them saw "
+                    "them");
+        }
         m.a_at[t.lane] = call.a_registers;
         memcpy(m.a_registers[t.lane], call.a_registers, 16);
     }

@@ -288,7 +288,13 @@ START_TEST(stores_need_a_fence_a_commit_and_a_wait)
     accept(64, store(true, true, true));
     refuse("ran no fence_async_smem", 64, store(false, true, true));
     refuse("never committed", 64, store(true, false, true));
-    refuse("still reads shared memory", 64, store(true, true, false));
+    refuse("no longer reads shared memory", 64, store(true, true, false));
+    refuse("no longer reads shared memory", 64, [=] { /* also if it has long been over */
+                                                      store(true, true, false)();
+                                                      for (int i = 0; i < 20; i++) {
+                                                          block_sync();
+                                                      }
+    });
     refuse("a second time", 64, [] { global_store(&output[0].x, 1.0f); });
     refuse("writes the input", 32, [] { global_store(&input[0].x, 1.0f); });
     refuse("outside every registered buffer", 32, [] { global_load<float>(&output[1024]); });
@@ -371,6 +377,27 @@ START_TEST(wgmma_needs_its_fence_commit_and_wait)
             wgmma_commit();
             d[3] = 1;
             wgmma_wait<0>(d);
+        });
+    });
+    refuse("accumulator of this wgmma is not", 128, [] {
+        with_operands([](uint64_t a, uint64_t b) {
+            float d[32] = {};
+            wgmma_fence(d);
+            d[3] = 1;
+            wgmma<64, bf16>(d, a, b, true);
+            wgmma_commit();
+            wgmma_wait<0>(d);
+        });
+    });
+    refuse("A registers of this wgmma are not", 128, [] {
+        with_operands([](uint64_t, uint64_t b) {
+            float d[32];
+            uint32_t a[4] = {1, 2, 3, 4};
+            wgmma_fence(d, a);
+            a[0] = 5;
+            wgmma<64, bf16>(d, a, b, false);
+            wgmma_commit();
+            wgmma_wait<0>(d, a);
         });
     });
     refuse("A registers", 128, [] {

@@ -23,9 +23,10 @@ struct wgmma_is_bf16<fp16> {
 
 /* A variadic function has no room for a defaulted place: the simulator takes the lane's last. */
 template <typename... Arrays>
-GPU_INLINE void wgmma_fence(Arrays &...)
+GPU_INLINE void wgmma_fence(Arrays &...arrays)
 {
-    sim::wgmma_fence();
+    const sim::register_array all[] = {{&arrays, sizeof arrays}..., {nullptr, 0}};
+    sim::wgmma_fence(all, sizeof...(arrays));
 }
 
 GPU_INLINE void wgmma_commit(sim::where at = SIM_HERE)

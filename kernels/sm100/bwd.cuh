@@ -445,7 +445,7 @@ GPU_INLINE void reduce_all(const bwd_params &p, uint32_t smem, const bwd_lane &m
         gpu::warp_sync(); /* all lanes have read the record */
         if (me.leader) {
             bwd_release_tile<C>(smem, use);
-            if (me.warp == 0 && attn::draws_late<C>(p)) {
+            if (!C::PAIR && me.warp == 0 && attn::draws_late<C>(p)) {
                 gpu::mbarrier_arrive(smem + S::MAY_DRAW);
             }
         }

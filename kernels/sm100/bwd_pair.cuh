@@ -41,7 +41,8 @@ template <typename TYPE, bool CAPPED, bool ORDERED>
 struct bwd_pair_config : bwd_config<TYPE, 2 * PANEL, 2 * PANEL, CAPPED, ORDERED> {
     using one = bwd_config<TYPE, 2 * PANEL, 2 * PANEL, CAPPED, ORDERED>;
     static constexpr bool PAIR = true;
-    static constexpr int N = 2 * TILE_ROWS;      /* keys of a tile */
+    static constexpr int N = 2 * TILE_ROWS; /* keys of a tile */
+    static_assert(N > one::M, "no cyclic order: no tile waits for one that is drawn after it");
     static constexpr int Q_ROWS = TILE_ROWS / 2; /* queries of a step that a CTA has for S */
     static constexpr int STATISTICS_STAGES = 2;
     static constexpr uint32_t TILE_READERS = 2 * one::TILE_READERS;
@@ -279,7 +280,7 @@ GPU_INLINE void load_all_pair(const bwd_params &p, uint32_t smem)
             break;
         }
         step = load_tile_pair<C>(p, smem, use, step);
-        if (!attn::draws_late<C>(p) && gpu::cluster_rank() == 0) {
+        if (gpu::cluster_rank() == 0) {
             gpu::mbarrier_arrive(smem + S::MAY_DRAW);
         }
         bwd_release_tile<C>(smem, use);
@@ -482,7 +483,6 @@ GPU_INLINE void pair_pass_ds(uint32_t smem, const bwd_lane &me)
     constexpr uint32_t ROWS = tile_bytes(WARP_LANES, PANEL);
     uint32_t rank = gpu::cluster_rank(), row = static_cast<uint32_t>(me.warp) * ROWS;
     gpu::warp_sync();
-    gpu::tcgen05_fence_after();
     if (me.leader && static_cast<uint32_t>(me.half) != rank) {
         uint32_t target = smem + S::DS + rank * C::SHARE + row;
         gpu::bulk_copy_cluster(gpu::cluster_map(target, rank ^ 1), smem + S::DS_OUT + row, ROWS,
@@ -586,7 +586,7 @@ __global__ void __launch_bounds__(C::THREADS, 1)
     if (warp >= MULTIPLIER) {
         gpu::registers_give<C::OTHER_REGISTERS>();
         pair_serve<C>(p);
-        gpu::warp_sync();
+        gpu::warp_sync(); /* cluster_arrive wants whole warps */
     } else if (warp >= COMPUTE_WARPS) {
         gpu::registers_take<C::COMPUTE_REGISTERS>();
         compute_all<C>(p, gpu::smem_base(), bwd_lane_of(bwd_tensor<C>(), COMPUTE_WARPS));

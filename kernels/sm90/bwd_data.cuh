@@ -170,7 +170,7 @@ GPU_INLINE void bwd_clear_all(const bwd_params &p, uint32_t smem)
     for (uint32_t stage = 0; stage < C::DOUT_STAGES; stage++) {
         bwd_clear<C, C::M, C::DV>(bwd_dout<C>(smem, stage), p.dv);
     }
-    gpu::fence_async_smem();
+    gpu::fence_async_smem(); /* zeros that products read */
 }
 
 template <class C>
@@ -390,7 +390,7 @@ GPU_INLINE void write_all(const bwd_params &p, uint32_t smem)
             gpu::mbarrier_arrive(smem + S::MAY_DRAW);
         }
     }
-    gpu::bulk_wait<0>();
+    gpu::bulk_wait<0>(); /* spare while the next kernel starts behind this one's end */
 }
 
 /* 64 rows of an accumulator, scaled, into a staging tile; each warp its 16 rows. Columns from

@@ -332,7 +332,7 @@ GPU_INLINE void wide_consume_all(const bwd_params &p, uint32_t smem)
         wide_store_keys<C, WG>(r, p, smem, use, me);
     }
     if (me.leader) {
-        gpu::bulk_wait<0>();
+        gpu::bulk_wait<0>(); /* spare while the next kernel starts behind this one's end */
     }
 }
 

@@ -27,14 +27,17 @@ void add_bits(void *bits, void *memory, size_t bytes, int written)
 problem *prepare(const backward_case &c, uint64_t seed, sim::device *device)
 {
     problem *p = problem_open(&c.shape, c.items.data(), static_cast<int>(c.items.size()));
+    sim::processors = c.kind->processors;
     device->seed = seed;
     device->resident = c.resident;
     problem_visit(p, add_tensor, device);
+    p->parts = static_cast<int>(seed % 4);
     p->rounding = c.shape.dtype == ATTN_BF16 ? 0x1p-8 : 0x1p-11;
     return p;
 }
 
-/* The sums of dQ come first in scratch. */
+/* The sums of dQ come first in scratch; where the kernel's d is more than needed only some of them
+ * are watched. */
 void add_scratch(const backward_case &c, const attn_launch &launch, sim::device *device)
 {
     uint8_t *scratch = static_cast<uint8_t *>(launch.scratch);
@@ -42,9 +45,9 @@ void add_scratch(const backward_case &c, const attn_launch &launch, sim::device 
     if (c.shape.deterministic) {
         plan_shape shape = {};
         shape.pass = ATTN_BACKWARD;
-        shape.q_block = c.q_block;
+        shape.q_block = c.kind->q_block;
         int64_t stripes = plan_stripe_count(&shape, launch.sequences, launch.sequence_count);
-        sums = static_cast<size_t>(stripes * c.shape.hq * c.q_block) *
+        sums = static_cast<size_t>(stripes * c.shape.hq * c.kind->q_block) *
                static_cast<size_t>((c.shape.d + 63) / 64 * 64) * sizeof(float);
         ck_assert_uint_le(sums, launch.scratch_bytes);
         sim::device_add(device, "sums of dQ", scratch, sums, sim::usage::ordered);
@@ -61,7 +64,9 @@ struct {
 
 attn_status launch_running(attn_context *context, const attn_launch *launch)
 {
-    add_scratch(*running.of, *launch, running.on);
+    if (launch->part == 0) {
+        add_scratch(*running.of, *launch, running.on);
+    }
     attn_status status = running.of->row->launch(context, launch);
     ck_assert_msg(running.on->error.empty(), "%s, seed %lu: %s", running.of->name.c_str(),
                   static_cast<unsigned long>(running.on->seed), running.on->error.c_str());
@@ -77,19 +82,20 @@ attn_shape backward_shape(attn_dtype dtype, int hq, int hkv, int d, int dv)
     return shape;
 }
 
-const attn_row *backward_row(const attn_row *rows, size_t count, const attn_shape &shape)
+backward_case backward_case_of(const backward_kind &kind, const std::string &name,
+                               const attn_shape &shape, const std::vector<item> &items)
 {
-    for (size_t i = 0; i < count; i++) {
-        const attn_row &row = rows[i];
+    for (size_t i = 0; i < kind.count; i++) {
+        const attn_row &row = kind.rows[i];
         bool fits = row.pass == shape.pass && shape.d <= row.d_max && shape.dv <= row.dv_max;
         if (fits && (row.refuse == nullptr || row.refuse(&shape) == nullptr)) {
-            return &row;
+            return {row.name + (" " + name), &kind, &row, shape, items, kind.processors};
         }
     }
-    return nullptr;
+    ck_abort_msg("no row for %s", name.c_str());
 }
 
-std::vector<backward_case> backward_hazards(const attn_row *rows, size_t count, int q_block)
+std::vector<backward_case> backward_hazards(const backward_kind &kind, int d)
 {
     const std::vector<item> items = {{0, 300, 380, 0, 0, 1},
                                      {0, 0, 128, 0, 0, 2},
@@ -100,29 +106,32 @@ std::vector<backward_case> backward_hazards(const attn_row *rows, size_t count, 
         const char *name;
         attn_mask mask;
         bool deterministic;
-    } kinds[] = {{"full in any order", {false, false, 0, 0}, false},
-                 {"causal in any order", {false, true, 0, 0}, false},
-                 {"full deterministic", {false, false, 0, 0}, true},
-                 {"causal deterministic", {false, true, 0, 0}, true},
-                 {"window deterministic", {true, false, 40, 0}, true}};
+    } hazards[] = {{"full in any order", {false, false, 0, 0}, false},
+                   {"causal in any order", {false, true, 0, 0}, false},
+                   {"full deterministic", {false, false, 0, 0}, true},
+                   {"causal deterministic", {false, true, 0, 0}, true},
+                   {"window deterministic", {true, false, 40, 0}, true}};
     std::vector<backward_case> cases;
-    for (int d : {64, 128}) {
-        for (const auto &kind : kinds) {
-            attn_shape shape = backward_shape(ATTN_BF16, 2, 1, d, d);
-            shape.mask = kind.mask;
-            shape.deterministic = kind.deterministic;
-            const attn_row *row = backward_row(rows, count, shape);
-            cases.push_back({std::string(row->name) + " " + kind.name, row, shape, items,
-                             sim::PROCESSORS, q_block});
-        }
+    for (const auto &hazard : hazards) {
+        attn_shape shape = backward_shape(ATTN_BF16, 2, 1, d, d);
+        shape.mask = hazard.mask;
+        shape.deterministic = hazard.deterministic;
+        cases.push_back(backward_case_of(kind, hazard.name, shape, items));
     }
     return cases;
 }
 
-int backward_resident(const attn_shape &shape, uint64_t seed)
+backward_case backward_under(const backward_case &c, uint64_t seed)
 {
-    bool free = !shape.deterministic || shape.mask.has_left || shape.mask.has_right;
-    return free ? 1 + static_cast<int>(seed % sim::PROCESSORS) : sim::PROCESSORS;
+    const attn_shape &shape = c.shape;
+    bool cyclic =
+        c.kind->cyclic && shape.deterministic && !shape.mask.has_left && !shape.mask.has_right;
+    backward_case now = c;
+    if (!cyclic) {
+        int clusters = c.kind->processors / c.kind->cluster;
+        now.resident = c.kind->cluster * (1 + static_cast<int>(seed) % clusters);
+    }
+    return now;
 }
 
 backward_outcome backward_run(const backward_case &c, uint64_t seed,
@@ -168,4 +177,22 @@ uint64_t backward_check(const backward_case &c, uint64_t seed)
     problem_close(p);
     attn_cuda_close(context);
     return bits;
+}
+
+void backward_check_schedules(const backward_case &c, uint64_t seeds)
+{
+    backward_check(c, 1);
+    uint64_t first = backward_run(c, 1, [](sim::device &) {}).bits;
+    for (uint64_t seed = 2; seed <= seeds; seed++) {
+        backward_case now = backward_under(c, seed);
+        if (!c.shape.deterministic) {
+            backward_check(now, seed);
+            continue;
+        }
+        backward_outcome o = backward_run(now, seed, [](sim::device &) {});
+        ck_assert_msg(o.error.empty(), "%s, seed %lu: %s", c.name.c_str(),
+                      static_cast<unsigned long>(seed), o.error.c_str());
+        ck_assert_msg(o.bits == first, "%s: seed %lu gives other bits than seed 1", c.name.c_str(),
+                      static_cast<unsigned long>(seed));
+    }
 }

@@ -10,25 +10,35 @@
 #include "tests/sim/attention.h"
 #include "tests/sim/backward.h"
 
-constexpr int SM100_BACKWARD_BLOCK = 128; /* queries of a step */
+/* What a batch of a backward kernel can be. */
+struct backward_space {
+    backward_kind kind;
+    std::vector<int> hazard_dims;
+    struct pair {
+        int first, second;
+    };
+    std::vector<pair> dims, heads; /* d, dv; of q, of k and v */
+    std::vector<std::vector<item>> lengths;
+};
+/* One CTA to a tile; and pairs of them, for d and dv over 64. */
+extern const backward_space sm100_backward, sm100_backward_pairs;
 
 /* How many values each feature has. */
 std::vector<int> forward_features();
-std::vector<int> backward_features();
+std::vector<int> backward_features(const backward_space &space);
 
-attention_case forward_case(const std::vector<int> &values);
-backward_case backward_case_of(const std::vector<int> &values);
+attention_case forward_feature_case(const std::vector<int> &values);
+backward_case backward_feature_case(const backward_space &space, const std::vector<int> &values);
 
-/* The hazards of the sm_100 backward. */
-std::vector<backward_case> sm100_backward_hazards();
+std::vector<backward_case> backward_hazards(const backward_space &space);
 
 /*
  * The grid crosses all features of the forward, and all of the backward but the last three, of
  * which each case has some mix.
  */
 int forward_grid_count();
-int backward_grid_count();
+int backward_grid_count(const backward_space &space);
 attention_case forward_grid_case(int number);
-backward_case backward_grid_case(int number);
+backward_case backward_grid_case(const backward_space &space, int number);
 
 #endif

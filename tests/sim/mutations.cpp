@@ -103,9 +103,7 @@ int mutations_missed(const std::vector<backward_case> &cases, const std::vector<
     std::vector<mutation_case> all;
     for (const backward_case &c : cases) {
         all.push_back({c.name, [c](uint64_t seed, const std::function<void(sim::device &)> &setup) {
-                           backward_case now = c;
-                           now.resident = backward_resident(c.shape, seed);
-                           backward_outcome o = backward_run(now, seed, setup);
+                           backward_outcome o = backward_run(backward_under(c, seed), seed, setup);
                            uint64_t bits = c.shape.deterministic ? o.bits : 0;
                            return mutation_outcome{o.error, bits, o.steps};
                        }});

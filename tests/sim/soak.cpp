@@ -3,8 +3,8 @@
  * to F + N - 1. Prints a line for each case; stops at the first objection or differing bit, with
  * the seed that shows it again. The figures are the simulator's cost on one core.
  *
- * soak --grid C/N: part C, from 0 on, of N of the grid of the sm_100 kernels (features.h), each
- * case once against the fp64 answer, its number as the seed.
+ * soak --grid C/N [--case text]: part C, from 0 on, of N of the grid of the sm_100 kernels
+ * (features.h), each case once against the fp64 answer, its number as the seed.
  */
 #include <check.h>
 #include <stdio.h>
@@ -44,8 +44,7 @@ void nothing(sim::device &)
 /* Where bits are not fixed results are judged, which costs more. */
 outcome run_backward(const backward_case &c, uint64_t seed)
 {
-    backward_case now = c;
-    now.resident = backward_resident(c.shape, seed);
+    backward_case now = backward_under(c, seed);
     if (!c.shape.deterministic) {
         backward_check(now, seed);
         return {"", 0, 0};
@@ -74,10 +73,12 @@ std::vector<soak_case> all_cases()
                              return outcome{o.error, o.bits, o.multiplies};
                          }});
     }
-    for (const backward_case &c : sm100_backward_hazards()) {
-        int products = 8 * (2 * c.shape.d + 3 * 128) / 16; /* S, dP; dV, dK, dQ */
-        cases.push_back({c.name, c.shape.deterministic ? products : 0,
-                         [c](uint64_t seed) { return run_backward(c, seed); }});
+    for (const backward_space *space : {&sm100_backward, &sm100_backward_pairs}) {
+        for (const backward_case &c : backward_hazards(*space)) {
+            int products = 8 * (2 * c.shape.d + 3 * 128) / 16; /* S, dP; dV, dK, dQ */
+            cases.push_back({c.name, c.shape.deterministic ? products : 0,
+                             [c](uint64_t seed) { return run_backward(c, seed); }});
+        }
     }
     return cases;
 }
@@ -107,20 +108,48 @@ bool soak(const soak_case &c, const options &o)
     return true;
 }
 
+bool asked_for(const options &o, const std::string &name)
+{
+    return strstr(name.c_str(), o.only) != nullptr;
+}
+
+/* How many cases it were. */
+int soak_forward_grid(const options &o)
+{
+    int done = 0;
+    for (int i = o.part; i < forward_grid_count(); i += o.parts) {
+        attention_case c = forward_grid_case(i);
+        if (asked_for(o, c.name)) {
+            attention_check(c, static_cast<uint64_t>(i) + 1);
+            done++;
+        }
+    }
+    return done;
+}
+
+int soak_backward_grid(const options &o, const backward_space &space)
+{
+    int done = 0;
+    for (int i = o.part; i < backward_grid_count(space); i += o.parts) {
+        backward_case c = backward_grid_case(space, i);
+        uint64_t seed = static_cast<uint64_t>(i) + 1;
+        if (asked_for(o, c.name)) {
+            backward_check(backward_under(c, seed), seed);
+            done++;
+        }
+    }
+    return done;
+}
+
 void soak_grid(const options &o)
 {
-    int forward = 0, backward = 0;
-    for (int i = o.part; i < forward_grid_count(); i += o.parts, forward++) {
-        attention_check(forward_grid_case(i), static_cast<uint64_t>(i) + 1);
-    }
-    for (int i = o.part; i < backward_grid_count(); i += o.parts, backward++) {
-        uint64_t seed = static_cast<uint64_t>(i) + 1;
-        backward_case c = backward_grid_case(i);
-        c.resident = backward_resident(c.shape, seed);
-        backward_check(c, seed);
-    }
-    printf("grid part %d of %d: %d of %d forward and %d of %d backward cases\n", o.part, o.parts,
-           forward, forward_grid_count(), backward, backward_grid_count());
+    int forward = soak_forward_grid(o), backward = soak_backward_grid(o, sm100_backward);
+    int pairs = soak_backward_grid(o, sm100_backward_pairs);
+    printf("grid part %d of %d: %d of %d forward, %d of %d backward and %d of %d cases of pairs, "
+           "%.0f core seconds\n",
+           o.part, o.parts, forward, forward_grid_count(), backward,
+           backward_grid_count(sm100_backward), pairs, backward_grid_count(sm100_backward_pairs),
+           static_cast<double>(clock()) / CLOCKS_PER_SEC);
 }
 
 bool read_options(int count, char **words, options *o)
@@ -156,7 +185,7 @@ START_TEST(soak_all)
         return;
     }
     for (const soak_case &c : all_cases()) {
-        if (strstr(c.name.c_str(), asked.only) != nullptr) {
+        if (asked_for(asked, c.name)) {
             ck_assert(soak(c, asked));
         }
     }
@@ -168,7 +197,7 @@ END_TEST
 int main(int count, char **words)
 {
     if (!read_options(count, words, &asked)) {
-        fprintf(stderr, "usage: soak [--seeds N] [--first F] [--case text] | --grid C/N\n");
+        fprintf(stderr, "usage: soak [--seeds N] [--first F] [--grid C/N] [--case text]\n");
         return 2;
     }
     Suite *suite = suite_create("soak");

@@ -43,7 +43,7 @@ START_TEST(every_pair_of_features)
     std::vector<std::vector<int>> cases = covering_cases(forward_features());
     for (size_t i = static_cast<size_t>(_i); i < cases.size(); i += SEEDS) {
         for (uint64_t seed = 1; seed <= SEEDS; seed++) {
-            attention_check(forward_case(cases[i]), seed);
+            attention_check(forward_feature_case(cases[i]), seed);
         }
     }
 }

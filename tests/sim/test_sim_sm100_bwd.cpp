@@ -15,43 +15,24 @@ namespace
 {
 
 constexpr uint64_t COVERING_SEEDS = 10, HAZARD_SEEDS = 20;
-constexpr int HAZARDS = 10;
+constexpr int HAZARDS = 2 * BACKWARD_HAZARDS; /* of d 64, of d 128 */
 
 START_TEST(every_pair_of_features)
 {
-    std::vector<std::vector<int>> cases = covering_cases(backward_features());
+    std::vector<std::vector<int>> cases = covering_cases(backward_features(sm100_backward));
     for (size_t i = static_cast<size_t>(_i); i < cases.size(); i += COVERING_SEEDS) {
         for (uint64_t seed = 1; seed <= COVERING_SEEDS; seed++) {
-            backward_case c = backward_case_of(cases[i]);
-            c.resident = backward_resident(c.shape, seed);
-            backward_check(c, seed);
+            backward_check(backward_under(backward_feature_case(sm100_backward, cases[i]), seed),
+                           seed);
         }
     }
 }
 END_TEST
 
-void nothing(sim::device &)
-{
-}
-
-/* Deterministic gradients are the same bits; others are right each time. */
 START_TEST(hazards_under_many_schedules)
 {
-    backward_case c = sm100_backward_hazards()[static_cast<size_t>(_i)];
-    backward_check(c, 1);
-    uint64_t first = backward_run(c, 1, nothing).bits;
-    for (uint64_t seed = 2; seed <= HAZARD_SEEDS; seed++) {
-        c.resident = backward_resident(c.shape, seed);
-        if (!c.shape.deterministic) {
-            backward_check(c, seed);
-            continue;
-        }
-        backward_outcome o = backward_run(c, seed, nothing);
-        ck_assert_msg(o.error.empty(), "%s, seed %lu: %s", c.name.c_str(),
-                      static_cast<unsigned long>(seed), o.error.c_str());
-        ck_assert_msg(o.bits == first, "%s: seed %lu gives other bits than seed 1", c.name.c_str(),
-                      static_cast<unsigned long>(seed));
-    }
+    backward_check_schedules(backward_hazards(sm100_backward)[static_cast<size_t>(_i)],
+                             HAZARD_SEEDS);
 }
 END_TEST
 
@@ -74,7 +55,7 @@ constexpr int LEFT_OUTS = 4;
 
 START_TEST(every_left_out_step_is_caught)
 {
-    std::vector<backward_case> cases = sm100_backward_hazards();
+    std::vector<backward_case> cases = backward_hazards(sm100_backward);
     cases = {cases[LEFT_OUT[_i]]};
     ck_assert_int_eq(mutations_missed(cases, SPARE), 0);
 }

@@ -6,152 +6,73 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "kernels/sm100/bwd_rows.h"
 #include "tests/sim/backward.h"
 #include "tests/sim/covering.h"
+#include "tests/sim/features.h"
+#include "tests/sim/mutations.h"
 
 namespace
 {
 
 constexpr uint64_t COVERING_SEEDS = 6, HAZARD_SEEDS = 20;
-constexpr int COVERING_PARTS = 10, HAZARDS = 5;
-constexpr int CTAS = 4; /* two pairs */
-constexpr int Q_BLOCK = 128;
-
-const attn_row ROW = SM100_BACKWARD_PAIR_ROW;
-
-/* Features of the covering set. */
-const struct {
-    int d, dv;
-} DIMS[] = {{128, 128}, {104, 72}, {72, 128}};
-const struct {
-    int hq, hkv;
-} HEADS[] = {{1, 1}, {2, 1}, {6, 3}, {3, 1}};
-const attn_mask FULL = {false, false, 0, 0}, CAUSAL = {false, true, 0, 0},
-                LEFT = {true, false, 40, 0};
-const attn_mask MASKS[] = {FULL, CAUSAL, {true, true, 100, 0}, {true, true, 17, 30}, LEFT};
-/*
- * Lengths around every edge of a CTA's 128 keys and of a pair's 256: tiles whose second CTA has no
- * key, one key, and all. At most two tiles of 256, because a group of a deterministic backward
- * without mask needs as many pairs at a time as it has tiles.
- */
-const std::vector<item> LENGTHS[] = {
-    {{0, 1, 1, 0, 0, 1}, {0, 63, 129, 0, 0, 2}, {1, 129, 63, 0, 0, 3}, {1, 64, 127, 0, 0, 4}},
-    {{0, 255, 257, 0, 0, 1}, {0, 0, 65, 0, 0, 2}, {1, 65, 0, 0, 0, 3}, {0, 127, 128, 0, 0, 4}},
-    {{0, 257, 255, 0, 0, 1}, {1, 128, 256, 0, 0, 2}, {2, 0, 0, 0, 0, 3}},
-    {{0, 65, 1, 70, 0, 1},
-     {1, 1, 65, 0, 290, 2},
-     {0, 130, 400, 0, 0, 3},
-     {1, 129, 130, 140, 150, 4}},
-};
-
-enum feature { DIM, HEAD, MASK, LENGTH, FP16, DETERMINISTIC, SOFTCAP, SINK, DLSE, DELTA, FEATURES };
-
-template <typename T, size_t COUNT>
-constexpr int count_of(const T (&)[COUNT])
-{
-    return COUNT;
-}
-
-backward_case covering_case(const std::vector<int> &v)
-{
-    attn_shape shape = backward_shape(v[FP16] ? ATTN_FP16 : ATTN_BF16, HEADS[v[HEAD]].hq,
-                                      HEADS[v[HEAD]].hkv, DIMS[v[DIM]].d, DIMS[v[DIM]].dv);
-    shape.mask = MASKS[v[MASK]];
-    shape.deterministic = v[DETERMINISTIC];
-    shape.softcap = v[SOFTCAP] ? 5.0f : 0.0f;
-    shape.has_sink = v[SINK];
-    shape.has_dlse = v[DLSE];
-    shape.has_delta = v[DELTA];
-    return {"covering", &ROW, shape, LENGTHS[v[LENGTH]], CTAS, Q_BLOCK};
-}
-
-/* One pair or two at a time, where the order allows it. */
-int resident_of(const attn_shape &shape, uint64_t seed)
-{
-    bool free = !shape.deterministic || shape.mask.has_left || shape.mask.has_right;
-    return free && seed % 2 == 0 ? 2 : CTAS;
-}
+constexpr int COVERING_PARTS = 10;
 
 START_TEST(every_pair_of_features)
 {
-    sim::processors = CTAS;
-    std::vector<int> values = {
-        count_of(DIMS), count_of(HEADS), count_of(MASKS), count_of(LENGTHS), 2, 2, 2, 2, 2, 2};
-    std::vector<std::vector<int>> cases = covering_cases(values);
+    std::vector<std::vector<int>> cases = covering_cases(backward_features(sm100_backward_pairs));
     for (size_t i = static_cast<size_t>(_i); i < cases.size(); i += COVERING_PARTS) {
+        backward_case c = backward_feature_case(sm100_backward_pairs, cases[i]);
         for (uint64_t seed = 1; seed <= COVERING_SEEDS; seed++) {
-            backward_case c = covering_case(cases[i]);
-            c.name += " " + std::to_string(i);
-            c.resident = resident_of(c.shape, seed);
-            backward_check(c, seed);
+            backward_check(backward_under(c, seed), seed);
         }
     }
 }
 END_TEST
 
-/* Empty sides among long ones, odd numbers of 128 keys, GQA: rings go round more than twice. */
-backward_case hazard(int number)
-{
-    const struct {
-        const char *name;
-        attn_mask mask;
-        bool deterministic;
-    } kinds[HAZARDS] = {{"full", FULL, false},
-                        {"causal", CAUSAL, false},
-                        {"full deterministic", FULL, true},
-                        {"causal deterministic", CAUSAL, true},
-                        {"window deterministic", LEFT, true}};
-    attn_shape shape = backward_shape(ATTN_BF16, 2, 1, 128, 128);
-    shape.mask = kinds[number].mask;
-    shape.deterministic = kinds[number].deterministic;
-    return {std::string("sm100_bwd_pair_128 ") + kinds[number].name,
-            &ROW,
-            shape,
-            {{0, 300, 380, 0, 0, 1},
-             {0, 0, 128, 0, 0, 2},
-             {1, 130, 0, 0, 70, 3},
-             {1, 129, 290, 150, 0, 4}},
-            CTAS,
-            Q_BLOCK};
-}
-
-void nothing(sim::device &)
-{
-}
-
-/* Deterministic gradients are the same bits; others are right each time. */
 START_TEST(hazards_under_many_schedules)
 {
-    sim::processors = CTAS;
-    backward_case c = hazard(_i);
-    backward_check(c, 1);
-    uint64_t first = backward_run(c, 1, nothing).bits;
-    for (uint64_t seed = 2; seed <= HAZARD_SEEDS; seed++) {
-        c.resident = resident_of(c.shape, seed);
-        if (!c.shape.deterministic) {
-            backward_check(c, seed);
-            continue;
-        }
-        backward_outcome o = backward_run(c, seed, nothing);
-        ck_assert_msg(o.error.empty(), "%s, seed %lu: %s", c.name.c_str(),
-                      static_cast<unsigned long>(seed), o.error.c_str());
-        ck_assert_msg(o.bits == first, "%s: seed %lu gives other bits than seed 1", c.name.c_str(),
-                      static_cast<unsigned long>(seed));
-    }
+    backward_check_schedules(backward_hazards(sm100_backward_pairs)[static_cast<size_t>(_i)],
+                             HAZARD_SEEDS);
+}
+END_TEST
+
+const std::vector<spare_step> SPARE = {
+    {"warp_sync(); /* cluster_arrive wants",
+     "the simulator lets lanes come to cluster_arrive one by one",
+     {}},
+    {"mbarrier_wait(smem + S::MAY_DRAW",
+     "tiles are drawn late for balance: pairs take no turns in the cyclic order",
+     {}},
+};
+
+/* Each way in which turns are taken. */
+const size_t LEFT_OUT[] = {0, 2, 3};
+constexpr int LEFT_OUTS = 3;
+
+START_TEST(every_left_out_step_is_caught)
+{
+    std::vector<backward_case> cases = backward_hazards(sm100_backward_pairs);
+    cases = {cases[LEFT_OUT[_i]]};
+    ck_assert_int_eq(mutations_missed(cases, SPARE), 0);
 }
 END_TEST
 
 } // namespace
 
+/* CK_RUN_CASE picks one of the cases. */
 int main()
 {
     Suite *suite = suite_create("sim_sm100_pair");
-    TCase *tests = tcase_create("pair");
-    tcase_set_timeout(tests, 300);
-    tcase_add_loop_test(tests, every_pair_of_features, 0, COVERING_PARTS);
-    tcase_add_loop_test(tests, hazards_under_many_schedules, 0, HAZARDS);
-    suite_add_tcase(suite, tests);
+    TCase *results = tcase_create("results");
+    tcase_add_loop_test(results, every_pair_of_features, 0, COVERING_PARTS);
+    TCase *schedules = tcase_create("schedules");
+    tcase_add_loop_test(schedules, hazards_under_many_schedules, 0, BACKWARD_HAZARDS);
+    TCase *left_out = tcase_create("left_out");
+    tcase_add_loop_test(left_out, every_left_out_step_is_caught, 0, LEFT_OUTS);
+    for (TCase *tests : {results, schedules, left_out}) {
+        tcase_set_timeout(tests, 600);
+        suite_add_tcase(suite, tests);
+    }
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);
     int failed = srunner_ntests_failed(runner);

@@ -4,23 +4,20 @@
  */
 #include <check.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include <string>
-#include <vector>
-
-#include "kernels/attn_cuda.h"
 #include "kernels/sm90/rows.h"
-#include "sim/device.h"
-
-extern "C" {
-#include "tests/kernels/problem.h"
-}
+#include "tests/sim/backward.h"
+#include "tests/sim/mutations.h"
 
 namespace
 {
 
-constexpr size_t PLAN_BYTES = 1 << 20;
+const attn_row ROWS[] = {ATTN_SM90_ROWS};
+constexpr size_t ROW_COUNT = sizeof ROWS / sizeof *ROWS;
+/* Kernels differ in the queries of a step, and in the keys of a tile. */
+const backward_kind OF_64 = {ROWS, ROW_COUNT, 128, true, 1, sim::PROCESSORS},
+                    OF_128 = {ROWS, ROW_COUNT, 64, false, 1, sim::PROCESSORS},
+                    OF_256 = {ROWS, ROW_COUNT, 64, true, 1, sim::PROCESSORS};
 
 /* At most three key blocks of 128, or of 64, each, because a group of a deterministic backward
  * without mask needs as many CTAs at a time as it has blocks, and three is what the simulator has.
@@ -38,81 +35,19 @@ const attn_mask MASKS[] = {
     FULL, CAUSAL, {true, true, 100, 0}, {true, true, 17, 30}, {true, false, 40, 0}};
 constexpr int MASK_COUNT = 5;
 
-/* The row serves the shape as the table says. */
-const attn_row *row_for(const attn_shape &shape)
+backward_case case_of(const attn_shape &shape)
 {
-    static const attn_row rows[] = {ATTN_SM90_ROWS};
-    for (const attn_row &row : rows) {
-        bool fits = row.pass == shape.pass && shape.d <= row.d_max && shape.dv <= row.dv_max;
-        if (fits && (row.refuse == nullptr || row.refuse(&shape) == nullptr)) {
-            return &row;
-        }
-    }
-    return nullptr;
+    bool wide = shape.d > 128 || shape.dv > 128;
+    bool narrow = shape.d <= 64 && shape.dv <= 64 && shape.softcap == 0.0f;
+    const backward_kind &kind = narrow ? OF_64 : wide ? OF_256 : OF_128;
+    return backward_case_of(kind, "", shape, wide ? SHORT_ITEMS : ITEMS);
 }
 
-void add_tensor(void *device, void *memory, size_t bytes, int written)
+void check(const attn_shape &shape, uint64_t seed, int resident)
 {
-    sim::device_add(static_cast<sim::device *>(device), "a tensor", memory, bytes,
-                    written ? sim::usage::output : sim::usage::input);
-}
-
-void add_bits(void *bits, void *memory, size_t bytes, int written)
-{
-    uint64_t &hash = *static_cast<uint64_t *>(bits);
-    const unsigned char *at = static_cast<const unsigned char *>(memory);
-    for (size_t i = 0; written && i < bytes; i++) {
-        hash = (hash ^ at[i]) * 0x100000001b3u;
-    }
-}
-
-/* problem_run_row calls a plain function: what it is to launch. */
-struct {
-    const attn_row *row;
-    sim::device *device;
-} running;
-
-attn_status launch_running(attn_context *context, const attn_launch *launch)
-{
-    if (launch->part == 0) {
-        sim::device_add(running.device, "scratch", launch->scratch, launch->scratch_bytes,
-                        sim::usage::scratch);
-    }
-    attn_status status = running.row->launch(context, launch);
-    ck_assert_msg(running.device->error.empty(), "%s, seed %lu: %s", running.row->name,
-                  static_cast<unsigned long>(running.device->seed), running.device->error.c_str());
-    return status;
-}
-
-/* Runs and checks one launch; returns the bits of its results. */
-uint64_t check(const attn_shape &shape, uint64_t seed, int resident)
-{
-    sim::device device;
-    attn_context *context = attn_cuda_open(&device, PLAN_BYTES);
-    const std::vector<item> &items = shape.d > 128 || shape.dv > 128 ? SHORT_ITEMS : ITEMS;
-    problem *p = problem_open(&shape, items.data(), static_cast<int>(items.size()));
-    device.seed = seed;
-    device.resident = resident;
-    problem_visit(p, add_tensor, &device);
-    p->parts = static_cast<int>(seed % 4);
-    p->rounding = shape.dtype == ATTN_BF16 ? 0x1p-8 : 0x1p-11;
-    running = {row_for(shape), &device};
-    attn_row row = *running.row;
-    row.launch = launch_running;
-    problem_run_row(p, &row, context);
-    problem_check(p);
-    uint64_t bits = 0;
-    problem_visit(p, add_bits, &bits);
-    problem_close(p);
-    attn_cuda_close(context);
-    return bits;
-}
-
-attn_shape backward_of(attn_dtype dtype, int hq, int hkv, int d, int dv)
-{
-    attn_shape shape = shape_of(dtype, hq, hkv, d, dv);
-    shape.pass = ATTN_BACKWARD;
-    return shape;
+    backward_case c = case_of(shape);
+    c.resident = resident;
+    backward_check(c, seed);
 }
 
 /* The head dims of the rows. */
@@ -121,7 +56,7 @@ const int ROW_DIMS[][2] = {{64, 64}, {128, 128}, {192, 128}, {256, 256}};
 START_TEST(every_mask)
 {
     for (const int *dims : ROW_DIMS) {
-        attn_shape shape = backward_of(ATTN_BF16, 2, 1, dims[0], dims[1]);
+        attn_shape shape = backward_shape(ATTN_BF16, 2, 1, dims[0], dims[1]);
         shape.mask = MASKS[_i];
         for (bool deterministic : {false, true}) {
             shape.deterministic = deterministic;
@@ -134,7 +69,7 @@ END_TEST
 START_TEST(softcap_sink_dlse_and_delta)
 {
     for (const int *dims : ROW_DIMS) {
-        attn_shape shape = backward_of(ATTN_FP16, 2, 2, dims[0], dims[1]);
+        attn_shape shape = backward_shape(ATTN_FP16, 2, 2, dims[0], dims[1]);
         shape.mask = CAUSAL;
         shape.has_sink = true;
         shape.has_dlse = true;
@@ -148,41 +83,70 @@ END_TEST
 
 START_TEST(odd_head_dims)
 {
-    check(backward_of(ATTN_BF16, 2, 2, 40, 56), 4, 2);
-    check(backward_of(ATTN_BF16, 2, 2, 104, 72), 5, 2);
-    check(backward_of(ATTN_BF16, 2, 2, 168, 104), 6, 2);
-    check(backward_of(ATTN_BF16, 2, 2, 200, 232), 7, 2);
+    check(backward_shape(ATTN_BF16, 2, 2, 40, 56), 4, 2);
+    check(backward_shape(ATTN_BF16, 2, 2, 104, 72), 5, 2);
+    check(backward_shape(ATTN_BF16, 2, 2, 168, 104), 6, 2);
+    check(backward_shape(ATTN_BF16, 2, 2, 200, 232), 7, 2);
 }
 END_TEST
 
 /* d and dv have different numbers of panels: some of the kernel's lie outside the tensors. */
 START_TEST(head_dims_far_apart)
 {
-    check(backward_of(ATTN_BF16, 2, 1, 40, 128), 8, 2);
-    check(backward_of(ATTN_BF16, 2, 1, 128, 8), 9, 2);
-    check(backward_of(ATTN_BF16, 2, 1, 136, 64), 10, 2);
-    check(backward_of(ATTN_BF16, 2, 1, 64, 256), 11, 2);
-    check(backward_of(ATTN_BF16, 2, 1, 256, 16), 12, 2);
+    check(backward_shape(ATTN_BF16, 2, 1, 40, 128), 8, 2);
+    check(backward_shape(ATTN_BF16, 2, 1, 128, 8), 9, 2);
+    check(backward_shape(ATTN_BF16, 2, 1, 136, 64), 10, 2);
+    check(backward_shape(ATTN_BF16, 2, 1, 64, 256), 11, 2);
+    check(backward_shape(ATTN_BF16, 2, 1, 256, 16), 12, 2);
 }
 END_TEST
 
-/* Whatever the order in which things complete. Causal: with any number of CTAs at a time. */
 START_TEST(deterministic_bits_do_not_depend_on_the_schedule)
 {
-    attn_shape shape = backward_of(ATTN_BF16, 2, 1, 128, 128);
+    attn_shape shape = backward_shape(ATTN_BF16, 2, 1, 128, 128);
     shape.deterministic = true;
     shape.mask = _i == 0 ? FULL : CAUSAL;
-    uint64_t first = check(shape, 1, sim::PROCESSORS);
-    for (uint64_t seed = 2; seed <= 8; seed++) {
-        int resident = _i == 0 ? sim::PROCESSORS : 1 + static_cast<int>(seed) % sim::PROCESSORS;
-        ck_assert_msg(check(shape, seed, resident) == first, "seed %lu gives other bits",
-                      static_cast<unsigned long>(seed));
-    }
+    backward_check_schedules(case_of(shape), 8);
+}
+END_TEST
+
+const std::vector<spare_step> SPARE = {
+    {"fence_async_smem(); /* zeros",
+     "of panels that the tensor has not: demanded where there are some",
+     {"64 ", "128 causal", "128 full", "256 "}},
+    {"mbarrier_wait(smem + S::MAY_DRAW",
+     "tiles are drawn late for balance; where tiles of a group wait for each other (cyclic order) "
+     "one CTA must not draw two of them",
+     {"causal", "128 full", "narrow"}},
+    {"bulk_wait<0>(); /* spare",
+     "sources were waited for before, and the end of a kernel waits for the rest",
+     {}},
+};
+
+/* Each kernel; each way in which turns are taken; a tensor narrower than its kernel. */
+std::vector<backward_case> left_out_cases()
+{
+    attn_shape narrow = backward_shape(ATTN_BF16, 2, 1, 40, 128);
+    attn_shape wide = backward_shape(ATTN_BF16, 2, 1, 256, 256);
+    wide.mask = CAUSAL;
+    wide.deterministic = true;
+    return {backward_hazards(OF_64, 64)[2], backward_hazards(OF_128, 128)[1],
+            backward_hazards(OF_128, 128)[2], backward_case_of(OF_128, "narrow", narrow, ITEMS),
+            backward_case_of(OF_256, "causal deterministic", wide, SHORT_ITEMS)};
+}
+constexpr int LEFT_OUTS = 5;
+
+START_TEST(every_left_out_step_is_caught)
+{
+    std::vector<backward_case> cases = left_out_cases();
+    cases = {cases[static_cast<size_t>(_i)]};
+    ck_assert_int_eq(mutations_missed(cases, SPARE), 0);
 }
 END_TEST
 
 } // namespace
 
+/* CK_RUN_CASE picks one of the cases. */
 int main()
 {
     Suite *suite = suite_create("sim_sm90_bwd");
@@ -193,7 +157,11 @@ int main()
     tcase_add_test(tests, odd_head_dims);
     tcase_add_test(tests, head_dims_far_apart);
     tcase_add_loop_test(tests, deterministic_bits_do_not_depend_on_the_schedule, 0, 2);
+    TCase *left_out = tcase_create("left_out");
+    tcase_set_timeout(left_out, 300);
+    tcase_add_loop_test(left_out, every_left_out_step_is_caught, 0, LEFT_OUTS);
     suite_add_tcase(suite, tests);
+    suite_add_tcase(suite, left_out);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);
     int failed = srunner_ntests_failed(runner);

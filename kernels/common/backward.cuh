@@ -110,17 +110,40 @@ GPU_INLINE int32_t draw(const backward_params &p)
     return (C::DETERMINISTIC ? 0 : gpu::grid_x()) + gpu::atomic_add(p.counter, 1);
 }
 
-/* S: where the kernel has TILES, TILE_RING and MAY_DRAW in shared memory. */
+template <class C>
+GPU_INLINE int32_t first_draw(const backward_params &p)
+{
+    return C::DETERMINISTIC ? draw<C>(p) : gpu::block_x();
+}
+
+/* Whoever draws last in a launch leaves the counter as it was. */
+template <class C>
+GPU_INLINE void end_draws(const backward_params &p, int32_t number)
+{
+    if (number == p.tile_count + gpu::grid_x() - 1) {
+        gpu::global_store(p.counter, 0);
+    }
+}
+
+/* The record of a tile, or an end mark, to its slot, which is free. S: where the kernel has TILES
+ * and TILE_RING in shared memory. */
+template <class C, class S>
+GPU_INLINE void fetch_record(const backward_params &p, uint32_t smem, uint32_t use, int32_t number)
+{
+    uint32_t full = ring_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+    gpu::mbarrier_arrive_expect(full, TILE_BYTES);
+    gpu::bulk_load(smem + S::TILES + ring_slot<C::TILE_SLOTS>(use) * TILE_BYTES, p.tiles + number,
+                   TILE_BYTES, full);
+}
+
+/* A thread that does nothing else. S has MAY_DRAW, too. */
 template <class C, class S>
 GPU_INLINE void draw_all(const backward_params &p, uint32_t smem)
 {
-    int32_t number = C::DETERMINISTIC ? draw<C>(p) : gpu::block_x();
+    int32_t number = first_draw<C>(p);
     for (uint32_t use = 0;; use++) {
-        uint32_t full = ring_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-        uint32_t record = smem + S::TILES + ring_slot<C::TILE_SLOTS>(use) * TILE_BYTES;
         ring_wait_empty<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-        gpu::mbarrier_arrive_expect(full, TILE_BYTES);
-        gpu::bulk_load(record, p.tiles + number, TILE_BYTES, full);
+        fetch_record<C, S>(p, smem, use, number);
         if (number >= p.tile_count) {
             break;
         }
@@ -128,9 +151,7 @@ GPU_INLINE void draw_all(const backward_params &p, uint32_t smem)
         ring_wait_empty<C::TILE_SLOTS>(smem + S::TILE_RING, use + 1);
         number = draw<C>(p);
     }
-    if (number == p.tile_count + gpu::grid_x() - 1) {
-        gpu::global_store(p.counter, 0); /* the last draw of the launch */
-    }
+    end_draws<C>(p, number);
 }
 
 /* ---- steps of a tile: blocks of each head in turn ---- */

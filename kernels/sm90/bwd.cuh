@@ -12,17 +12,18 @@
  * rows: S^T = K Q^T, dP^T = V dO^T. So P^T and dS^T, packed, are register operands of dV += P^T dO
  * and dK += dS^T Q; only dS goes through shared memory, for dQ = dS K.
  *
- * Who waits for whom. One thread each in the warps of warpgroup 0: the loader of K and Q, the
- * loader of V and dO, the writer of dQ, and one that draws tiles.
- *   tiles (2 slots)     records; back from all consumer warps, both loaders and the writer
+ * Who waits for whom. One thread each in the warps of warpgroup 0: the loader of K and Q, which
+ * draws tiles, the loader of V and dO, and two writers of dQ.
+ *   tiles (2 slots)     records; back from all consumer warps, both loaders and both writers
  *   k, v (1 slot)       back when the last product of the tile that reads them has retired
  *   q, dout (2 or 3 stages)  with the rows' statistics; back, warp by warp, after dK, after dV
  *   ds (2 stages)       halves of both consumers, for both; back when dQ is made of it
- *   dq (1 or 2 slots for each consumer)  fp32 share, from consumer to writer
+ *   dq (1 or 2 slots for each consumer)  fp32 share, from consumer to its writer
  * bwd_step says in which order a step does what.
  *
- * Deterministic: a block of dQ has a turn counter; the writer waits until the key blocks before its
- * own have added their shares. common/turn.cuh says who comes before whom.
+ * Deterministic: a block of dQ has a turn counter; a writer waits until the key blocks before its
+ * own have added their shares. common/turn.cuh says who comes before whom. The writers then have
+ * both consumers' shares of each second step.
  *
  * Per 64 x 128 step at d 128: 10.5 MFLOP, 2560 cycles of the tensor cores; shared memory 2944
  * cycles, which is the bound (87 % of the tensor cores' peak). notes.md has what was measured.
@@ -45,7 +46,6 @@ struct bwd_config {
     static constexpr bool DETERMINISTIC = ORDERED;
     static constexpr int THREADS = 3 * BWD_WARPGROUP;
     static constexpr uint32_t CONSUMER_WARPS = 2 * BWD_WARPS;
-    static constexpr uint32_t TILE_READERS = 3; /* loaders and writer */
     static constexpr int TILE_SLOTS = 2;
     static constexpr bool DQ_BEHIND = !CAPPED; /* see bwd_step */
     /* delta before the wait for dP: 5 % faster; fp16 spills with it (24 bytes), and deterministic
@@ -55,6 +55,7 @@ struct bwd_config {
      * stage: 3 %. */
     static constexpr bool ONE_DQ = DQ_BEHIND && M == BWD_WG_ROWS;
     static constexpr int DQ_SLOTS = ONE_DQ ? 1 : 2;
+    static constexpr int DQ_ROUNDS = ORDERED ? BWD_WRITERS : DQ_SLOTS;
     static constexpr int Q_STAGES = ONE_DQ ? 3 : 2, DOUT_STAGES = Q_STAGES, DS_STAGES = 2;
     /* dQ of a step: consumers share it by columns, or by rows when each has 64 of them. */
     static constexpr bool DQ_BY_ROWS = M == 2 * BWD_WG_ROWS;
@@ -85,7 +86,7 @@ GPU_INLINE void store_keys(const bwd_registers<C> &r, const bwd_params &p, uint3
     uint32_t dk_stage = bwd_dq<C>(smem, me.wg, step);
     gpu::barrier_sync<STAGING_FREE>(BWD_CONSUMERS); /* no consumer multiplies dS any more */
     stage_rows<T, C::DV>(r.dv, 1.0f, dv_stage, p.dv, me);
-    attn::ring_wait_empty<C::DQ_SLOTS>(bwd_dq_ring<C>(smem, me.wg), step);
+    bwd_wait_dq<C>(smem, me.wg, step);
     stage_rows<T, C::D>(r.dk, p.scale, dk_stage, p.d, me);
     gpu::fence_async_smem();
     gpu::warp_sync();

@@ -39,6 +39,8 @@ constexpr int BWD_CONSUMERS = 2 * BWD_WARPGROUP;
 constexpr int BWD_WARPS = 4;      /* of a warpgroup */
 constexpr int BWD_WG_ROWS = 64;   /* of an accumulator */
 constexpr int BWD_WARP_ROWS = 16; /* of an accumulator that one warp holds */
+constexpr uint32_t BWD_WRITERS = 2;
+constexpr uint32_t BWD_TILE_READERS = 2 + BWD_WRITERS; /* besides consumers: loaders and writers */
 
 /* A share of dQ travels, and lies in scratch, in pieces of 64 rows x 64 columns of fp32 sums, in
  * the order in which the threads of a warpgroup hold them: 16 bytes of each in turn. The first
@@ -49,7 +51,7 @@ constexpr uint32_t BWD_PIECE_BYTES = BWD_PIECE * 4;
 template <class C>
 GPU_BOTH int bwd_pieces(int wg)
 {
-    return (C::DQ_PIECES + 1 - wg) / 2;
+    return C::DQ_PIECES % 2 == 0 ? C::DQ_PIECES / 2 : (C::DQ_PIECES + 1 - wg) / 2;
 }
 
 /* This thread's place. */
@@ -89,7 +91,7 @@ struct bwd_smem {
     static constexpr uint32_t Q_RING = V_RING + attn::ring_barriers(1);
     static constexpr uint32_t DOUT_RING = Q_RING + attn::ring_barriers(C::Q_STAGES);
     static constexpr uint32_t DQ_RINGS = DOUT_RING + attn::ring_barriers(C::DOUT_STAGES);
-    static constexpr uint32_t DS_RING = DQ_RINGS + 2 * attn::ring_barriers(C::DQ_SLOTS);
+    static constexpr uint32_t DS_RING = DQ_RINGS + 2 * attn::ring_barriers(C::DQ_ROUNDS);
     static constexpr uint32_t MAY_DRAW = DS_RING + attn::ring_barriers(C::DS_STAGES);
     static constexpr uint32_t BYTES = MAY_DRAW + gpu::MBARRIER_BYTES;
     static_assert(BYTES <= gpu::SMEM_BYTES, "one CTA has all of an SM");
@@ -135,10 +137,18 @@ template <class C>
 GPU_INLINE uint32_t bwd_dq_ring(uint32_t smem, int wg)
 {
     return smem + bwd_smem<C>::DQ_RINGS +
-           static_cast<uint32_t>(wg) * attn::ring_barriers(C::DQ_SLOTS);
+           static_cast<uint32_t>(wg) * attn::ring_barriers(C::DQ_ROUNDS);
 }
 
-/* A piece of a consumer's dQ; use: of its ring. */
+/* The slot of a use is free: what lay there DQ_SLOTS uses before has left. */
+template <class C>
+GPU_INLINE void bwd_wait_dq(uint32_t smem, int wg, uint32_t use)
+{
+    attn::ring_wait_empty<C::DQ_ROUNDS>(bwd_dq_ring<C>(smem, wg), use + C::DQ_ROUNDS - C::DQ_SLOTS);
+}
+
+/* A piece of a consumer's dQ; use: of its ring. A ring has DQ_ROUNDS pairs of barriers, which can
+ * be more than it has slots: each writer looks at its own. */
 template <class C>
 GPU_INLINE uint32_t bwd_dq(uint32_t smem, int wg, uint32_t use)
 {
@@ -179,15 +189,16 @@ GPU_INLINE void bwd_init(const bwd_params &p, uint32_t smem)
     using S = bwd_smem<C>;
     bwd_clear_all<C>(p, smem);
     if (gpu::thread_index() == 0) {
-        attn::ring_init<C::TILE_SLOTS>(smem + S::TILE_RING, 1, C::CONSUMER_WARPS + C::TILE_READERS);
+        attn::ring_init<C::TILE_SLOTS>(smem + S::TILE_RING, 1,
+                                       C::CONSUMER_WARPS + BWD_TILE_READERS);
         attn::ring_init<1>(smem + S::K_RING, 1, C::CONSUMER_WARPS);
         attn::ring_init<1>(smem + S::V_RING, 1, C::CONSUMER_WARPS);
         attn::ring_init<C::Q_STAGES>(smem + S::Q_RING, 1, C::CONSUMER_WARPS);
         attn::ring_init<C::DOUT_STAGES>(smem + S::DOUT_RING, 1, C::CONSUMER_WARPS);
-        attn::ring_init<C::DQ_SLOTS>(bwd_dq_ring<C>(smem, 0), BWD_WARPS, 1);
-        attn::ring_init<C::DQ_SLOTS>(bwd_dq_ring<C>(smem, 1), BWD_WARPS, 1);
+        attn::ring_init<C::DQ_ROUNDS>(bwd_dq_ring<C>(smem, 0), BWD_WARPS, 1);
+        attn::ring_init<C::DQ_ROUNDS>(bwd_dq_ring<C>(smem, 1), BWD_WARPS, 1);
         attn::ring_init<C::DS_STAGES>(smem + S::DS_RING, C::CONSUMER_WARPS, C::CONSUMER_WARPS);
-        gpu::mbarrier_init(smem + S::MAY_DRAW, 1);
+        gpu::mbarrier_init(smem + S::MAY_DRAW, BWD_WRITERS);
         gpu::mbarrier_init_fence();
     }
     gpu::block_sync();
@@ -277,25 +288,31 @@ GPU_INLINE uint32_t load_douts(const bwd_params &p, uint32_t smem, uint32_t tile
     return step;
 }
 
+/* K and Q; and the next tile, once the last loads of this one are issued. */
 template <class C>
 GPU_INLINE void bwd_load_all(const bwd_params &p, uint32_t smem)
 {
     using S = bwd_smem<C>;
+    int32_t number = attn::first_draw<C>(p);
     uint32_t step = 0;
     for (uint32_t use = 0;; use++) {
-        attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-        uint32_t tile = bwd_tile<C>(smem, use);
-        if (attn::tile_read_place(tile).rows == 0) {
+        attn::fetch_record<C, S>(p, smem, use, number);
+        if (number >= p.tile_count) {
             break;
         }
+        attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+        uint32_t tile = bwd_tile<C>(smem, use);
         const bwd_set *set = attn::backward_set_of(p, attn::tile_read_place(tile).set);
         load_keys<C, C::D>(smem, use, &set->k, p.d, smem + S::K_RING, smem + S::K);
         step = load_queries<C>(p, smem, tile, step);
-        if (!attn::draws_late<C>(p)) {
-            gpu::mbarrier_arrive(smem + S::MAY_DRAW);
-        }
         attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+        if (attn::draws_late<C>(p)) {
+            gpu::mbarrier_wait(smem + S::MAY_DRAW, use + 1);
+        }
+        attn::ring_wait_empty<C::TILE_SLOTS>(smem + S::TILE_RING, use + 1);
+        number = attn::draw<C>(p);
     }
+    attn::end_draws<C>(p, number);
 }
 
 template <class C>
@@ -316,43 +333,59 @@ GPU_INLINE void bwd_load_all_douts(const bwd_params &p, uint32_t smem)
     }
 }
 
-/* ---- writer of dQ: one thread ---- */
+/* ---- writers of dQ: two threads ---- */
 
 /* One consumer's piece of a step to memory. */
 template <class C>
-GPU_INLINE void write_piece(float *target, uint32_t smem, uint32_t step, int wg, int piece)
+GPU_INLINE void write_piece(float *target, uint32_t smem, uint32_t use, int wg, int piece)
 {
-    uint32_t use = step * bwd_pieces<C>(wg) + piece;
-    attn::ring_wait_full<C::DQ_SLOTS>(bwd_dq_ring<C>(smem, wg), use);
+    attn::ring_wait_full<C::DQ_ROUNDS>(bwd_dq_ring<C>(smem, wg), use);
     gpu::bulk_reduce_add(target + (wg * bwd_pieces<C>(0) + piece) * BWD_PIECE,
                          bwd_dq<C>(smem, wg, use), BWD_PIECE_BYTES, gpu::l2::evict_last);
     gpu::bulk_commit();
 }
 
-/* Hand both consumers' shares of a step to memory, in turns. */
+/* The share of one consumer. A writer for each, so that neither waits for the other. */
+template <class C>
+GPU_INLINE void write_share(float *target, uint32_t smem, uint32_t step, int wg)
+{
+    uint32_t use = step * static_cast<uint32_t>(bwd_pieces<C>(wg));
+#pragma unroll 1
+    for (int piece = 0; piece < bwd_pieces<C>(wg); piece++, use++) {
+        write_piece<C>(target, smem, use, wg, piece);
+        gpu::bulk_wait_read<0>();
+        attn::ring_release<C::DQ_ROUNDS>(bwd_dq_ring<C>(smem, wg), use);
+    }
+}
+
+/* The shares of both. */
 template <class C>
 GPU_INLINE void write_shares(float *target, uint32_t smem, uint32_t step)
 {
+    uint32_t first = step * static_cast<uint32_t>(bwd_pieces<C>(0));
+    uint32_t second = step * static_cast<uint32_t>(bwd_pieces<C>(1));
 #pragma unroll
-    for (int piece = 0; piece < bwd_pieces<C>(0); piece++) {
-        write_piece<C>(target, smem, step, 0, piece);
+    for (int piece = 0; piece < bwd_pieces<C>(0); piece++, first++, second++) {
+        write_piece<C>(target, smem, first, 0, piece);
         if (piece < bwd_pieces<C>(1)) {
-            write_piece<C>(target, smem, step, 1, piece);
+            write_piece<C>(target, smem, second, 1, piece);
             gpu::bulk_wait_read<1>();
         } else {
             gpu::bulk_wait_read<0>();
         }
-        attn::ring_release<C::DQ_SLOTS>(bwd_dq_ring<C>(smem, 0), step * bwd_pieces<C>(0) + piece);
+        attn::ring_release<C::DQ_ROUNDS>(bwd_dq_ring<C>(smem, 0), first);
         if (piece < bwd_pieces<C>(1)) {
             gpu::bulk_wait_read<0>();
-            attn::ring_release<C::DQ_SLOTS>(bwd_dq_ring<C>(smem, 1),
-                                            step * bwd_pieces<C>(1) + piece);
+            attn::ring_release<C::DQ_ROUNDS>(bwd_dq_ring<C>(smem, 1), second);
         }
     }
 }
 
+/* Writer `writer` of one tile. In a deterministic launch one has the even steps, one the odd ones:
+ * to see a turn come, to add and to pass it on are three journeys to L2, longer than a step. */
 template <class C>
-GPU_INLINE uint32_t write_tile(const bwd_params &p, uint32_t smem, uint32_t tile, uint32_t step)
+GPU_INLINE uint32_t write_tile(const bwd_params &p, uint32_t smem, uint32_t tile, uint32_t step,
+                               int writer)
 {
     bwd_tour tour = tour_start<C>(p, tile);
     int32_t base = 0;
@@ -360,21 +393,21 @@ GPU_INLINE uint32_t write_tile(const bwd_params &p, uint32_t smem, uint32_t tile
         base = attn::turn_base<C::N>(p.order, tour.start, tile);
     }
 #pragma unroll 1
-    for (; tour_lasts(p, tile, tour); tour_next(tile, tour)) {
-        if constexpr (C::DETERMINISTIC) {
+    for (; tour_lasts(p, tile, tour); tour_next(tile, tour), step++) {
+        float *target = p.scratch.dq + int64_t{C::M * C::D} * tour_unit(p, tile, tour);
+        if constexpr (!C::DETERMINISTIC) {
+            write_share<C>(target, smem, step, writer);
+        } else if (step % BWD_WRITERS == static_cast<uint32_t>(writer)) {
             attn::await_turn<C, 1>(p, tile, tour, base);
-        }
-        write_shares<C>(p.scratch.dq + int64_t{C::M * C::D} * tour_unit(p, tile, tour), smem, step);
-        if constexpr (C::DETERMINISTIC) {
+            write_shares<C>(target, smem, step);
             attn::pass_turn(p, tile, tour);
         }
-        step++;
     }
     return step;
 }
 
 template <class C>
-GPU_INLINE void write_all(const bwd_params &p, uint32_t smem)
+GPU_INLINE void write_all(const bwd_params &p, uint32_t smem, int writer)
 {
     using S = bwd_smem<C>;
     uint32_t step = 0;
@@ -384,7 +417,7 @@ GPU_INLINE void write_all(const bwd_params &p, uint32_t smem)
         if (attn::tile_read_place(tile).rows == 0) {
             break;
         }
-        step = write_tile<C>(p, smem, tile, step);
+        step = write_tile<C>(p, smem, tile, step, writer);
         attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
         if (attn::draws_late<C>(p)) {
             gpu::mbarrier_arrive(smem + S::MAY_DRAW);
@@ -441,8 +474,6 @@ GPU_INLINE void send_rows(const bwd_out &out, uint32_t stage, int32_t row, int32
     }
 }
 
-/* ---- consumers ---- */
-
 /* ---- the threads of warpgroup 0 ---- */
 
 template <class C>
@@ -454,10 +485,8 @@ GPU_INLINE void bwd_serve(const bwd_params &p, uint32_t smem)
         bwd_load_all<C>(p, smem);
     } else if (warp == 1 && gpu::elect_one()) {
         bwd_load_all_douts<C>(p, smem);
-    } else if (warp == 2 && gpu::elect_one()) {
-        write_all<C>(p, smem);
-    } else if (warp == 3 && gpu::elect_one()) {
-        attn::draw_all<C, bwd_smem<C>>(p, smem);
+    } else if (warp >= 2 && gpu::elect_one()) {
+        write_all<C>(p, smem, warp - 2);
     }
 }
 

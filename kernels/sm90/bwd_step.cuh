@@ -175,10 +175,9 @@ template <class C>
 GPU_INLINE void hand_over_dq(const bwd_registers<C> &r, uint32_t smem, uint32_t step,
                              const bwd_lane &me)
 {
-    uint32_t ring = bwd_dq_ring<C>(smem, me.wg);
     uint32_t target =
         bwd_dq<C>(smem, me.wg, step) + static_cast<uint32_t>(me.warp * 32 + me.lane) * 16;
-    attn::ring_wait_empty<C::DQ_SLOTS>(ring, step);
+    bwd_wait_dq<C>(smem, me.wg, step);
 #pragma unroll
     for (int i = 0; i < C::DQ_COLUMNS / 8; i++) {
         gpu::smem_store(target + static_cast<uint32_t>(i) * BWD_WARPGROUP * 16,
@@ -187,7 +186,7 @@ GPU_INLINE void hand_over_dq(const bwd_registers<C> &r, uint32_t smem, uint32_t 
     gpu::fence_async_smem();
     gpu::warp_sync();
     if (gpu::elect_one()) {
-        gpu::mbarrier_arrive(attn::ring_full<C::DQ_SLOTS>(ring, step));
+        gpu::mbarrier_arrive(attn::ring_full<C::DQ_ROUNDS>(bwd_dq_ring<C>(smem, me.wg), step));
     }
 }
 

@@ -38,11 +38,11 @@ struct wide_config {
     static constexpr bool DETERMINISTIC = ORDERED;
     static constexpr int THREADS = 3 * BWD_WARPGROUP;
     static constexpr uint32_t CONSUMER_WARPS = 2 * BWD_WARPS;
-    static constexpr uint32_t TILE_READERS = 3; /* loaders and writer */
     static constexpr int Q_STAGES = 2, DOUT_STAGES = DOUTS, DS_STAGES = 2;
     static constexpr int TILE_SLOTS = 2;
-    static constexpr int DQ_SLOTS = SLOTS;
     static constexpr int DQ_PIECES = D / PANEL; /* by columns */
+    static constexpr int DQ_SLOTS = SLOTS;
+    static constexpr int DQ_ROUNDS = ORDERED ? BWD_WRITERS * ((DQ_PIECES + 1) / 2) : SLOTS;
     static constexpr bool DQ_BY_ROWS = false;
     static constexpr uint32_t K_BYTES = tile_bytes(N, D), V_BYTES = tile_bytes(N, DV);
     static constexpr uint32_t Q_BYTES = tile_bytes(M, D), DOUT_BYTES = tile_bytes(M, DV);
@@ -215,13 +215,12 @@ GPU_INLINE void wide_hand_over_dq(const wide_registers<C, WG> &r, uint32_t smem,
                                   const wide_step &at, const bwd_lane &me)
 {
     constexpr int PANELS = wide_registers<C, WG>::d_share::COUNT / PANEL;
-    uint32_t ring = bwd_dq_ring<C>(smem, WG);
 #pragma unroll
     for (int panel = 0; panel < PANELS; panel++) {
         uint32_t use = at.step * PANELS + static_cast<uint32_t>(panel);
         uint32_t target =
             bwd_dq<C>(smem, WG, use) + static_cast<uint32_t>(me.warp * 32 + me.lane) * 16;
-        attn::ring_wait_empty<C::DQ_SLOTS>(ring, use);
+        bwd_wait_dq<C>(smem, WG, use);
 #pragma unroll
         for (int i = 0; i < PANEL / 8; i++) {
             const float *x = &r.dq[panel * (PANEL / 2) + 4 * i];
@@ -231,7 +230,7 @@ GPU_INLINE void wide_hand_over_dq(const wide_registers<C, WG> &r, uint32_t smem,
         gpu::fence_async_smem();
         gpu::warp_sync();
         if (me.leader) {
-            gpu::mbarrier_arrive(attn::ring_full<C::DQ_SLOTS>(ring, use));
+            gpu::mbarrier_arrive(attn::ring_full<C::DQ_ROUNDS>(bwd_dq_ring<C>(smem, WG), use));
         }
     }
 }

@@ -48,9 +48,14 @@ struct bwd_config {
     static constexpr uint32_t CONSUMER_WARPS = 2 * BWD_WARPS;
     static constexpr int TILE_SLOTS = 2;
     static constexpr bool DQ_BEHIND = !CAPPED; /* see bwd_step */
-    /* delta before the wait for dP: 5 % faster; fp16 spills with it (24 bytes), and deterministic
-     * launches are as much slower, which is not explained. */
-    static constexpr bool READ_AHEAD = !ORDERED && gpu::element_of<T>::value == gpu::element::bf16;
+    /* -delta is what dP's accumulators begin with, and LSE is read before the wait for S: both off
+     * the chain of a step. At d 64, where dP is twice as many registers, it is 10 % slower; with a
+     * softcap it spills 4 bytes. */
+    static constexpr bool DELTA_FIRST = DQ_BEHIND && M == BWD_WG_ROWS;
+    /* There, delta is read before the wait for dP: 5 % faster; fp16 spills with it (24 bytes), and
+     * deterministic launches are as much slower. */
+    static constexpr bool READ_AHEAD =
+        !DELTA_FIRST && !ORDERED && gpu::element_of<T>::value == gpu::element::bf16;
     /* Where one slot of dQ does (with it d 64 and a softcap spill), there is room for a third
      * stage: 3 %. */
     static constexpr bool ONE_DQ = DQ_BEHIND && M == BWD_WG_ROWS;

@@ -55,18 +55,6 @@ GPU_INLINE void issue_s(bwd_registers<C> &r, uint32_t smem, uint32_t step, const
     gpu::wgmma_commit();
 }
 
-/* dP^T = V dO^T, as one group. */
-template <class C>
-GPU_INLINE void issue_dp(bwd_registers<C> &r, uint32_t smem, uint32_t step, const bwd_lane &me)
-{
-    using S = bwd_smem<C>;
-    attn::ring_wait_full<C::DOUT_STAGES>(smem + S::DOUT_RING, step);
-    gpu::wgmma_fence(r.dp);
-    multiply_kk<typename C::T, C::M, C::DV, C::N, C::M>(
-        r.dp, operand_k(smem + S::V, me.wg * BWD_WG_ROWS), operand_k(bwd_dout<C>(smem, step)));
-    gpu::wgmma_commit();
-}
-
 template <class C>
 GPU_INLINE void mask_step(bwd_registers<C> &r, const bwd_params &p, uint32_t smem,
                           const bwd_step &at, const bwd_lane &me)
@@ -96,6 +84,34 @@ GPU_INLINE bwd_row_values<C> read_rows(uint32_t rows, const bwd_lane &me)
     return r;
 }
 
+/* dP^T = V dO^T, as one group. BEGUN: the accumulators have their first addend, dO is there. */
+template <class C, bool BEGUN>
+GPU_INLINE void issue_dp(bwd_registers<C> &r, uint32_t smem, uint32_t step, const bwd_lane &me)
+{
+    using S = bwd_smem<C>;
+    if constexpr (!BEGUN) {
+        attn::ring_wait_full<C::DOUT_STAGES>(smem + S::DOUT_RING, step);
+    }
+    gpu::wgmma_fence(r.dp);
+    multiply_kk<typename C::T, C::M, C::DV, C::N, C::M>(r.dp,
+                                                        operand_k(smem + S::V, me.wg * BWD_WG_ROWS),
+                                                        operand_k(bwd_dout<C>(smem, step)), BEGUN);
+    gpu::wgmma_commit();
+}
+
+/* dP^T begins with -delta. */
+template <class C>
+GPU_INLINE void begin_dp(bwd_registers<C> &r, uint32_t smem, uint32_t step, const bwd_lane &me)
+{
+    attn::ring_wait_full<C::DOUT_STAGES>(smem + bwd_smem<C>::DOUT_RING, step);
+    bwd_row_values<C> delta = read_rows<C>(bwd_delta<C>(smem, step), me);
+#pragma unroll
+    for (int j = 0; j < C::M / 8; j++) {
+        r.dp[4 * j] = r.dp[4 * j + 2] = -delta.x[j].x;
+        r.dp[4 * j + 1] = r.dp[4 * j + 3] = -delta.x[j].y;
+    }
+}
+
 /* Scores in s become probabilities, packed in p. With a softcap, what dP - delta is to be
  * multiplied with is another number, and goes to ds, which is free until dS is made. */
 template <class C>
@@ -116,7 +132,7 @@ GPU_INLINE void make_p(bwd_registers<C> &r, const bwd_params &p, const bwd_row_v
     }
 }
 
-/* dS = P (dP - delta), packed in ds. */
+/* dS = P (dP - delta), packed in ds; delta: zeros if dP began with it. */
 template <class C>
 GPU_INLINE void make_ds(bwd_registers<C> &r, const bwd_row_values<C> &delta)
 {
@@ -128,8 +144,9 @@ GPU_INLINE void make_ds(bwd_registers<C> &r, const bwd_row_values<C> &delta)
             int i = j % 2 * 2 + row;
             gpu::f32x2 factor = gpu::unpack<typename C::T>(factors[j / 2][i]);
             const float *x = &r.dp[4 * j + 2 * row];
-            r.ds[j / 2][i] = gpu::pack<typename C::T>(factor.x * (x[0] - delta.x[j].x),
-                                                      factor.y * (x[1] - delta.x[j].y));
+            float low = C::DELTA_FIRST ? x[0] : x[0] - delta.x[j].x;
+            float high = C::DELTA_FIRST ? x[1] : x[1] - delta.x[j].y;
+            r.ds[j / 2][i] = gpu::pack<typename C::T>(factor.x * low, factor.y * high);
         }
     }
 }
@@ -241,8 +258,8 @@ GPU_INLINE bwd_lane uniform_lane(const bwd_lane &me)
     return {gpu::shuffle(me.wg, 0), me.lane, me.warp, me.leader};
 }
 
-/* From S^T, issued as the only group, to P^T; dP^T runs. The record is read before the wait: shared
- * memory is busy, an answer takes some 200 cycles. */
+/* From S^T, issued as the only group, to P^T; dP^T runs. What can be is read before the wait:
+ * shared memory is busy, an answer takes some 200 cycles. */
 template <class C>
 GPU_INLINE void begin_step(bwd_registers<C> &r, const bwd_params &p, uint32_t smem, bwd_step &at,
                            const bwd_lane &me)
@@ -250,9 +267,16 @@ GPU_INLINE void begin_step(bwd_registers<C> &r, const bwd_params &p, uint32_t sm
     attn::tile_blocks blocks = attn::tile_read_blocks(bwd_tile<C>(smem, at.use));
     int32_t next = attn::turn_after(blocks, at.m);
     at.next = C::SOFTCAP ? next : gpu::shuffle(next, 0); /* each spills 4 bytes the other way */
+    bwd_row_values<C> lse;
+    if constexpr (C::DELTA_FIRST) {
+        lse = read_rows<C>(bwd_lse<C>(smem, at.step), me);
+        begin_dp<C>(r, smem, at.step, me);
+    }
     gpu::wgmma_wait<0>(r.s);
-    issue_dp<C>(r, smem, at.step, me);
-    bwd_row_values<C> lse = read_rows<C>(bwd_lse<C>(smem, at.step), me);
+    issue_dp<C, C::DELTA_FIRST>(r, smem, at.step, me);
+    if constexpr (!C::DELTA_FIRST) {
+        lse = read_rows<C>(bwd_lse<C>(smem, at.step), me);
+    }
     if (at.m < blocks.clear_first || at.m >= blocks.clear_last) {
         mask_step<C>(r, p, smem, at, me);
     }
@@ -274,7 +298,10 @@ GPU_INLINE void step_within(bwd_registers<C> &r, const bwd_params &p, uint32_t s
      * dP: else the exponentials would start when dP is there. */
     attn::ring_wait_full<C::DOUT_STAGES>(smem + S::DOUT_RING, at.step);
     gpu::wgmma_wait<1>(r.dp);
-    bwd_row_values<C> delta = read_rows<C>(bwd_delta<C>(smem, at.step), me);
+    bwd_row_values<C> delta = {};
+    if constexpr (!C::DELTA_FIRST) {
+        delta = read_rows<C>(bwd_delta<C>(smem, at.step), me);
+    }
     if (!MORE) {
         release_elected<1>(smem + S::V_RING, at.use);
     }
@@ -358,7 +385,7 @@ GPU_INLINE void step_behind(bwd_registers<C> &r, const bwd_params &p, uint32_t s
     if constexpr (!FIRST) {
         meet_dq<C>(r, smem, at.step - 1, me);
     }
-    bwd_row_values<C> delta;
+    bwd_row_values<C> delta = {};
     if constexpr (C::READ_AHEAD) {
         delta = read_rows<C>(bwd_delta<C>(smem, at.step), me);
     }
@@ -366,7 +393,7 @@ GPU_INLINE void step_behind(bwd_registers<C> &r, const bwd_params &p, uint32_t s
      * not lift the wait for dP: else the exponentials would start when dP is there. */
     attn::ring_wait_empty<C::DS_STAGES>(smem + S::DS_RING, at.step);
     gpu::wgmma_wait<FIRST ? 1 : 2>(r.dp);
-    if constexpr (!C::READ_AHEAD) {
+    if constexpr (!C::DELTA_FIRST && !C::READ_AHEAD) {
         delta = read_rows<C>(bwd_delta<C>(smem, at.step), me);
     }
     if (!MORE) {

@@ -59,13 +59,13 @@ GPU_INLINE uint64_t step_mn(uint64_t operand, int step)
     return gpu::descriptor_advance(operand, gpu::step_bytes_mn(SWIZZLE, step));
 }
 
-/* d = A B^T over LENGTH columns; both tiles k-major, of A_ROWS and B_ROWS rows. */
+/* d (+)= A B^T over LENGTH columns; both tiles k-major, of A_ROWS and B_ROWS rows. */
 template <typename T, int N, int LENGTH, int A_ROWS, int B_ROWS>
-GPU_INLINE void multiply_kk(float (&d)[N / 2], uint64_t a, uint64_t b)
+GPU_INLINE void multiply_kk(float (&d)[N / 2], uint64_t a, uint64_t b, bool add = false)
 {
 #pragma unroll
     for (int k = 0; k < LENGTH / K_STEP; k++) {
-        gpu::wgmma<N, T>(d, step_k<A_ROWS>(a, k), step_k<B_ROWS>(b, k), k > 0);
+        gpu::wgmma<N, T>(d, step_k<A_ROWS>(a, k), step_k<B_ROWS>(b, k), add || k > 0);
     }
 }
 

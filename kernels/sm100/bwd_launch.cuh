@@ -71,13 +71,6 @@ attn_status bwd_pair_launch_cap(attn_context *context, const attn_launch *launch
                                         : bwd_pair_launch_order<T, false>(context, launch);
 }
 
-/* Head dims of 72 to 128 both. */
-inline attn_status bwd_pair_dispatch(attn_context *context, const attn_launch *launch)
-{
-    return launch->shape.dtype == ATTN_BF16 ? bwd_pair_launch_cap<gpu::bf16>(context, launch)
-                                            : bwd_pair_launch_cap<gpu::fp16>(context, launch);
-}
-
 template <typename T, int D, int DV, bool CAPPED>
 attn_status bwd_launch_order(attn_context *context, const attn_launch *launch)
 {

@@ -4,5 +4,7 @@
 
 enum attn_status sm100_bwd_pair(struct attn_context *context, const struct attn_launch *launch)
 {
-    return sm100::bwd_pair_dispatch(context, launch);
+    return launch->shape.dtype == ATTN_BF16
+               ? sm100::bwd_pair_launch_cap<gpu::bf16>(context, launch)
+               : sm100::bwd_pair_launch_cap<gpu::fp16>(context, launch);
 }

@@ -24,24 +24,24 @@ struct backward_kernel {
     uint32_t smem_bytes, post_smem_bytes;
     gpu::element type;
     gpu::swizzle pattern;
-    int32_t q_block, k_block; /* rows of a step and of a tile */
-    int32_t d;                /* columns of the sums of dQ */
-    int32_t out_rows;         /* rows of a box of dQ, dK and dV */
-    int32_t q_box = 0;        /* rows of a box of Q and dO; 0: of a step */
-    int32_t k_box = 0;        /* of K and V; 0: of a tile */
-    int32_t cluster = 1;      /* CTAs that work on a tile together */
+    int32_t q_block, k_block;                      /* rows of a step and of a tile */
+    int32_t d;                                     /* columns of the sums of dQ */
+    int32_t out_rows;                              /* rows of a box of dQ, dK and dV */
+    int32_t q_box = 0;                             /* rows of a box of Q and dO; 0: of a step */
+    int32_t k_box = 0;                             /* of K and V; 0: of a tile */
+    int32_t cluster = 1;                           /* CTAs that work on a tile together */
+    gpu::swizzle key_pattern = gpu::swizzle::none; /* of boxes of dK and dV; none: `pattern` */
 };
 
 /* A map of heads x rows x columns with boxes of box_rows x one panel. */
-inline bool backward_map(gpu::tensor_map *map, const backward_kernel &kernel,
+inline bool backward_map(gpu::tensor_map *map, const backward_kernel &kernel, gpu::swizzle pattern,
                          const attn_tensor &tensor, int32_t heads, int32_t columns,
                          int32_t box_rows)
 {
     /* With one head its stride is never used, and may be anything, also what TMA refuses. */
     int64_t head_stride = heads > 1 ? tensor.head_stride : tensor.row_stride;
-    gpu::tensor_shape shape =
-        gpu::tensor_rows(kernel.type, kernel.pattern, tensor.data, tensor.row_stride, head_stride,
-                         1, heads, columns, box_rows);
+    gpu::tensor_shape shape = gpu::tensor_rows(kernel.type, pattern, tensor.data, tensor.row_stride,
+                                               head_stride, 1, heads, columns, box_rows);
     return gpu::tensor_map_encode(map, gpu::tensor_ragged(shape));
 }
 
@@ -50,13 +50,15 @@ inline bool backward_set_make(backward_set *out, const backward_kernel &kernel,
 {
     int32_t q_box = kernel.q_box > 0 ? kernel.q_box : kernel.q_block;
     int32_t k_box = kernel.k_box > 0 ? kernel.k_box : kernel.k_block;
-    return backward_map(&out->q, kernel, in.q, shape.hq, shape.d, q_box) &&
-           backward_map(&out->k, kernel, in.k, shape.hkv, shape.d, k_box) &&
-           backward_map(&out->v, kernel, in.v, shape.hkv, shape.dv, k_box) &&
-           backward_map(&out->dout, kernel, in.do_, shape.hq, shape.dv, q_box) &&
-           backward_map(&out->dq, kernel, in.dq, shape.hq, shape.d, kernel.out_rows) &&
-           backward_map(&out->dk, kernel, in.dk, shape.hkv, shape.d, kernel.out_rows) &&
-           backward_map(&out->dv, kernel, in.dv, shape.hkv, shape.dv, kernel.out_rows);
+    gpu::swizzle all = kernel.pattern;
+    gpu::swizzle keys = kernel.key_pattern != gpu::swizzle::none ? kernel.key_pattern : all;
+    return backward_map(&out->q, kernel, all, in.q, shape.hq, shape.d, q_box) &&
+           backward_map(&out->k, kernel, all, in.k, shape.hkv, shape.d, k_box) &&
+           backward_map(&out->v, kernel, all, in.v, shape.hkv, shape.dv, k_box) &&
+           backward_map(&out->dout, kernel, all, in.do_, shape.hq, shape.dv, q_box) &&
+           backward_map(&out->dq, kernel, all, in.dq, shape.hq, shape.d, kernel.out_rows) &&
+           backward_map(&out->dk, kernel, keys, in.dk, shape.hkv, shape.d, kernel.out_rows) &&
+           backward_map(&out->dv, kernel, keys, in.dv, shape.hkv, shape.dv, kernel.out_rows);
 }
 
 inline preprocess_set backward_preprocess_set(const attn_shape &shape, const attn_set &in)

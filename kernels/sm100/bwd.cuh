@@ -421,7 +421,9 @@ GPU_INLINE uint32_t reduce_tile(const bwd_params &p, uint32_t smem, uint32_t til
     }
 #pragma unroll 1
     for (; attn::tour_lasts(p, tile, tour); attn::tour_next(tile, tour), step++) {
-        if constexpr (C::PAIR) {
+        if constexpr (C::WIDE) {
+            wide_reduce_step<C>(p, smem, tile, step, tour, base, me);
+        } else if constexpr (C::PAIR) {
             pair_reduce_step<C>(p, smem, tile, step, tour, base, me);
         } else {
             reduce_step<C>(p, smem, tile, step, tour, base, me);
@@ -462,8 +464,7 @@ GPU_INLINE void mask_chunk(float (&s)[C::CHUNK], int column, const bwd_params &p
                            const bwd_step &at, const bwd_lane &me)
 {
     uint32_t tile = bwd_tile<C>(smem, at.use);
-    int32_t key =
-        attn::tile_read_place(tile).row + bwd_keys_before<C>() + me.warp * WARP_LANES + me.lane;
+    int32_t key = attn::tile_read_place(tile).row + bwd_first_key<C>(me) + me.lane;
     attn::key_range seen = attn::queries_of<C::M>(p, tile, key, at.m);
     int32_t first = seen.first - column, last = seen.last - column;
 #pragma unroll
@@ -472,18 +473,17 @@ GPU_INLINE void mask_chunk(float (&s)[C::CHUNK], int column, const bwd_params &p
     }
 }
 
-/* Scores from `column` of the step on become probabilities: pairs in tensor memory, in s what
+/* Scores from `column` of the step on become probabilities: as pairs, and in s what
  * attn::probability says. */
 template <class C>
-GPU_INLINE void make_p(float (&s)[C::CHUNK], int column, uint32_t target, const bwd_params &p,
-                       uint32_t smem, const bwd_step &at, const bwd_lane &me)
+GPU_INLINE void make_p(uint32_t (&pairs)[C::CHUNK / 2], float (&s)[C::CHUNK], int column,
+                       const bwd_params &p, uint32_t smem, const bwd_step &at, const bwd_lane &me)
 {
     attn::tile_blocks blocks = attn::tile_read_blocks(bwd_tile<C>(smem, at.use));
     if (at.m < blocks.clear_first || at.m >= blocks.clear_last) {
         mask_chunk<C>(s, column, p, smem, at, me);
     }
     uint32_t lse = bwd_statistics<C>(smem, at.step) + static_cast<uint32_t>(column) * 4;
-    uint32_t pairs[C::CHUNK / 2];
 #pragma unroll
     for (int i = 0; i < C::CHUNK; i += 4) {
         gpu::f32x4 shift = gpu::smem_load<gpu::f32x4>(lse + static_cast<uint32_t>(i) * 4);
@@ -494,18 +494,15 @@ GPU_INLINE void make_p(float (&s)[C::CHUNK], int column, uint32_t target, const 
         pairs[i / 2] = gpu::pack<typename C::T>(a, b);
         pairs[i / 2 + 1] = gpu::pack<typename C::T>(c, d);
     }
-    gpu::tmem_store(target, pairs);
 }
 
-/* dS^T = P^T (dP^T - delta) of the chunk at `column`: pairs in tensor memory, and in shared memory,
- * keys along the rows. */
+/* dS^T = P^T (dP^T - delta) of the chunk at `column`, as pairs. source: where dP^T is. */
 template <class C>
-GPU_INLINE void make_ds(const float (&s)[C::CHUNK], int column, uint32_t target, uint32_t smem,
-                        const bwd_step &at, const bwd_lane &me)
+GPU_INLINE void make_ds(uint32_t (&pairs)[C::CHUNK / 2], const float (&s)[C::CHUNK], int column,
+                        uint32_t source, uint32_t smem, const bwd_step &at)
 {
     float dp[C::CHUNK];
-    uint32_t pairs[C::CHUNK / 2];
-    gpu::tmem_load(dp, me.tensor + bwd_columns<C>::DP + static_cast<uint32_t>(column));
+    gpu::tmem_load(dp, source);
     gpu::tmem_load_wait(dp);
     uint32_t delta =
         bwd_statistics<C>(smem, at.step) + C::ROW_BYTES + static_cast<uint32_t>(column) * 4;
@@ -516,7 +513,13 @@ GPU_INLINE void make_ds(const float (&s)[C::CHUNK], int column, uint32_t target,
         pairs[i / 2 + 1] =
             gpu::pack<typename C::T>(s[i + 2] * (dp[i + 2] - d.z), s[i + 3] * (dp[i + 3] - d.w));
     }
-    gpu::tmem_store(target, pairs);
+}
+
+/* The chunk's pairs of dS^T in shared memory, keys along the rows. */
+template <class C>
+GPU_INLINE void put_ds(const uint32_t (&pairs)[C::CHUNK / 2], int column, uint32_t smem,
+                       const bwd_lane &me)
+{
     uint32_t row = gpu::tile_address(SWIZZLE, bwd_ds_panel<C>(smem, me.half), TILE_ROWS,
                                      static_cast<uint32_t>(me.warp * WARP_LANES + me.lane),
                                      static_cast<uint32_t>(column % PANEL) * 2);
@@ -546,8 +549,9 @@ GPU_INLINE void do_step(const bwd_params &p, uint32_t smem, const bwd_step &at, 
         if (c + 1 < CHUNKS) {
             gpu::tmem_load(s[c + 1], scores + static_cast<uint32_t>((c + 1) * C::CHUNK));
         }
-        make_p<C>(s[c], column + c * C::CHUNK, scores + static_cast<uint32_t>(c * C::CHUNK / 2), p,
-                  smem, at, me);
+        uint32_t pairs[C::CHUNK / 2];
+        make_p<C>(pairs, s[c], column + c * C::CHUNK, p, smem, at, me);
+        gpu::tmem_store(scores + static_cast<uint32_t>(c * C::CHUNK / 2), pairs);
     }
     gpu::tmem_store_wait();
     bwd_hand<C>(smem + S::P_FULL, me);
@@ -560,8 +564,11 @@ GPU_INLINE void do_step(const bwd_params &p, uint32_t smem, const bwd_step &at, 
     await_tensor(smem + S::DP_FULL, at.step + 1);
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
-        make_ds<C>(s[c], column + c * C::CHUNK, ds + static_cast<uint32_t>(c * C::CHUNK / 2), smem,
-                   at, me);
+        uint32_t pairs[C::CHUNK / 2];
+        make_ds<C>(pairs, s[c], column + c * C::CHUNK, ds + static_cast<uint32_t>(c * C::CHUNK),
+                   smem, at);
+        gpu::tmem_store(ds + static_cast<uint32_t>(c * C::CHUNK / 2), pairs);
+        put_ds<C>(pairs, column + c * C::CHUNK, smem, me);
     }
     gpu::tmem_store_wait();
     gpu::fence_async_smem();
@@ -596,10 +603,9 @@ GPU_INLINE void store_panel(const bwd_params &p, uint32_t smem, uint32_t tile, i
         attn::tile_place place = attn::tile_read_place(tile);
         attn::tile_side k = attn::tile_read_k(tile);
         const attn::backward_set *set = attn::backward_set_of(p, place.set);
-        gpu::tma_store(
-            is_dv ? &set->dv : &set->dk, stage, gpu::l2::evict_first, column,
-            gpu::ragged_row(k.span, place.row + bwd_keys_before<C>() + me.warp * WARP_LANES),
-            place.head, gpu::ragged_shift(k.first, k.span));
+        gpu::tma_store(is_dv ? &set->dv : &set->dk, stage, gpu::l2::evict_first, column,
+                       gpu::ragged_row(k.span, place.row + bwd_first_key<C>(me)), place.head,
+                       gpu::ragged_shift(k.first, k.span));
         gpu::bulk_commit();
     }
 }
@@ -634,11 +640,19 @@ GPU_INLINE void compute_all(const bwd_params &p, uint32_t smem, const bwd_lane &
         bwd_step at = {use, step, attn::turn_start<C::N>(p.order, tile), true};
 #pragma unroll 1
         for (int32_t left = bwd_steps(p, tile); left > 0; left--) {
-            do_step<C>(p, smem, at, me);
+            if constexpr (C::WIDE) {
+                wide_step<C>(p, smem, at, me);
+            } else {
+                do_step<C>(p, smem, at, me);
+            }
             at = {use, at.step + 1, attn::turn_after(blocks, at.m), false};
         }
         step = at.step;
-        store_keys<C>(p, smem, use, step, me);
+        if constexpr (C::WIDE) {
+            wide_store_keys<C>(p, smem, use, step, me);
+        } else {
+            store_keys<C>(p, smem, use, step, me);
+        }
     }
     gpu::tcgen05_fence_before(); /* the last sums were read, block_sync may say */
     if (me.leader) {

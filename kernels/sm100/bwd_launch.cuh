@@ -8,6 +8,7 @@
 #include "sm100/bwd.cuh"
 #include "sm100/bwd_pair.cuh"
 #include "sm100/bwd_post.cuh"
+#include "sm100/bwd_wide.cuh"
 
 namespace sm100
 {
@@ -69,6 +70,54 @@ attn_status bwd_pair_launch_cap(attn_context *context, const attn_launch *launch
 {
     return launch->shape.softcap > 0.0f ? bwd_pair_launch_order<T, true>(context, launch)
                                         : bwd_pair_launch_order<T, false>(context, launch);
+}
+
+/* By pairs of CTAs with half of the head dim each; all loads are boxes of a CTA's rows. */
+template <class C>
+attn_status bwd_wide_launch(attn_context *context, const attn_launch *launch)
+{
+    constexpr attn::backward_kernel kernel = {
+        attn::preprocess_kernel<typename C::T, C::M, C::D, C::DV>,
+        bwd_wide_kernel<C>,
+        bwd_post_kernel<C>,
+        C::THREADS,
+        BWD_POST_THREADS,
+        bwd_smem<C>::BYTES,
+        tile_bytes(C::M, C::D),
+        gpu::element_of<typename C::T>::value,
+        SWIZZLE,
+        C::M,
+        C::N,
+        C::D,
+        WARP_LANES,
+        C::ROWS,
+        C::ROWS,
+        2,
+        BLOCK_SWIZZLE};
+    return attn::backward_launch(context, launch, kernel);
+}
+
+template <typename T, int D, int DV, bool CAPPED>
+attn_status bwd_wide_launch_order(attn_context *context, const attn_launch *launch)
+{
+    return launch->shape.deterministic
+               ? bwd_wide_launch<bwd_wide_config<T, D, DV, CAPPED, true>>(context, launch)
+               : bwd_wide_launch<bwd_wide_config<T, D, DV, CAPPED, false>>(context, launch);
+}
+
+template <typename T, int D, int DV>
+attn_status bwd_wide_launch_cap(attn_context *context, const attn_launch *launch)
+{
+    return launch->shape.softcap > 0.0f ? bwd_wide_launch_order<T, D, DV, true>(context, launch)
+                                        : bwd_wide_launch_order<T, D, DV, false>(context, launch);
+}
+
+template <int D, int DV>
+attn_status bwd_wide_dispatch(attn_context *context, const attn_launch *launch)
+{
+    return launch->shape.dtype == ATTN_BF16
+               ? bwd_wide_launch_cap<gpu::bf16, D, DV>(context, launch)
+               : bwd_wide_launch_cap<gpu::fp16, D, DV>(context, launch);
 }
 
 template <typename T, int D, int DV, bool CAPPED>

@@ -167,10 +167,11 @@ GPU_INLINE void draw_pairs(const bwd_params &p, uint32_t smem)
 
 /* A slot whose bytes count in the even CTA: free here, and what both will load is expected there.
  */
+template <int SLOTS = 1>
 GPU_INLINE gpu::cluster_address open_slot(uint32_t ring, uint32_t use, uint32_t bytes)
 {
-    uint32_t full = attn::ring_full<1>(ring, use);
-    attn::ring_wait_empty<1>(ring, use);
+    uint32_t full = attn::ring_full<SLOTS>(ring, use);
+    attn::ring_wait_empty<SLOTS>(ring, use);
     if (gpu::cluster_rank() == 0) {
         gpu::mbarrier_arrive_expect(full, 2 * bytes);
     }
@@ -325,9 +326,10 @@ GPU_INLINE void await_both(uint32_t barrier, uint32_t rounds)
     gpu::tcgen05_fence_after();
 }
 
+template <int SLOTS = 1>
 GPU_INLINE void give_slot(uint32_t ring, uint32_t use)
 {
-    gpu::tcgen05_commit_pair(attn::ring_empty<1>(ring, use), BOTH_CTAS);
+    gpu::tcgen05_commit_pair(attn::ring_empty<SLOTS>(ring, use), BOTH_CTAS);
 }
 
 /* d (256 x 128) = A B^T: 128 rows of A and 64 of B in each CTA. */

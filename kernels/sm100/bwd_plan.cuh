@@ -1,6 +1,6 @@
 /*
  * sm100/bwd_plan: where the backward pass has what in shared and tensor memory, and what its roles
- * share, also between the kernel of one CTA (bwd) and that of pairs (bwd_pair).
+ * share, also between the kernel of one CTA (bwd) and those of pairs (bwd_pair, bwd_wide).
  */
 #ifndef SM100_BWD_PLAN_CUH
 #define SM100_BWD_PLAN_CUH
@@ -43,7 +43,8 @@ struct bwd_config {
     static constexpr int N = TILE_ROWS;       /* keys of a tile */
     static constexpr bool SOFTCAP = CAPPED;
     static constexpr bool DETERMINISTIC = ORDERED;
-    static constexpr bool PAIR = false; /* of CTAs that work on a tile together: bwd_pair */
+    static constexpr bool PAIR = false; /* of CTAs that work on a tile together: bwd_pair, */
+    static constexpr bool WIDE = false; /* with half of the head dim each: bwd_wide */
     static constexpr bool SMALL = D == PANEL && DV == PANEL;
     static constexpr int THREADS = ALL_WARPS * WARP_LANES;
     static constexpr uint32_t COMPUTERS = MULTIPLIER - COMPUTE_WARPS;
@@ -221,17 +222,25 @@ GPU_INLINE void hand_tensor(uint32_t barrier, const bwd_lane &me)
     }
 }
 
-/* ---- what is different where a pair of CTAs works on a tile (bwd_pair) ---- */
+/* ---- what is different where a pair of CTAs works on a tile (bwd_pair, bwd_wide) ---- */
 
 /* Keys of the tile that are the other CTA's, before this one's. */
 template <class C>
 GPU_INLINE int32_t bwd_keys_before()
 {
     if constexpr (C::PAIR) {
-        return static_cast<int32_t>(gpu::cluster_rank()) * TILE_ROWS;
+        return static_cast<int32_t>(gpu::cluster_rank()) * (C::N / 2);
     } else {
         return 0;
     }
+}
+
+/* The first of a compute warp's keys in the tile. Wide: lanes 64 and up have the keys of lanes 0 to
+ * 63, and other queries. */
+template <class C>
+GPU_INLINE int32_t bwd_first_key(const bwd_lane &me)
+{
+    return bwd_keys_before<C>() + (C::WIDE ? me.warp % 2 : me.warp) * WARP_LANES;
 }
 
 /* hand_tensor to the multiplier; of a pair it is in the even CTA. */
@@ -284,6 +293,15 @@ GPU_INLINE void pair_pass_ds(uint32_t smem, const bwd_lane &me);
 template <class C>
 GPU_INLINE void pair_reduce_step(const bwd_params &p, uint32_t smem, uint32_t tile, uint32_t step,
                                  const backward_tour &tour, int32_t base, const bwd_lane &me);
+template <class C>
+GPU_INLINE void wide_reduce_step(const bwd_params &p, uint32_t smem, uint32_t tile, uint32_t step,
+                                 const backward_tour &tour, int32_t base, const bwd_lane &me);
+template <class C>
+GPU_INLINE void wide_step(const bwd_params &p, uint32_t smem, const bwd_step &at,
+                          const bwd_lane &me);
+template <class C>
+GPU_INLINE void wide_store_keys(const bwd_params &p, uint32_t smem, uint32_t use, uint32_t steps,
+                                const bwd_lane &me);
 
 /* What the warp has sent from shared memory has left: its source may be written again. */
 GPU_INLINE void wait_staging(const bwd_lane &me)

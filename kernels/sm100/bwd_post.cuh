@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(BWD_POST_THREADS)
     gpu::warp_sync();
     if (gpu::elect_one()) {
 #pragma unroll
-        for (int c = 0; c < C::D; c += PANEL) {
+        for (int c = 0; c < C::D && c < p.d; c += PANEL) {
             gpu::tma_store(&attn::backward_set_of(p, stripe.set)->dq,
                            stage + tile_bytes(WARP_LANES, c), gpu::l2::evict_first, c,
                            gpu::ragged_row(stripe.rows, first), head,

@@ -32,6 +32,6 @@ size_t sm100_fwd_scratch(const struct attn_launch *launch);
         SM100_FORWARD("sm100_fwd_128", 128, 128, sm100_fwd_128),                                   \
         SM100_FORWARD("sm100_fwd_192", 192, 128, sm100_fwd_192),                                   \
         SM100_FORWARD("sm100_fwd_256", 256, 256, sm100_fwd_256), SM100_BACKWARD_PAIR_ROW,          \
-        SM100_BACKWARD_ROWS
+        SM100_BACKWARD_ROWS SM100_BACKWARD_WIDE_ROWS
 
 #endif

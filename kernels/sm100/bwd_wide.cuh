@@ -469,11 +469,11 @@ GPU_INLINE void wide_step(const bwd_params &p, uint32_t smem, const bwd_step &at
 
 /* 32 columns of the warp's keys from tensor memory to global, staged where its block of dS goes. */
 template <class C>
-GPU_INLINE void store_block(uint32_t smem, uint32_t tile, const gpu::tensor_map *map, uint32_t from,
-                            int column, float scale, const bwd_lane &me)
+GPU_INLINE void store_block(const bwd_params &p, uint32_t smem, uint32_t tile, bool is_dv,
+                            uint32_t from, int column, const bwd_lane &me)
 {
     uint32_t stage = wide_block<C>(smem + bwd_smem<C>::DS, me), pairs[BLOCK / 2];
-    float sum[BLOCK];
+    float sum[BLOCK], scale = is_dv ? 1.0f : p.scale;
     gpu::tcgen05_fence_after(); /* the lanes met for the block before */
     gpu::tmem_load(sum, from);
     gpu::tmem_load_wait(sum);
@@ -488,23 +488,24 @@ GPU_INLINE void store_block(uint32_t smem, uint32_t tile, const gpu::tensor_map 
     if (me.leader) {
         attn::tile_place place = attn::tile_read_place(tile);
         attn::tile_side k = attn::tile_read_k(tile);
-        gpu::tma_store(map, stage, gpu::l2::evict_first, column,
+        const attn::backward_set *set = attn::backward_set_of(p, place.set);
+        gpu::tma_store(is_dv ? &set->dv : &set->dk, stage, gpu::l2::evict_first, column,
                        gpu::ragged_row(k.span, place.row + bwd_first_key<C>(me)), place.head,
                        gpu::ragged_shift(k.first, k.span));
         gpu::bulk_commit();
     }
 }
 
-/* Columns are shared out between the two warps of a quarter. */
+/* SHARE columns of dV or dK, shared out between the two warps of a quarter. */
 template <class C, int SHARE>
-GPU_INLINE void store_share(uint32_t smem, uint32_t tile, const gpu::tensor_map *map, uint32_t from,
-                            int columns, float scale, const bwd_lane &me)
+GPU_INLINE void store_share(const bwd_params &p, uint32_t smem, uint32_t tile, bool is_dv,
+                            uint32_t from, const bwd_lane &me)
 {
-    int first = me.warp / 2 * SHARE;
+    int first = me.warp / 2 * SHARE, last = is_dv ? p.dv : p.d;
 #pragma unroll 1
-    for (int c = me.half * BLOCK; c < SHARE && first + c < columns; c += 2 * BLOCK) {
-        store_block<C>(smem, tile, map, me.tensor + from + static_cast<uint32_t>(c), first + c,
-                       scale, me);
+    for (int c = me.half * BLOCK; c < SHARE && first + c < last; c += 2 * BLOCK) {
+        store_block<C>(p, smem, tile, is_dv, me.tensor + from + static_cast<uint32_t>(c), first + c,
+                       me);
     }
 }
 
@@ -515,11 +516,9 @@ GPU_INLINE void wide_store_keys(const bwd_params &p, uint32_t smem, uint32_t use
 {
     using S = bwd_smem<C>;
     uint32_t tile = bwd_tile<C>(smem, use);
-    const attn::backward_set *set = attn::backward_set_of(p, attn::tile_read_place(tile).set);
     await_tensor(smem + S::DQ_FULL, steps);
-    store_share<C, C::DV_SHARE>(smem, tile, &set->dv, bwd_columns<C>::DV, p.dv, 1.0f, me);
-    store_share<C, C::D_SHARE>(smem, tile, &set->dk, bwd_columns<C>::DK, p.d, p.scale, me);
-    gpu::warp_sync(); /* all lanes have read the record */
+    store_share<C, C::DV_SHARE>(p, smem, tile, true, bwd_columns<C>::DV, me);
+    store_share<C, C::D_SHARE>(p, smem, tile, false, bwd_columns<C>::DK, me);
     if (me.leader) {
         bwd_release_tile<C>(smem, use);
     }
@@ -527,29 +526,48 @@ GPU_INLINE void wide_store_keys(const bwd_params &p, uint32_t smem, uint32_t use
 
 /* ---- dQ warps ---- */
 
-/* 32 queries, half of the columns, 32 of them at a time. */
+/* 16 columns of the warp's rows into a slot that the piece before the last has left. */
+template <class C>
+GPU_INLINE void put_dq_columns(const float (&x)[C::DQ_COLUMNS], uint32_t slot, const bwd_lane &me)
+{
+    if (me.leader) {
+        gpu::bulk_wait_read<C::DQ_SLOTS - 1>();
+    }
+    gpu::warp_sync();
+#pragma unroll
+    for (int i = 0; i < C::DQ_COLUMNS; i += 4) {
+        gpu::smem_store(slot + static_cast<uint32_t>(i / 4 * WARP_LANES + me.lane) * 16,
+                        gpu::f32x4{x[i], x[i + 1], x[i + 2], x[i + 3]});
+    }
+    gpu::fence_async_smem();
+    gpu::warp_sync();
+}
+
+/* 32 queries, half of the columns. */
 template <class C>
 GPU_INLINE void wide_reduce_step(const bwd_params &p, uint32_t smem, uint32_t tile, uint32_t step,
                                  const backward_tour &tour, int32_t base, const bwd_lane &me)
 {
     using S = bwd_smem<C>;
-    uint32_t slot = smem + S::DQ + static_cast<uint32_t>(me.warp) * C::DQ_BYTES;
+    uint32_t slots = smem + S::DQ + static_cast<uint32_t>(me.warp) * (C::DQ_SLOTS * C::DQ_BYTES);
     int32_t rows = bwd_first_key<C>(me); /* a CTA's queries are as many as its keys */
     float *target = p.scratch.dq + int64_t{C::M * C::D} * attn::tour_unit(p, tile, tour) +
                     rows * C::D + me.warp / 2 * (WARP_LANES * C::D_SHARE);
     await_tensor(smem + S::DQ_FULL, step + 1);
 #pragma unroll
-    for (int c = 0; c < C::D_SHARE; c += BLOCK) {
-        float x[BLOCK];
+    for (int c = 0; c < C::D_SHARE; c += C::DQ_COLUMNS) {
+        uint32_t slot =
+            slots + static_cast<uint32_t>(c / C::DQ_COLUMNS % C::DQ_SLOTS) * C::DQ_BYTES;
+        float x[C::DQ_COLUMNS];
         if (c > 0) {
             gpu::tcgen05_fence_after(); /* the lanes met for the piece before */
         }
         gpu::tmem_load(x, me.tensor + bwd_columns<C>::DQ + static_cast<uint32_t>(c));
         gpu::tmem_load_wait(x);
-        if (c + BLOCK >= C::D_SHARE) {
+        if (c + C::DQ_COLUMNS >= C::D_SHARE) {
             bwd_hand<C>(smem + S::DQ_EMPTY, me);
         }
-        put_dq_piece(x, slot, me);
+        put_dq_columns<C>(x, slot, me);
         if (C::DETERMINISTIC && c == 0 && me.leader) {
             attn::await_turn<C, 2 * C::DQ_READERS>(p, tile, tour, base);
         }

@@ -34,7 +34,10 @@ struct bwd_wide_config : bwd_config<TYPE, DIM, DIM_V, CAPPED, ORDERED> {
     static constexpr int PIECES = DIM + DIM_V > 3 * TILE_ROWS ? 4 : 5; /* in shared memory */
     static constexpr uint32_t PAIR_BYTES = ROWS * TILE_ROWS * 2;       /* P^T of a step, or dS^T */
     static constexpr uint32_t SHARE = ROWS * ROWS * 2; /* of dS^T, that is passed on */
-    static constexpr uint32_t DQ_BYTES = WARP_LANES * BLOCK * 4;
+    static constexpr int DQ_COLUMNS = 16;              /* of a dQ warp's slot */
+    static constexpr int DQ_SLOTS = DIM > 192 ? 2 : 3;
+    static constexpr uint32_t DQ_BYTES = WARP_LANES * DQ_COLUMNS * 4;
+    static_assert(D_SHARE / DQ_COLUMNS % DQ_SLOTS == 0, "a step begins at the first slot");
 };
 
 template <typename TYPE, int DIM, int DIM_V, bool CAPPED, bool ORDERED>
@@ -48,7 +51,7 @@ struct bwd_smem<bwd_wide_config<TYPE, DIM, DIM_V, CAPPED, ORDERED>> {
     static constexpr uint32_t DS = P + C::PAIR_BYTES;                  /* the same */
     static constexpr uint32_t DS_ALL = DS + C::PAIR_BYTES; /* all keys, this CTA's queries */
     static constexpr uint32_t DQ = DS_ALL + C::PAIR_BYTES;
-    static constexpr uint32_t STATISTICS = DQ + C::DQ_READERS * C::DQ_BYTES;
+    static constexpr uint32_t STATISTICS = DQ + C::DQ_READERS * C::DQ_SLOTS * C::DQ_BYTES;
     static constexpr uint32_t TILES = STATISTICS + C::STATISTICS_STAGES * 2 * C::ROW_BYTES;
     static constexpr uint32_t TILE_RING = TILES + C::TILE_SLOTS * attn::TILE_BYTES;
     static constexpr uint32_t STATISTICS_RING = TILE_RING + attn::ring_barriers(C::TILE_SLOTS);

@@ -15,7 +15,8 @@ import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
-FILES = ["fwd_64", "fwd_128", "fwd_192", "fwd_256", "bwd_64", "bwd_128", "bwd_mixed"]
+FILES = ["fwd_64", "fwd_128", "fwd_192", "fwd_256", "bwd_64", "bwd_128", "bwd_mixed", "bwd_192",
+         "bwd_256"]
 
 # Opcode prefixes by pipe, the first that fits; what is left is the ALU's.
 PIPES = [
@@ -40,14 +41,14 @@ HEAD = """# What the machine code of the sm_100 kernels holds
 
 Written by report.py, bf16 under 100f; not measured, the project has had no such GPU. Instructions
 are those of a warp in one pass of the loop that makes P: forward, a softmax warp and an unmasked
-block of 128 keys; backward, a compute warp and a step (32 keys x 64 queries), with the code of
-masks, which most steps skip. Waits count once.
+block of 128 keys; backward, a compute warp and a step (32 keys x 64 queries; of pairs of CTAs, d
+over 128, 32 x 32), with the code of masks, which most steps skip. Waits count once.
 Registers: at launch, then what each role moves to. Columns: of tensor memory.
 
-Cycles: of an SM for 128 queries x 128 keys: products (8192 FLOP a cycle), MUFU (16 lanes a cycle),
-ALU (64), issue of that loop (a warp instruction a cycle of each scheduler; the other roles come on
-top), shared memory (128 bytes a cycle). The bound is the largest, as if all else were hidden behind
-it; "of peak" what the tensor cores would then reach. FlashAttention-4 publishes 71 % (forward,
+Cycles: of an SM (of each of a pair) for 128 queries x 128 keys: products (8192 FLOP a cycle), MUFU
+(16 lanes a cycle), ALU (64), issue of that loop (a warp instruction a cycle of each scheduler; the
+other roles come on top), shared memory (128 bytes a cycle). The bound is the largest, as if all
+else were hidden behind it; "of peak" what the tensor cores would then reach. FlashAttention-4 publishes 71 % (forward,
 d 128), 55 % (backward, d 128) and 30 to 40 % (backward, d 64) on a B200.
 """
 
@@ -73,7 +74,7 @@ def variants(log):
     found = {}
     pattern = r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores.*?Used (\d+) registers"
     for name, spilled, registers in re.findall(pattern, log, re.S):
-        if re.search(r"sm100\d*10(fwd|bwd)_kernel", name):
+        if re.search(r"sm100\d*(10(fwd|bwd)|15bwd_wide)_kernel", name):
             found[name] = (int(registers), int(spilled))
     return found
 
@@ -128,7 +129,7 @@ def smallest(body, needs):
 
 
 def config(name):
-    args = re.search(r"(fwd|bwd)_configI\w*?(bf16|fp16)E?(?:S\w*_)?((?:L[ib]\d+E)+)", name)
+    args = re.search(r"(fwd|bwd|bwd_wide)_configI\w*?(bf16|fp16)E?(?:S\w*_)?((?:L[ib]\d+E)+)", name)
     values = [int(v) for v in re.findall(r"L[ib](\d+)E", args.group(3))]
     return args.group(1), args.group(2), values
 
@@ -170,6 +171,26 @@ def backward_row(name, body, registers, spilled):
         [c[n] for n in NAMES if n != "MMA"] + bound(busy)
 
 
+def wide_row(name, body, registers, spilled):
+    _, _, (d, dv, capped, ordered) = config(name)
+    chunk = 16 if capped else 32
+    code = smallest(body, {"LDTM": 2 * 32 // chunk, "MUFU.EX2": 32, "STS": 8})
+    c = counts(code)
+    # Eight compute warps, two to a scheduler, have an eighth of a CTA's half each.
+    busy = {
+        "products": 128 * 128 * (3 * d + 2 * dv) // MMA_FLOP,
+        "MUFU": 2 * c["MUFU"] * MUFU_CYCLES,
+        "ALU": 2 * c["ALU"] * ALU_CYCLES,
+        "issue": 2 * len(code),
+        # Operands of S, dP, dV, dK and dQ; P, dS and its share once more written, the other CTA's
+        # read and written; sums of dQ written and read.
+        "shared memory": 4 * d + 3 * dv + 3 * 128 + 448 + 4 * d,
+    }
+    label = f"bwd {d}/{dv}" + (" softcap" if capped else "") + (" det." if ordered else "")
+    return [label, f"{registers}: {by_role(body)}", spilled, 128 + dv // 2 + d] + \
+        [c[n] for n in NAMES if n != "MMA"] + bound(busy)
+
+
 def bound(busy):
     unit = max(busy, key=busy.get)
     return [" / ".join(str(v) for v in busy.values()), unit,
@@ -186,7 +207,7 @@ def report(folder):
         for name, (registers, spilled) in sorted(variants(log).items()):
             kind, dtype, _ = config(name)
             if dtype == "bf16":
-                row = forward_row if kind == "fwd" else backward_row
+                row = {"fwd": forward_row, "bwd": backward_row, "bwd_wide": wide_row}[kind]
                 cells = row(name, bodies[name], registers, spilled)
                 lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"

@@ -7,7 +7,7 @@
  *                        that sees their keys, so one that comes earlier in the order is already
  *                        ahead by N / M steps.
  *   left edge only, or   the first key block first.
- *   no mask, N > M
+ *   no mask, N > M, or a cluster to a tile
  *   no mask, N <= M      groups of PLAN_GROUP key blocks, in turn. The L tiles of a group start at
  *                        L evenly spaced query blocks and go round; a block is visited by one of
  *                        them after the other, and that is the order: first who needs fewest steps

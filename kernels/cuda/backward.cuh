@@ -187,10 +187,12 @@ inline int32_t backward_clamp_reach(bool bounded, int32_t reach)
     return bounded && reach < MASK_ENDLESS ? reach : MASK_ENDLESS;
 }
 
-/* Tiles that wait for nobody all start at their first block: in step, they share it in L2. */
+/* Tiles that wait for nobody all start at their first block: in step, they share it in L2. Clusters
+ * are too few for a group whose tiles wait for each other. */
 inline turn_order backward_order(const attn_shape &shape, const backward_kernel &kernel)
 {
-    bool cyclic = shape.deterministic && !shape.mask.has_left && kernel.k_block <= kernel.q_block;
+    bool cyclic = shape.deterministic && !shape.mask.has_left && kernel.cluster == 1 &&
+                  kernel.k_block <= kernel.q_block;
     return shape.mask.has_right ? turn_order::descending
            : cyclic             ? turn_order::cyclic
                                 : turn_order::ascending;

@@ -156,7 +156,7 @@ GPU_INLINE void stream_all(const bwd_params &p, uint32_t smem)
             break;
         }
         piece = stream_tile<C>(p, smem, use, piece);
-        if (!attn::draws_late<C>(p) && gpu::cluster_rank() == 0) {
+        if (gpu::cluster_rank() == 0) {
             gpu::mbarrier_arrive(smem + S::MAY_DRAW);
         }
         bwd_release_tile<C>(smem, use);

@@ -48,8 +48,8 @@ Registers: at launch, then what each role moves to. Columns: of tensor memory.
 Cycles: of an SM (of each of a pair) for 128 queries x 128 keys: products (8192 FLOP a cycle), MUFU
 (16 lanes a cycle), ALU (64), issue of that loop (a warp instruction a cycle of each scheduler; the
 other roles come on top), shared memory (128 bytes a cycle). The bound is the largest, as if all
-else were hidden behind it; "of peak" what the tensor cores would then reach. FlashAttention-4 publishes 71 % (forward,
-d 128), 55 % (backward, d 128) and 30 to 40 % (backward, d 64) on a B200.
+else were hidden behind it; "of peak" what the tensor cores would then reach. FlashAttention-4
+publishes 71 % (forward, d 128), 55 % (backward, d 128) and 30 to 40 % (backward, d 64) on a B200.
 """
 
 

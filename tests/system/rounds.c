@@ -2,7 +2,8 @@
  * rounds: calls that end in every way there is at every moment of their lives, and the caller puts
  * something else into their outputs in the very callback that says so: no byte of them changes any
  * more. `rounds --place inline|region|cuda --rounds 300 --kills 5`; FASERVED_KIND says on which
- * device. `--stream 1`: the calls are on a CUDA stream, which goes on behind each.
+ * device. `--stream 1`: the calls are on a CUDA stream, which goes on behind each, and some have a
+ * done event, which comes to pass once it is said to be recorded.
  *
  * The memory of the last SETS calls is looked at again just before it is used anew, and all of it
  * before a connection is closed, so a late write has some tens of calls' time to be seen.
@@ -64,8 +65,9 @@ struct set {
     uint8_t *outputs, *mirror; /* in the place; of the host */
     const struct work *work;
     struct fas_call *call;
+    void *done; /* cudaEvent_t; NULL: there is no stream */
     uint8_t fill;
-    bool used, judged;
+    bool used, judged, has_done;
     atomic_bool wrong;
     enum fas_status status;
 };
@@ -94,7 +96,7 @@ static uint64_t set_bytes;
 static struct random dice;
 static int next_set, round_now;
 static void *stream; /* NULL: none */
-static int (*query_stream)(void *stream);
+static int (*query_stream)(void *stream), (*query_event)(void *event);
 
 static void die(const char *what, const struct fas_error *error)
 {
@@ -122,21 +124,40 @@ static void copy(void *to, const void *from, uint64_t bytes)
 
 /* ---- the stream ---- */
 
-enum { NON_BLOCKING = 1, NOT_READY = 600 };
+enum { NON_BLOCKING = 1, INTERPROCESS = 6, NOT_READY = 600 };
 
 static void open_stream(void)
 {
     int (*init)(unsigned flags), (*retain)(void **context, int device), (*push)(void *context);
-    int (*create)(void **stream, unsigned flags);
+    int (*create)(void **stream, unsigned flags), (*create_event)(void **event, unsigned flags);
     void *context, *library = dlopen("libcuda.so.1", RTLD_NOW);
     *(void **)&init = library ? dlsym(library, "cuInit") : NULL;
     *(void **)&retain = library ? dlsym(library, "cuDevicePrimaryCtxRetain") : NULL;
     *(void **)&push = library ? dlsym(library, "cuCtxPushCurrent_v2") : NULL;
     *(void **)&create = library ? dlsym(library, "cuStreamCreate") : NULL;
+    *(void **)&create_event = library ? dlsym(library, "cuEventCreate") : NULL;
     *(void **)&query_stream = library ? dlsym(library, "cuStreamQuery") : NULL;
+    *(void **)&query_event = library ? dlsym(library, "cuEventQuery") : NULL;
     if (!library || init(0) != 0 || retain(&context, 0) != 0 || push(context) != 0 ||
         create(&stream, NON_BLOCKING) != 0) {
         die("no stream", NULL);
+    }
+    for (int i = 0; i < SETS; i++) {
+        if (create_event(&sets[i].done, INTERPROCESS) != 0) {
+            die("no event", NULL);
+        }
+    }
+}
+
+/* It is recorded. */
+static void event_comes_to_pass(void *event)
+{
+    int waited_ms = 0;
+    while (query_event(event) == NOT_READY && waited_ms++ < ANSWER_MS) {
+        usleep(1000);
+    }
+    if (query_event(event) != 0) {
+        die("the done event does not come to pass", NULL);
     }
 }
 
@@ -313,7 +334,8 @@ static void connect_and_share(bool learn)
     }
     uint8_t *left = memory;
     for (int i = 0; i < SETS; i++) {
-        sets[i] = (struct set){.outputs = take(&left, set_bytes), .mirror = sets[i].mirror};
+        sets[i] = (struct set){
+            .outputs = take(&left, set_bytes), .mirror = sets[i].mirror, .done = sets[i].done};
     }
     for (int i = 0; i < WORKS; i++) {
         share_inputs(&works[i], &left);
@@ -465,6 +487,8 @@ static void submit(struct set *set, const struct work *work, enum ending ending,
     request.on_end = refill;
     request.context = set;
     request.stream = stream;
+    request.done_event = set->done && random_below(&dice, 2) ? set->done : NULL;
+    set->has_done = request.done_event != NULL;
     request.deadline_us = ending == DEADLINE ? after_us + 1 : 0;
     if (fas_submit(client, &request, &set->call, &error) != FAS_OK) {
         die("submit", &error);
@@ -481,6 +505,10 @@ static void account(enum ending ending, struct set *set, uint64_t after_us, uint
     const struct fas_report *report = fas_call_report(set->call);
     if (!may_end(ending, report->error.status) || set->wrong) {
         die(set->wrong ? "wrong results" : ending_names[ending], &report->error);
+    }
+    /* That of a daemon that was killed may be pending for ever. */
+    if (set->has_done && ending != KILL && fas_enqueued(set->call, 0)) {
+        event_comes_to_pass(set->done);
     }
     count->calls++;
     count->done += report->error.status == FAS_OK;

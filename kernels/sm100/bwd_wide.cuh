@@ -613,7 +613,7 @@ __global__ void __launch_bounds__(C::THREADS, 1)
     if (warp >= MULTIPLIER) {
         gpu::registers_give<C::OTHER_REGISTERS>();
         wide_serve<C>(p);
-        gpu::warp_sync();
+        gpu::warp_sync(); /* cluster_arrive wants whole warps */
     } else if (warp >= COMPUTE_WARPS) {
         gpu::registers_take<C::COMPUTE_REGISTERS>();
         compute_all<C>(p, gpu::smem_base(), bwd_lane_of(bwd_tensor<C>(), COMPUTE_WARPS));

@@ -95,7 +95,7 @@ backward_case backward_case_of(const backward_kind &kind, const std::string &nam
     ck_abort_msg("no row for %s", name.c_str());
 }
 
-std::vector<backward_case> backward_hazards(const backward_kind &kind, int d)
+std::vector<backward_case> backward_hazards(const backward_kind &kind, int d, int dv)
 {
     const std::vector<item> items = {{0, 300, 380, 0, 0, 1},
                                      {0, 0, 128, 0, 0, 2},
@@ -113,7 +113,7 @@ std::vector<backward_case> backward_hazards(const backward_kind &kind, int d)
                    {"window deterministic", {true, false, 40, 0}, true}};
     std::vector<backward_case> cases;
     for (const auto &hazard : hazards) {
-        attn_shape shape = backward_shape(ATTN_BF16, 2, 1, d, d);
+        attn_shape shape = backward_shape(ATTN_BF16, 2, 1, d, dv);
         shape.mask = hazard.mask;
         shape.deterministic = hazard.deterministic;
         cases.push_back(backward_case_of(kind, hazard.name, shape, items));

@@ -49,7 +49,7 @@ backward_case backward_case_of(const backward_kind &kind, const std::string &nam
  * three is what the simulator has.
  */
 constexpr int BACKWARD_HAZARDS = 5;
-std::vector<backward_case> backward_hazards(const backward_kind &kind, int d);
+std::vector<backward_case> backward_hazards(const backward_kind &kind, int d, int dv);
 
 /* The case with CTAs at a time by the seed, where the order allows any number of them. */
 backward_case backward_under(const backward_case &c, uint64_t seed);

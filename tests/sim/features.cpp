@@ -5,7 +5,8 @@
 namespace
 {
 
-const attn_row ALONE_ROWS[] = {SM100_BACKWARD_ROWS}, PAIR_ROWS[] = {SM100_BACKWARD_PAIR_ROW};
+const attn_row ALONE_ROWS[] = {SM100_BACKWARD_ROWS}, PAIR_ROWS[] = {SM100_BACKWARD_PAIR_ROW},
+               WIDE_ROWS[] = {SM100_BACKWARD_WIDE_ROWS};
 constexpr int Q_BLOCK = 128;
 
 template <typename T, size_t COUNT>
@@ -49,6 +50,14 @@ const std::vector<std::vector<item>> PAIR_LENGTHS = {
      {1, 1, 65, 0, 290, 2},
      {0, 130, 400, 0, 0, 3},
      {1, 129, 130, 140, 150, 4}},
+};
+
+/* The same of a CTA's 64 keys and a pair's 128. */
+const std::vector<std::vector<item>> WIDE_LENGTHS = {
+    {{0, 1, 1, 0, 0, 1}, {0, 63, 65, 0, 0, 2}, {1, 129, 63, 0, 0, 3}, {1, 64, 127, 0, 0, 4}},
+    {{0, 257, 129, 0, 0, 1}, {0, 0, 65, 0, 0, 2}, {1, 65, 0, 0, 0, 3}, {0, 127, 128, 0, 0, 4}},
+    {{0, 255, 191, 0, 0, 1}, {1, 128, 64, 0, 0, 2}, {2, 0, 0, 0, 0, 3}},
+    {{0, 65, 1, 70, 0, 1}, {1, 1, 65, 0, 140, 2}, {0, 130, 260, 0, 0, 3}},
 };
 
 /* In this order; the first six are both passes'. */
@@ -96,15 +105,21 @@ std::string name_of(const std::vector<int> &values)
 
 const backward_space sm100_backward = {
     {ALONE_ROWS, count_of(ALONE_ROWS), Q_BLOCK, true, 1, sim::PROCESSORS},
-    {64, 128},
+    {{64, 64}, {128, 128}},
     {{64, 64}, {128, 128}, {40, 56}, {104, 72}, {128, 64}, {64, 128}},
     HEADS,
     LENGTHS};
 const backward_space sm100_backward_pairs = {{PAIR_ROWS, count_of(PAIR_ROWS), Q_BLOCK, false, 2, 4},
-                                             {128},
+                                             {{128, 128}},
                                              {{128, 128}, {104, 72}, {72, 128}},
                                              {{1, 1}, {2, 1}, {6, 3}, {3, 1}},
                                              PAIR_LENGTHS};
+const backward_space sm100_backward_wide = {
+    {WIDE_ROWS, count_of(WIDE_ROWS), Q_BLOCK, false, 2, 4},
+    {{192, 128}, {256, 256}},
+    {{192, 128}, {256, 256}, {136, 40}, {72, 256}, {200, 136}},
+    {{1, 1}, {2, 1}, {2, 2}, {3, 1}},
+    WIDE_LENGTHS};
 
 std::vector<int> forward_features()
 {
@@ -148,8 +163,8 @@ backward_case backward_feature_case(const backward_space &space, const std::vect
 std::vector<backward_case> backward_hazards(const backward_space &space)
 {
     std::vector<backward_case> cases;
-    for (int d : space.hazard_dims) {
-        for (const backward_case &c : backward_hazards(space.kind, d)) {
+    for (const pair &dims : space.hazard_dims) {
+        for (const backward_case &c : backward_hazards(space.kind, dims.first, dims.second)) {
             cases.push_back(c);
         }
     }

@@ -13,15 +13,14 @@
 /* What a batch of a backward kernel can be. */
 struct backward_space {
     backward_kind kind;
-    std::vector<int> hazard_dims;
     struct pair {
         int first, second;
     };
-    std::vector<pair> dims, heads; /* d, dv; of q, of k and v */
+    std::vector<pair> hazard_dims, dims, heads; /* d, dv; of q, of k and v */
     std::vector<std::vector<item>> lengths;
 };
-/* One CTA to a tile; and pairs of them, for d and dv over 64. */
-extern const backward_space sm100_backward, sm100_backward_pairs;
+/* One CTA to a tile; pairs of them, for d and dv over 64; and for what is over 128. */
+extern const backward_space sm100_backward, sm100_backward_pairs, sm100_backward_wide;
 
 /* How many values each feature has. */
 std::vector<int> forward_features();

@@ -73,9 +73,10 @@ std::vector<soak_case> all_cases()
                              return outcome{o.error, o.bits, o.multiplies};
                          }});
     }
-    for (const backward_space *space : {&sm100_backward, &sm100_backward_pairs}) {
+    for (const backward_space *space :
+         {&sm100_backward, &sm100_backward_pairs, &sm100_backward_wide}) {
         for (const backward_case &c : backward_hazards(*space)) {
-            int products = 8 * (2 * c.shape.d + 3 * 128) / 16; /* S, dP; dV, dK, dQ */
+            int products = 8 * (c.shape.d + c.shape.dv + 3 * 128) / 16; /* S, dP; dV, dK, dQ */
             cases.push_back({c.name, c.shape.deterministic ? products : 0,
                              [c](uint64_t seed) { return run_backward(c, seed); }});
         }
@@ -145,11 +146,13 @@ void soak_grid(const options &o)
 {
     int forward = soak_forward_grid(o), backward = soak_backward_grid(o, sm100_backward);
     int pairs = soak_backward_grid(o, sm100_backward_pairs);
-    printf("grid part %d of %d: %d of %d forward, %d of %d backward and %d of %d cases of pairs, "
-           "%.0f core seconds\n",
-           o.part, o.parts, forward, forward_grid_count(), backward,
-           backward_grid_count(sm100_backward), pairs, backward_grid_count(sm100_backward_pairs),
-           static_cast<double>(clock()) / CLOCKS_PER_SEC);
+    int wide = soak_backward_grid(o, sm100_backward_wide);
+    printf(
+        "grid part %d of %d: %d of %d forward, %d of %d backward, %d of %d of pairs and %d of %d "
+        "wide cases, %.0f core seconds\n",
+        o.part, o.parts, forward, forward_grid_count(), backward,
+        backward_grid_count(sm100_backward), pairs, backward_grid_count(sm100_backward_pairs), wide,
+        backward_grid_count(sm100_backward_wide), static_cast<double>(clock()) / CLOCKS_PER_SEC);
 }
 
 bool read_options(int count, char **words, options *o)

@@ -227,18 +227,6 @@ static void walk_group(struct walk *walk, const struct side *side, struct heads 
 }
 
 /*
- * How many kv heads are worked on at the same time: as many as fit L2 when tiles are unequal (the
- * long ones of all of them first), else one: its tiles run in step through the same rows.
- */
-static int32_t group_heads(const struct plan_shape *shape, const struct side *side)
-{
-    bool unequal = side->has_up != side->has_down;
-    int64_t walked = shape->pass == ATTN_FORWARD ? 1 : shape->hq / shape->hkv;
-    int64_t bytes = most(side->other_len * walked * shape->walked_bytes, 1);
-    return shape->deterministic || !unequal ? 1 : (int32_t)most(1, L2_BYTES / bytes);
-}
-
-/*
  * Blocks that are listed for all heads before the next ones are. Where a deterministic backward
  * without mask has a cyclic order (common/turn says where), it adds to dQ group after group, so
  * that a second group of a head would only wait for the first.
@@ -247,6 +235,20 @@ static bool cyclic(const struct plan_shape *shape)
 {
     return shape->deterministic && !shape->mask.has_left && !shape->mask.has_right &&
            shape->k_block <= shape->q_block;
+}
+
+/*
+ * How many kv heads are worked on at the same time: as many as fit L2 when tiles are unequal (the
+ * long ones of all of them first) or add to dQ in turn, one behind the other, where neighbours of
+ * one head that begin together would wait; else one: its tiles run in step through the same rows.
+ */
+static int32_t group_heads(const struct plan_shape *shape, const struct side *side)
+{
+    bool unequal = side->has_up != side->has_down;
+    bool together = shape->deterministic ? !cyclic(shape) : unequal;
+    int64_t walked = shape->pass == ATTN_FORWARD ? 1 : shape->hq / shape->hkv;
+    int64_t bytes = most(side->other_len * walked * shape->walked_bytes, 1);
+    return together ? (int32_t)most(1, L2_BYTES / bytes) : 1;
 }
 
 static int64_t run_blocks(const struct plan_shape *shape, int64_t blocks)

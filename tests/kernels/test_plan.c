@@ -304,8 +304,9 @@ END_TEST
 /*
  * A deterministic launch ends with any number of resident CTAs from PLAN_GROUP up, because a tile
  * waits only for tiles that stand before it, or in its own group of neighbours: with a right edge
- * for later keys, with only a left one for earlier keys, without a mask for the groups before its
- * own and for members of its own, which lie within PLAN_GROUP entries of the list.
+ * for later keys, with only a left one, or tiles of more keys than a step has queries, for earlier
+ * keys, else for the groups before its own and for members of its own, which lie within PLAN_GROUP
+ * entries of the list.
  */
 static bool waits_in_order(const struct batch *b, const struct plan_tile *tile,
                            const struct plan_tile *other)
@@ -316,7 +317,7 @@ static bool waits_in_order(const struct batch *b, const struct plan_tile *tile,
     if (mask->has_right) {
         return other->row < tile->row || other <= tile;
     }
-    if (mask->has_left) {
+    if (mask->has_left || b->shape.k_block > b->shape.q_block) {
         return other->row > tile->row || other <= tile;
     }
     if (group == other_group) {
@@ -363,6 +364,36 @@ START_TEST(a_tile_waits_only_for_tiles_before_it_or_in_its_group)
         must(b.size.tiles == 3 * PLAN_GROUP * 5 / 2);
         plan_make(&b.shape, b.sequences, 1, b.tiles, b.fills);
         check_waits(&b);
+    }
+}
+END_TEST
+
+/*
+ * Where tiles of a head add to dQ one behind the other, neighbours of the list are of different
+ * heads, as many as fit L2: here 4 of 8 MB.
+ */
+START_TEST(tiles_in_turn_do_not_begin_together)
+{
+    enum { HEADS = 8, TOGETHER = 4, LENGTH = 8192 };
+    static struct batch b;
+    for (int causal = 0; causal < 2; causal++) {
+        b.shape = (struct plan_shape){.pass = ATTN_BACKWARD,
+                                      .mask = {.has_right = causal},
+                                      .hq = HEADS,
+                                      .hkv = HEADS,
+                                      .q_block = 64,
+                                      .k_block = 128,
+                                      .walked_bytes = 1024,
+                                      .deterministic = true};
+        b.sequences[0] = (struct attn_sequence){
+            .q_len = LENGTH, .k_len = LENGTH, .q_span = LENGTH, .k_span = LENGTH};
+        b.size = plan_measure(&b.shape, b.sequences, 1);
+        must(b.size.tiles == HEADS * LENGTH / 128);
+        plan_make(&b.shape, b.sequences, 1, b.tiles, b.fills);
+        for (int64_t t = 0; t < b.size.tiles; t++) {
+            int64_t group = t / (TOGETHER * LENGTH / 128);
+            must(b.tiles[t].head == group * TOGETHER + t % TOGETHER);
+        }
     }
 }
 END_TEST
@@ -459,6 +490,7 @@ int main(void)
     tcase_add_test(all, tiles_are_the_sequences_own);
     tcase_add_test(all, stripes_cover_the_spans);
     tcase_add_test(all, a_tile_waits_only_for_tiles_before_it_or_in_its_group);
+    tcase_add_test(all, tiles_in_turn_do_not_begin_together);
     tcase_add_test(all, long_tiles_start_first);
     tcase_add_test(all, parts_are_even_and_leave_groups_whole);
     suite_add_tcase(suite, all);

@@ -187,10 +187,10 @@ GPU_INLINE void issue_dq(bwd_registers<C> &r, uint32_t smem, uint32_t step, cons
     gpu::wgmma_commit();
 }
 
-/* This consumer's share of dQ to the writer, in the order of the fragment: 16 bytes a thread. */
+/* This consumer's share of dQ to its slot, in the order of the fragment: 16 bytes a thread. */
 template <class C>
-GPU_INLINE void hand_over_dq(const bwd_registers<C> &r, uint32_t smem, uint32_t step,
-                             const bwd_lane &me)
+GPU_INLINE void store_dq(const bwd_registers<C> &r, uint32_t smem, uint32_t step,
+                         const bwd_lane &me)
 {
     uint32_t target =
         bwd_dq<C>(smem, me.wg, step) + static_cast<uint32_t>(me.warp * 32 + me.lane) * 16;
@@ -200,11 +200,24 @@ GPU_INLINE void hand_over_dq(const bwd_registers<C> &r, uint32_t smem, uint32_t 
         gpu::smem_store(target + static_cast<uint32_t>(i) * BWD_WARPGROUP * 16,
                         gpu::f32x4{r.dq[4 * i], r.dq[4 * i + 1], r.dq[4 * i + 2], r.dq[4 * i + 3]});
     }
+}
+
+/* What this warp has stored is there for those who wait for the barrier. The fence takes some 200
+ * cycles: it stands behind a product, where the step has one to issue. */
+GPU_INLINE void show_stored(uint32_t full)
+{
     gpu::fence_async_smem();
     gpu::warp_sync();
     if (gpu::elect_one()) {
-        gpu::mbarrier_arrive(attn::ring_full<C::DQ_ROUNDS>(bwd_dq_ring<C>(smem, me.wg), step));
+        gpu::mbarrier_arrive(full);
     }
+}
+
+/* dQ to the writer. */
+template <class C>
+GPU_INLINE void show_dq(uint32_t smem, uint32_t step, const bwd_lane &me)
+{
+    show_stored(attn::ring_full<C::DQ_ROUNDS>(bwd_dq_ring<C>(smem, me.wg), step));
 }
 
 /* The last tile's dK and dV, staged where dQ and dS go, have left. */
@@ -319,12 +332,14 @@ GPU_INLINE void step_within(bwd_registers<C> &r, const bwd_params &p, uint32_t s
     if constexpr (MORE) {
         issue_s<C>(r, smem, at.step + 1, me);
         gpu::wgmma_wait<2>(r.dq);
-        hand_over_dq<C>(r, smem, at.step, me);
+        store_dq<C>(r, smem, at.step, me);
+        show_dq<C>(smem, at.step, me);
         gpu::wgmma_wait<1>(r.dk, r.ds);
     } else {
         gpu::wgmma_wait<1>(r.dq);
         release_elected<1>(smem + S::K_RING, at.use);
-        hand_over_dq<C>(r, smem, at.step, me);
+        store_dq<C>(r, smem, at.step, me);
+        show_dq<C>(smem, at.step, me);
         gpu::wgmma_wait<0>(r.dk, r.ds);
     }
     release_elected<C::Q_STAGES>(smem + S::Q_RING, at.step);
@@ -338,26 +353,13 @@ GPU_INLINE void meet_dq(bwd_registers<C> &r, uint32_t smem, uint32_t step, const
     issue_dq<C>(r, smem, step, me);
 }
 
-/* dQ of a step, finished, to the writer; the stage of dS that it was made from is free. */
+/* dQ of a step, finished, leaves the registers; the stage of dS that it was made from is free. */
 template <class C>
 GPU_INLINE void leave_dq(const bwd_registers<C> &r, uint32_t smem, uint32_t step,
                          const bwd_lane &me)
 {
     release_elected<C::DS_STAGES>(smem + bwd_smem<C>::DS_RING, step);
-    hand_over_dq<C>(r, smem, step, me);
-}
-
-/* dS to shared memory, and word of it to the other consumer. */
-template <class C>
-GPU_INLINE void show_ds(const bwd_registers<C> &r, uint32_t smem, const bwd_step &at,
-                        const bwd_lane &me)
-{
-    store_ds<C>(r, smem, at, me);
-    gpu::fence_async_smem();
-    gpu::warp_sync();
-    if (gpu::elect_one()) {
-        gpu::mbarrier_arrive(attn::ring_full<C::DS_STAGES>(smem + bwd_smem<C>::DS_RING, at.step));
-    }
+    store_dq<C>(r, smem, step, me);
 }
 
 /* The end of a tile's last step: no S to issue, and no next step to take dQ along. */
@@ -372,6 +374,7 @@ GPU_INLINE void finish_dq(bwd_registers<C> &r, uint32_t smem, const bwd_step &at
     gpu::wgmma_wait<0>(r.dq);
     release_elected<1>(smem + S::K_RING, at.use);
     leave_dq<C>(r, smem, at.step, me);
+    show_dq<C>(smem, at.step, me);
 }
 
 /* On entry S^T is issued, as the only group. FIRST: of the tile, no dQ is behind. */
@@ -403,16 +406,22 @@ GPU_INLINE void step_behind(bwd_registers<C> &r, const bwd_params &p, uint32_t s
     if (FIRST) {
         wait_staging<C>(me);
     }
-    show_ds<C>(r, smem, at, me);
-    gpu::wgmma_wait<FIRST ? 0 : 1>(r.dv, r.p);
-    release_elected<C::DOUT_STAGES>(smem + S::DOUT_RING, at.step);
+    store_ds<C>(r, smem, at, me);
     issue_dk<C>(r, smem, at);
+    show_stored(attn::ring_full<C::DS_STAGES>(smem + S::DS_RING, at.step));
+    gpu::wgmma_wait<FIRST ? 1 : 2>(r.dv, r.p);
+    release_elected<C::DOUT_STAGES>(smem + S::DOUT_RING, at.step);
     if constexpr (!FIRST) {
         gpu::wgmma_wait<1>(r.dq);
         leave_dq<C>(r, smem, at.step - 1, me);
     }
     if constexpr (MORE) {
         issue_s<C>(r, smem, at.step + 1, me);
+    }
+    if constexpr (!FIRST) {
+        show_dq<C>(smem, at.step - 1, me);
+    }
+    if constexpr (MORE) {
         gpu::wgmma_wait<1>(r.dk, r.ds);
         release_elected<C::Q_STAGES>(smem + S::Q_RING, at.step);
     } else {

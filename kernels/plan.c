@@ -169,12 +169,12 @@ struct numbers {
     int32_t sequence, stripe;
 };
 
-static void set_sequence(enum attn_pass pass, struct plan_tile *tile,
+static void set_sequence(const struct plan_shape *shape, struct plan_tile *tile,
                          const struct attn_sequence *sequence, struct numbers numbers)
 {
     tile->set = sequence->set;
     tile->sequence = numbers.sequence;
-    if (pass == ATTN_FORWARD) {
+    if (shape->pass == ATTN_FORWARD && shape->stripe_rows == 0) {
         tile->heads = 1;
     } else {
         tile->stripe = numbers.stripe;
@@ -215,7 +215,7 @@ static void walk_group(struct walk *walk, const struct side *side, struct heads 
         if (!tile_at(shape, side, block_row(shape, side, i), &tile)) {
             continue;
         }
-        set_sequence(shape->pass, &tile, sequence, numbers);
+        set_sequence(shape, &tile, sequence, numbers);
         int32_t step = 1;
         if (shape->pairs && q_heads % 2 == 0 && tile.rows <= shape->q_block / 2) {
             tile.heads = step = 2;
@@ -286,9 +286,14 @@ static void walk_fills(struct walk *walk, const struct side *side,
     }
 }
 
+static int64_t stripe_rows(const struct plan_shape *shape)
+{
+    return shape->stripe_rows > 0 ? shape->stripe_rows : shape->q_block;
+}
+
 static int64_t stripes_of(const struct plan_shape *shape, const struct attn_sequence *sequence)
 {
-    return ceil_div(sequence->q_span, shape->q_block);
+    return ceil_div(sequence->q_span, stripe_rows(shape));
 }
 
 static void walk_all(struct walk *walk, const struct attn_sequence *sequences, int32_t count)
@@ -349,8 +354,8 @@ void plan_stripes(const struct plan_shape *shape, const struct attn_sequence *se
     int64_t at = 0;
     for (int32_t s = 0; s < count; s++) {
         const struct attn_sequence *sequence = &sequences[s];
-        for (int64_t row = 0; row < sequence->q_span; row += shape->q_block) {
-            int64_t rows = least(shape->q_block, sequence->q_span - row);
+        for (int64_t row = 0; row < sequence->q_span; row += stripe_rows(shape)) {
+            int64_t rows = least(stripe_rows(shape), sequence->q_span - row);
             int64_t used = most(0, least(rows, sequence->q_len - row));
             stripes[at++] = (struct plan_fill){sequence->set, (int32_t)(sequence->q_first + row),
                                                (int32_t)rows, (int32_t)used};

@@ -39,6 +39,7 @@ struct plan_shape {
     int32_t walked_bytes;     /* of what tiles walk, per row and head: K and V, or Q, dO and dQ */
     bool deterministic;       /* backward */
     bool pairs; /* forward: a tile may be half as many rows of two q heads that share keys */
+    int32_t stripe_rows; /* rows of a stripe; 0: backward q_block, forward tiles know of none */
 };
 
 /*
@@ -57,7 +58,7 @@ struct plan_tile {
     int32_t q_first, q_len, q_span, sequence;
     int32_t k_first, k_len, k_span;
     union {
-        int32_t stripe; /* backward: of the sequence's first query */
+        int32_t stripe; /* backward, or with stripe_rows: of the sequence's first query */
         int32_t heads;  /* forward: 1, or 2: rows of head, then the same rows of the next head */
     };
 };

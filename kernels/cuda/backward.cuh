@@ -1,6 +1,7 @@
 /*
  * cuda/backward: host side of a backward pass: preprocess, main kernel, postprocess, and fills of
- * key rows that no tile writes.
+ * key rows that no tile writes. Or, where the main kernel has dK and dV only: preprocess, it, a
+ * kernel for dQ with a list of its own, and fills for both.
  */
 #ifndef CUDA_BACKWARD_CUH
 #define CUDA_BACKWARD_CUH
@@ -31,6 +32,10 @@ struct backward_kernel {
     int32_t k_box = 0;                             /* of K and V; 0: of a tile */
     int32_t cluster = 1;                           /* CTAs that work on a tile together */
     gpu::swizzle key_pattern = gpu::swizzle::none; /* of boxes of dK and dV; none: `pattern` */
+    /* Has dQ instead of the postprocess and the sums (d is 0): tiles of query_rows queries. */
+    void (*queries)(backward_params) = nullptr;
+    int32_t query_rows = 0;
+    uint32_t queries_smem_bytes = 0;
 };
 
 /* A map of heads x rows x columns with boxes of box_rows x one panel. */
@@ -77,6 +82,17 @@ inline preprocess_set backward_preprocess_set(const attn_shape &shape, const att
     return set;
 }
 
+/* Rows of dQ that no tile of queries writes. */
+inline fill_set backward_query_fill_set(const attn_shape &shape, const attn_set &in)
+{
+    fill_set set = {};
+    set.rows[0] = static_cast<uint8_t *>(in.dq.data);
+    set.row_stride[0] = in.dq.row_stride;
+    set.head_stride[0] = in.dq.head_stride;
+    set.row_bytes[0] = shape.d * 2;
+    return set;
+}
+
 inline fill_set backward_fill_set(const attn_shape &shape, const attn_set &in)
 {
     fill_set set = {};
@@ -118,16 +134,41 @@ inline plan_shape backward_plan_shape(const attn_shape &shape, int32_t m, int32_
 {
     int32_t walked_bytes = 2 * (shape.d + shape.dv) + 4 * shape.d;
     return {ATTN_BACKWARD, shape.mask,          shape.hq, shape.hkv, m, n,
-            walked_bytes,  shape.deterministic, false};
+            walked_bytes,  shape.deterministic, false,    0};
+}
+
+/* With a kernel for dQ nothing is added in memory, so no order is needed for the same bits. */
+inline plan_shape backward_keys_shape(const attn_shape &shape, const backward_kernel &kernel)
+{
+    plan_shape keys = backward_plan_shape(shape, kernel.q_block, kernel.k_block);
+    if (kernel.queries != nullptr) {
+        keys.deterministic = false;
+        keys.walked_bytes = 2 * (shape.d + shape.dv);
+    }
+    return keys;
+}
+
+inline plan_shape backward_queries_shape(const attn_shape &shape, const backward_kernel &kernel)
+{
+    return {ATTN_FORWARD,
+            shape.mask,
+            shape.hq,
+            shape.hkv,
+            kernel.query_rows,
+            kernel.k_box > 0 ? kernel.k_box : kernel.k_block,
+            2 * (shape.d + shape.dv),
+            false,
+            false,
+            kernel.q_block};
 }
 
 /* What a launch brings along, in one piece of the context's ring. */
 struct backward_luggage {
     cuda_piece piece;
-    backward_set *more;         /* set_count - 1 */
-    preprocess_set *preprocess; /* set_count */
-    fill_set *fill;             /* set_count */
-    dsink_sequence *dsink;      /* sequence_count, with a sink */
+    backward_set *more;          /* set_count - 1 */
+    preprocess_set *preprocess;  /* set_count */
+    fill_set *fill, *query_fill; /* set_count each */
+    dsink_sequence *dsink;       /* sequence_count, with a sink */
 
     template <typename P>
     const P *on_device(const P *host) const
@@ -137,6 +178,12 @@ struct backward_luggage {
     }
 };
 
+/* What is taken from the context's ring for one launch. */
+struct backward_bag {
+    backward_luggage luggage;
+    cuda_plan keys, queries;
+};
+
 inline bool backward_luggage_take(attn_context *context, const attn_launch *launch,
                                   backward_luggage *out)
 {
@@ -144,7 +191,8 @@ inline bool backward_luggage_take(attn_context *context, const attn_launch *laun
     size_t sequences = launch->shape.has_sink ? static_cast<size_t>(launch->sequence_count) : 0;
     size_t preprocess = backward_round((sets - 1) * sizeof(backward_set));
     size_t fill = preprocess + backward_round(sets * sizeof(preprocess_set));
-    size_t dsink = fill + backward_round(sets * sizeof(fill_set));
+    size_t query_fill = fill + backward_round(sets * sizeof(fill_set));
+    size_t dsink = query_fill + backward_round(sets * sizeof(fill_set));
     out->piece = cuda_piece_take(context, dsink + sequences * sizeof(dsink_sequence));
     uint8_t *host = out->piece.host;
     if (host == nullptr) {
@@ -153,6 +201,7 @@ inline bool backward_luggage_take(attn_context *context, const attn_launch *laun
     out->more = reinterpret_cast<backward_set *>(host);
     out->preprocess = reinterpret_cast<preprocess_set *>(host + preprocess);
     out->fill = reinterpret_cast<fill_set *>(host + fill);
+    out->query_fill = reinterpret_cast<fill_set *>(host + query_fill);
     out->dsink = reinterpret_cast<dsink_sequence *>(host + dsink);
     return true;
 }
@@ -169,6 +218,7 @@ inline bool backward_luggage_pack(attn_context *context, const attn_launch *laun
         }
         luggage.preprocess[i] = backward_preprocess_set(shape, in);
         luggage.fill[i] = backward_fill_set(shape, in);
+        luggage.query_fill[i] = backward_query_fill_set(shape, in);
     }
     int32_t stripe = 0;
     for (int32_t s = 0; shape.has_sink && s < launch->sequence_count; s++) {
@@ -191,8 +241,8 @@ inline int32_t backward_clamp_reach(bool bounded, int32_t reach)
  * are too few for a group whose tiles wait for each other. */
 inline turn_order backward_order(const attn_shape &shape, const backward_kernel &kernel)
 {
-    bool cyclic = shape.deterministic && !shape.mask.has_left && kernel.cluster == 1 &&
-                  kernel.k_block <= kernel.q_block;
+    bool cyclic = shape.deterministic && kernel.queries == nullptr && !shape.mask.has_left &&
+                  kernel.cluster == 1 && kernel.k_block <= kernel.q_block;
     return shape.mask.has_right ? turn_order::descending
            : cyclic             ? turn_order::cyclic
                                 : turn_order::ascending;
@@ -257,7 +307,26 @@ inline bool backward_main_run(attn_context *context, const backward_kernel &kern
                                  kernel.cluster,
                                  false,
                                  context->stream};
-    return gpu::launch(config, kernel.start, p) == nullptr;
+    return plan.tile_count == 0 || gpu::launch(config, kernel.start, p) == nullptr;
+}
+
+/* Its CTAs start where those of the main kernel end, before the last of them does: hence a counter
+ * of its own. */
+inline bool backward_queries_run(attn_context *context, const backward_kernel &kernel,
+                                 const backward_bag &bag, backward_params p)
+{
+    p.tiles = bag.queries.tiles;
+    p.tile_count = bag.queries.tile_count;
+    p.counter = context->counters + 1;
+    gpu::launch_config config = {cuda_ctas(context, p.tile_count),
+                                 1,
+                                 1,
+                                 kernel.threads,
+                                 kernel.queries_smem_bytes,
+                                 0,
+                                 bag.keys.tile_count > 0,
+                                 context->stream};
+    return p.tile_count == 0 || gpu::launch(config, kernel.queries, p) == nullptr;
 }
 
 inline bool backward_post_run(attn_context *context, const backward_kernel &kernel,
@@ -268,14 +337,12 @@ inline bool backward_post_run(attn_context *context, const backward_kernel &kern
     return gpu::launch(config, kernel.post, p) == nullptr;
 }
 
-inline bool backward_fill_run(attn_context *context, const attn_launch *launch,
-                              const cuda_plan &plan, const backward_luggage &luggage)
+inline bool backward_fill_run(attn_context *context, const cuda_plan &plan, int32_t heads,
+                              const fill_set *sets)
 {
-    gpu::launch_config config = {plan.fill_count, launch->shape.hkv, 1, FILL_THREADS, 0, 0,
+    gpu::launch_config config = {plan.fill_count, heads,          1, FILL_THREADS, 0, 0,
                                  false,           context->stream};
-    return gpu::launch(config, fill_kernel,
-                       static_cast<const fill_set *>(luggage.on_device(luggage.fill)),
-                       plan.fills) == nullptr;
+    return plan.fill_count == 0 || gpu::launch(config, fill_kernel, sets, plan.fills) == nullptr;
 }
 
 inline bool backward_dsink_run(attn_context *context, const attn_launch *launch,
@@ -288,12 +355,52 @@ inline bool backward_dsink_run(attn_context *context, const attn_launch *launch,
                        static_cast<const float *>(p.scratch.dsink), p.hq) == nullptr;
 }
 
+inline bool backward_bag_pack(attn_context *context, const attn_launch *launch,
+                              const backward_kernel &kernel, backward_bag *bag, backward_params *p)
+{
+    plan_shape keys = backward_keys_shape(launch->shape, kernel);
+    plan_shape queries = backward_queries_shape(launch->shape, kernel);
+    return backward_luggage_take(context, launch, &bag->luggage) &&
+           backward_luggage_pack(context, launch, kernel, bag->luggage, p) &&
+           cuda_plan_take(context, &keys, launch, &bag->keys) &&
+           (kernel.queries == nullptr || cuda_plan_take(context, &queries, launch, &bag->queries));
+}
+
+/* All of it is there at once: when the ring wraps, what was taken before may be overwritten. Then
+ * the lists just made are found again, and the next try needs room for less. */
+inline bool backward_bag_take(attn_context *context, const attn_launch *launch,
+                              const backward_kernel &kernel, backward_bag *bag, backward_params *p)
+{
+    for (int tries = 0; tries < 3; tries++) {
+        int64_t round = context->round;
+        if (!backward_bag_pack(context, launch, kernel, bag, p)) {
+            return false;
+        }
+        if (context->round == round) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* dQ, when this part of the launch has added its shares, or by its own kernel. */
+inline bool backward_dq_run(attn_context *context, const attn_launch *launch,
+                            const backward_kernel &kernel, const backward_bag &bag,
+                            const backward_params &p)
+{
+    if (kernel.queries != nullptr) {
+        return backward_queries_run(context, kernel, bag, p) &&
+               backward_fill_run(context, bag.queries, p.hq,
+                                 bag.luggage.on_device(bag.luggage.query_fill));
+    }
+    bool last = launch->part + 1 >= launch->parts;
+    return !last || bag.keys.stripe_count == 0 || backward_post_run(context, kernel, bag.keys, p);
+}
+
 inline attn_status backward_launch(attn_context *context, const attn_launch *launch,
                                    const backward_kernel &kernel)
 {
-    plan_shape wanted = backward_plan_shape(launch->shape, kernel.q_block, kernel.k_block);
-    backward_luggage luggage = {};
-    cuda_plan plan = {};
+    backward_bag bag = {};
     backward_params p = {};
     if (launch->sequence_count == 0 || launch->set_count == 0) {
         return ATTN_OK;
@@ -301,22 +408,20 @@ inline attn_status backward_launch(attn_context *context, const attn_launch *lau
     if (!cuda_launch_fits(launch)) {
         return ATTN_INVALID;
     }
-    /* Pieces before the plan: a piece taken later could overwrite its lists. */
-    if (!backward_luggage_take(context, launch, &luggage) ||
-        !backward_luggage_pack(context, launch, kernel, luggage, &p) ||
-        !cuda_plan_take(context, &wanted, launch, &plan)) {
+    if (!backward_bag_take(context, launch, kernel, &bag, &p)) {
         return ATTN_LAUNCH_FAILED;
     }
+    const cuda_plan &plan = bag.keys;
     backward_params_fill(&p, context, launch, kernel, plan);
     bool first = launch->part == 0 && plan.stripe_count > 0;
-    bool last = launch->part + 1 >= launch->parts;
-    bool post = last && plan.stripe_count > 0;
-    bool sink = last && launch->shape.has_sink;
-    bool done = (!first || backward_preprocess_run(context, launch, kernel, plan, luggage, p)) &&
-                (plan.tile_count == 0 || backward_main_run(context, kernel, plan, p)) &&
-                (!post || backward_post_run(context, kernel, plan, p)) &&
-                (plan.fill_count == 0 || backward_fill_run(context, launch, plan, luggage)) &&
-                (!sink || backward_dsink_run(context, launch, luggage, p));
+    bool sink = launch->part + 1 >= launch->parts && launch->shape.has_sink;
+    bool done =
+        (!first || backward_preprocess_run(context, launch, kernel, plan, bag.luggage, p)) &&
+        backward_main_run(context, kernel, plan, p) &&
+        backward_dq_run(context, launch, kernel, bag, p) &&
+        backward_fill_run(context, plan, launch->shape.hkv,
+                          bag.luggage.on_device(bag.luggage.fill)) &&
+        (!sink || backward_dsink_run(context, launch, bag.luggage, p));
     return done ? ATTN_OK : ATTN_LAUNCH_FAILED;
 }
 

@@ -54,6 +54,7 @@ plan_shape clean_shape(const plan_shape *shape)
     clean.walked_bytes = shape->walked_bytes;
     clean.deterministic = shape->deterministic;
     clean.pairs = shape->pairs;
+    clean.stripe_rows = shape->stripe_rows;
     return clean;
 }
 

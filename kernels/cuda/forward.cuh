@@ -140,7 +140,8 @@ inline attn_status forward_launch(attn_context *context, const attn_launch *laun
                          kernel.k_block,
                          2 * (shape.d + shape.dv),
                          false,
-                         kernel.pairs};
+                         kernel.pairs,
+                         0};
     cuda_plan plan = {};
     forward_params p = {};
     if (launch->sequence_count == 0 || launch->set_count == 0) {

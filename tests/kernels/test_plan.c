@@ -53,7 +53,8 @@ static struct plan_shape draw_shape(void)
         .deterministic = draw(2),
     };
     shape.hq = shape.hkv * (1 + draw(4));
-    shape.pairs = shape.pass == ATTN_FORWARD && draw(2);
+    shape.stripe_rows = draw(3) ? 0 : 64;
+    shape.pairs = shape.pass == ATTN_FORWARD && shape.stripe_rows == 0 && draw(2);
     return shape;
 }
 
@@ -116,10 +117,16 @@ static bool seen(const struct batch *b, const struct attn_sequence *s, int32_t i
     return any;
 }
 
+/* Do tiles know the first stripe of their sequence? */
+static bool has_stripes(const struct plan_shape *shape)
+{
+    return shape->pass == ATTN_BACKWARD || shape->stripe_rows > 0;
+}
+
 /* q heads, or backward kv heads, of a tile. */
 static int32_t heads_of(const struct batch *b, const struct plan_tile *t)
 {
-    return b->shape.pass == ATTN_FORWARD ? t->heads : 1;
+    return has_stripes(&b->shape) ? 1 : t->heads;
 }
 
 /* Two heads of a tile have the same keys, and their rows are half a tile each at most. */
@@ -257,7 +264,7 @@ START_TEST(tiles_are_the_sequences_own)
             for (int64_t t = 0; t < b.size.tiles; t++) {
                 if (b.tiles[t].sequence == s) {
                     mine[count] = b.tiles[t];
-                    if (b.shape.pass == ATTN_BACKWARD) {
+                    if (has_stripes(&b.shape)) {
                         mine[count].stripe = 0;
                     }
                     mine[count++].sequence = 0;
@@ -281,16 +288,17 @@ START_TEST(stripes_cover_the_spans)
     for (int i = 0; i < 2000; i++) {
         draw_batch(&b);
         plan_stripes(&b.shape, b.sequences, b.count, stripes);
+        int32_t most = b.shape.stripe_rows ? b.shape.stripe_rows : b.shape.q_block;
         int64_t at = 0;
         for (int32_t s = 0; s < b.count; s++) {
             const struct attn_sequence *sequence = &b.sequences[s];
             for (int64_t t = 0; t < b.size.tiles; t++) {
-                must(b.shape.pass == ATTN_FORWARD || b.tiles[t].sequence != s ||
-                     b.tiles[t].stripe == at);
+                must(!has_stripes(&b.shape) || b.tiles[t].sequence != s || b.tiles[t].stripe == at);
             }
             for (int32_t row = 0; row < sequence->q_span; row += stripes[at++].rows) {
                 must(stripes[at].set == sequence->set && stripes[at].rows > 0);
                 must(stripes[at].row == sequence->q_first + row);
+                must(stripes[at].rows == most || row + stripes[at].rows == sequence->q_span);
                 int32_t used = sequence->q_len - row;
                 used = used < 0 ? 0 : used < stripes[at].rows ? used : stripes[at].rows;
                 must(stripes[at].used == used);

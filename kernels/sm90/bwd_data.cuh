@@ -1,8 +1,9 @@
 /*
- * sm90/bwd_data: what the two backward kernels of Hopper (bwd, bwd_wide) share: the plan of shared
+ * sm90/bwd_data: of sm90/bwd, and in parts of the other backward kernels: the plan of shared
  * memory, the threads of warpgroup 0, which move data, and the way of results out of registers. C
- * is the kernel's config. Tensors may be narrower than the kernel: panels that lie wholly outside
- * them are neither loaded nor stored (on an H200 such a load is an illegal address) and hold zeros.
+ * is the kernel's config, S its plan of shared memory. Tensors may be narrower than the kernel:
+ * panels that lie wholly outside them are neither loaded nor stored (on an H200 such a load is an
+ * illegal address) and hold zeros.
  */
 #ifndef SM90_BWD_DATA_CUH
 #define SM90_BWD_DATA_CUH
@@ -72,6 +73,16 @@ GPU_INLINE void bwd_release(uint32_t ring, uint32_t use, const bwd_lane &me)
     }
 }
 
+/* A warp gives a slot back; no lane is still looking at the round that ends with that. */
+template <int SLOTS>
+GPU_INLINE void release_together(uint32_t ring, uint32_t use)
+{
+    gpu::warp_sync();
+    if (gpu::elect_one()) {
+        attn::ring_release<SLOTS>(ring, use);
+    }
+}
+
 /* Where things lie in shared memory. */
 template <class C>
 struct bwd_smem {
@@ -97,22 +108,22 @@ struct bwd_smem {
     static_assert(BYTES <= gpu::SMEM_BYTES, "one CTA has all of an SM");
 };
 
-template <class C>
+template <class C, class S = bwd_smem<C>>
 GPU_INLINE uint32_t bwd_tile(uint32_t smem, uint32_t use)
 {
-    return smem + bwd_smem<C>::TILES + attn::ring_slot<C::TILE_SLOTS>(use) * attn::TILE_BYTES;
+    return smem + S::TILES + attn::ring_slot<C::TILE_SLOTS>(use) * attn::TILE_BYTES;
 }
 
-template <class C>
+template <class C, class S = bwd_smem<C>>
 GPU_INLINE uint32_t bwd_q(uint32_t smem, uint32_t step)
 {
-    return smem + bwd_smem<C>::Q + attn::ring_slot<C::Q_STAGES>(step) * C::Q_BYTES;
+    return smem + S::Q + attn::ring_slot<C::Q_STAGES>(step) * C::Q_BYTES;
 }
 
-template <class C>
+template <class C, class S = bwd_smem<C>>
 GPU_INLINE uint32_t bwd_dout(uint32_t smem, uint32_t step)
 {
-    return smem + bwd_smem<C>::DOUT + attn::ring_slot<C::DOUT_STAGES>(step) * C::DOUT_BYTES;
+    return smem + S::DOUT + attn::ring_slot<C::DOUT_STAGES>(step) * C::DOUT_BYTES;
 }
 
 template <class C>
@@ -121,16 +132,16 @@ GPU_INLINE uint32_t bwd_ds(uint32_t smem, uint32_t step)
     return smem + bwd_smem<C>::DS + attn::ring_slot<C::DS_STAGES>(step) * C::DS_BYTES;
 }
 
-template <class C>
+template <class C, class S = bwd_smem<C>>
 GPU_INLINE uint32_t bwd_lse(uint32_t smem, uint32_t step)
 {
-    return smem + bwd_smem<C>::LSE + attn::ring_slot<C::Q_STAGES>(step) * C::ROW_BYTES;
+    return smem + S::LSE + attn::ring_slot<C::Q_STAGES>(step) * C::ROW_BYTES;
 }
 
-template <class C>
+template <class C, class S = bwd_smem<C>>
 GPU_INLINE uint32_t bwd_delta(uint32_t smem, uint32_t step)
 {
-    return smem + bwd_smem<C>::DELTA + attn::ring_slot<C::DOUT_STAGES>(step) * C::ROW_BYTES;
+    return smem + S::DELTA + attn::ring_slot<C::DOUT_STAGES>(step) * C::ROW_BYTES;
 }
 
 template <class C>
@@ -168,17 +179,16 @@ GPU_INLINE void bwd_clear(uint32_t tile, int32_t columns)
     }
 }
 
-template <class C>
+template <class C, class S = bwd_smem<C>>
 GPU_INLINE void bwd_clear_all(const bwd_params &p, uint32_t smem)
 {
-    using S = bwd_smem<C>;
     bwd_clear<C, C::N, C::D>(smem + S::K, p.d);
     bwd_clear<C, C::N, C::DV>(smem + S::V, p.dv);
     for (uint32_t stage = 0; stage < C::Q_STAGES; stage++) {
-        bwd_clear<C, C::M, C::D>(bwd_q<C>(smem, stage), p.d);
+        bwd_clear<C, C::M, C::D>(bwd_q<C, S>(smem, stage), p.d);
     }
     for (uint32_t stage = 0; stage < C::DOUT_STAGES; stage++) {
-        bwd_clear<C, C::M, C::DV>(bwd_dout<C>(smem, stage), p.dv);
+        bwd_clear<C, C::M, C::DV>(bwd_dout<C, S>(smem, stage), p.dv);
     }
     gpu::fence_async_smem(); /* zeros that products read */
 }
@@ -254,35 +264,35 @@ GPU_INLINE void load_step(int32_t columns, const gpu::tensor_map *map, const att
     gpu::bulk_load(statistic_target, statistic, ROWS * 4, full);
 }
 
-template <class C>
+template <class C, class S = bwd_smem<C>>
 GPU_INLINE uint32_t load_queries(const bwd_params &p, uint32_t smem, uint32_t tile, uint32_t step)
 {
-    uint32_t ring = smem + bwd_smem<C>::Q_RING;
+    uint32_t ring = smem + S::Q_RING;
 #pragma unroll 1
     for (bwd_tour tour = tour_start<C>(p, tile); tour_lasts(p, tile, tour); tour_next(tile, tour)) {
         attn::ring_wait_empty<C::Q_STAGES>(ring, step);
         load_step<C::M, C::D>(p.d, &attn::backward_set_of(p, attn::tile_read_place(tile).set)->q,
                               attn::tile_read_q(tile), tour.m * C::M, tour.head,
-                              bwd_q<C>(smem, step),
+                              bwd_q<C, S>(smem, step),
                               p.scratch.statistics + int64_t{2 * C::M} * tour_unit(p, tile, tour),
-                              bwd_lse<C>(smem, step), attn::ring_full<C::Q_STAGES>(ring, step));
+                              bwd_lse<C, S>(smem, step), attn::ring_full<C::Q_STAGES>(ring, step));
         step++;
     }
     return step;
 }
 
-template <class C>
+template <class C, class S = bwd_smem<C>>
 GPU_INLINE uint32_t load_douts(const bwd_params &p, uint32_t smem, uint32_t tile, uint32_t step)
 {
-    uint32_t ring = smem + bwd_smem<C>::DOUT_RING;
+    uint32_t ring = smem + S::DOUT_RING;
 #pragma unroll 1
     for (bwd_tour tour = tour_start<C>(p, tile); tour_lasts(p, tile, tour); tour_next(tile, tour)) {
         attn::ring_wait_empty<C::DOUT_STAGES>(ring, step);
         load_step<C::M, C::DV>(
             p.dv, &attn::backward_set_of(p, attn::tile_read_place(tile).set)->dout,
-            attn::tile_read_q(tile), tour.m * C::M, tour.head, bwd_dout<C>(smem, step),
+            attn::tile_read_q(tile), tour.m * C::M, tour.head, bwd_dout<C, S>(smem, step),
             p.scratch.statistics + int64_t{2 * C::M} * tour_unit(p, tile, tour) + C::M,
-            bwd_delta<C>(smem, step), attn::ring_full<C::DOUT_STAGES>(ring, step));
+            bwd_delta<C, S>(smem, step), attn::ring_full<C::DOUT_STAGES>(ring, step));
         step++;
     }
     return step;
@@ -426,9 +436,20 @@ GPU_INLINE void write_all(const bwd_params &p, uint32_t smem, int writer)
     gpu::bulk_wait<0>(); /* spare while the next kernel starts behind this one's end */
 }
 
-/* 64 rows of an accumulator, scaled, into a staging tile; each warp its 16 rows. Columns from
- * `columns` on, which the tensor does not have, are left alone. */
-template <typename T, int COLUMNS>
+/* An accumulator that every product is added to, also the first: a flag would be a register. */
+template <int COUNT>
+GPU_INLINE void clear_sums(float (&d)[COUNT])
+{
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+        d[i] = 0.0f;
+    }
+}
+
+/* 64 rows of an accumulator, scaled, into a staging tile of ROWS rows, or its rows from `stage` on;
+ * each warp its 16 rows. Columns from `columns` on, which the tensor does not have, are left alone.
+ */
+template <typename T, int COLUMNS, int ROWS = BWD_WG_ROWS>
 GPU_INLINE void stage_rows(const float (&d)[COLUMNS / 2], float scale, uint32_t stage,
                            int32_t columns, const bwd_lane &me)
 {
@@ -441,7 +462,7 @@ GPU_INLINE void stage_rows(const float (&d)[COLUMNS / 2], float scale, uint32_t 
             gpu::pack<T>(f[4] * scale, f[5] * scale), gpu::pack<T>(f[6] * scale, f[7] * scale)};
         uint32_t column = static_cast<uint32_t>(32 * j + me.lane / 16 * 16);
         if (16 * j < columns) {
-            gpu::stmatrix(gpu::tile_address(SWIZZLE, stage, BWD_WG_ROWS, row, column), matrices);
+            gpu::stmatrix(gpu::tile_address(SWIZZLE, stage, ROWS, row, column), matrices);
         }
     }
 }
@@ -456,7 +477,7 @@ struct bwd_out {
  * A warp's 16 staged rows to memory; the map clips them at the span. row: of the stage's first row
  * in the sequence; column: of its first column.
  */
-template <int COLUMNS>
+template <int COLUMNS, int ROWS = BWD_WG_ROWS>
 GPU_INLINE void send_rows(const bwd_out &out, uint32_t stage, int32_t row, int32_t column,
                           const attn::tile_place &place, const attn::tile_side &k,
                           const bwd_lane &me)
@@ -466,8 +487,7 @@ GPU_INLINE void send_rows(const bwd_out &out, uint32_t stage, int32_t row, int32
     for (int c = 0; c < COLUMNS; c += PANEL) {
         if (column + c < out.columns) {
             gpu::tma_store(out.map,
-                           stage + tile_bytes(BWD_WG_ROWS, c) +
-                               static_cast<uint32_t>(first) * PANEL_ROW,
+                           stage + tile_bytes(ROWS, c) + static_cast<uint32_t>(first) * PANEL_ROW,
                            gpu::l2::evict_first, column + c, gpu::ragged_row(k.span, row + first),
                            place.head, gpu::ragged_shift(k.first, k.span));
         }

@@ -42,7 +42,7 @@ void add_scratch(const backward_case &c, const attn_launch &launch, sim::device 
 {
     uint8_t *scratch = static_cast<uint8_t *>(launch.scratch);
     size_t sums = 0;
-    if (c.shape.deterministic) {
+    if (c.shape.deterministic && c.kind->q_block > 0) {
         plan_shape shape = {};
         shape.pass = ATTN_BACKWARD;
         shape.q_block = c.kind->q_block;

@@ -20,7 +20,8 @@ struct backward_kind {
     const attn_row *rows; /* the first that serves a shape is taken */
     size_t count;
     int q_block;    /* queries of a step, for which the sums of dQ have panels of 64 columns; the
-                       simulator watches their order where they are to be deterministic */
+                       simulator watches their order where they are to be deterministic; 0: dQ is
+                       a launch of its own, without sums */
     bool cyclic;    /* turns without a mask go round (common/turn): not if N > M */
     int cluster;    /* CTAs that work on a tile together */
     int processors; /* that the host side is told of */

@@ -17,9 +17,9 @@ constexpr size_t ROW_COUNT = sizeof ROWS / sizeof *ROWS;
 /* Kernels differ in the queries of a step, and in the keys of a tile. */
 const backward_kind OF_64 = {ROWS, ROW_COUNT, 128, true, 1, sim::PROCESSORS},
                     OF_128 = {ROWS, ROW_COUNT, 64, false, 1, sim::PROCESSORS},
-                    OF_256 = {ROWS, ROW_COUNT, 64, true, 1, sim::PROCESSORS};
+                    OF_256 = {ROWS, ROW_COUNT, 0, false, 1, sim::PROCESSORS};
 
-/* At most three key blocks of 128, or of 64, each, because a group of a deterministic backward
+/* At most three key blocks of 128 each, because a group of a deterministic backward
  * without mask needs as many CTAs at a time as it has blocks, and three is what the simulator has.
  */
 const std::vector<item> ITEMS = {{0, 170, 333, 0, 0, 1},
@@ -110,6 +110,25 @@ START_TEST(deterministic_bits_do_not_depend_on_the_schedule)
 }
 END_TEST
 
+/* Past d 128 a launch is deterministic whether asked to be or not. */
+START_TEST(wide_bits_never_depend_on_the_schedule)
+{
+    for (int d : {192, 256}) {
+        attn_shape shape = backward_shape(ATTN_BF16, 2, 1, d, d == 192 ? 128 : d);
+        shape.mask = _i == 0 ? FULL : CAUSAL;
+        shape.deterministic = true;
+        uint64_t first = backward_check(case_of(shape), 1);
+        shape.deterministic = false;
+        backward_case c = case_of(shape);
+        for (uint64_t seed = 2; seed <= 4; seed++) {
+            c.resident = 1 + static_cast<int>(seed) % sim::PROCESSORS;
+            ck_assert_msg(backward_check(c, seed) == first, "%s, seed %lu gives other bits",
+                          c.name.c_str(), static_cast<unsigned long>(seed));
+        }
+    }
+}
+END_TEST
+
 const std::vector<spare_step> SPARE = {
     {"fence_async_smem(); /* zeros",
      "of panels that the tensor has not: demanded where there are some",
@@ -127,14 +146,18 @@ const std::vector<spare_step> SPARE = {
 std::vector<backward_case> left_out_cases()
 {
     attn_shape narrow = backward_shape(ATTN_BF16, 2, 1, 40, 128);
-    attn_shape wide = backward_shape(ATTN_BF16, 2, 1, 256, 256);
-    wide.mask = CAUSAL;
-    wide.deterministic = true;
-    return {backward_hazards(OF_64, 64)[2], backward_hazards(OF_128, 128)[1],
-            backward_hazards(OF_128, 128)[2], backward_case_of(OF_128, "narrow", narrow, ITEMS),
-            backward_case_of(OF_256, "causal deterministic", wide, SHORT_ITEMS)};
+    attn_shape halves = backward_shape(ATTN_BF16, 2, 1, 192, 128);
+    attn_shape roles = backward_shape(ATTN_BF16, 2, 1, 256, 256);
+    halves.mask = roles.mask = CAUSAL;
+    halves.deterministic = roles.deterministic = true;
+    return {backward_hazards(OF_64, 64)[2],
+            backward_hazards(OF_128, 128)[1],
+            backward_hazards(OF_128, 128)[2],
+            backward_case_of(OF_128, "narrow", narrow, ITEMS),
+            backward_case_of(OF_256, "causal deterministic", halves, ITEMS),
+            backward_case_of(OF_256, "causal deterministic", roles, SHORT_ITEMS)};
 }
-constexpr int LEFT_OUTS = 5;
+constexpr int LEFT_OUTS = 6;
 
 START_TEST(every_left_out_step_is_caught)
 {
@@ -157,6 +180,7 @@ int main()
     tcase_add_test(tests, odd_head_dims);
     tcase_add_test(tests, head_dims_far_apart);
     tcase_add_loop_test(tests, deterministic_bits_do_not_depend_on_the_schedule, 0, 2);
+    tcase_add_loop_test(tests, wide_bits_never_depend_on_the_schedule, 0, 2);
     TCase *left_out = tcase_create("left_out");
     tcase_set_timeout(left_out, 300);
     tcase_add_loop_test(left_out, every_left_out_step_is_caught, 0, LEFT_OUTS);

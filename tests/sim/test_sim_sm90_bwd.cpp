@@ -150,9 +150,9 @@ std::vector<backward_case> left_out_cases()
     attn_shape roles = backward_shape(ATTN_BF16, 2, 1, 256, 256);
     halves.mask = roles.mask = CAUSAL;
     halves.deterministic = roles.deterministic = true;
-    return {backward_hazards(OF_64, 64)[2],
-            backward_hazards(OF_128, 128)[1],
-            backward_hazards(OF_128, 128)[2],
+    return {backward_hazards(OF_64, 64, 64)[2],
+            backward_hazards(OF_128, 128, 128)[1],
+            backward_hazards(OF_128, 128, 128)[2],
             backward_case_of(OF_128, "narrow", narrow, ITEMS),
             backward_case_of(OF_256, "causal deterministic", halves, ITEMS),
             backward_case_of(OF_256, "causal deterministic", roles, SHORT_ITEMS)};

@@ -106,7 +106,8 @@ struct bwd_columns {
     static constexpr uint32_t DK = DV + C::DV;
     static constexpr bool DQ_ON_DP = DK + 2 * C::D > gpu::TMEM_COLUMNS;
     static constexpr uint32_t DQ = DQ_ON_DP ? DP : DK + C::D;
-    static_assert(DK + C::D <= gpu::TMEM_COLUMNS && DQ + C::D <= gpu::TMEM_COLUMNS, "all there is");
+    static constexpr uint32_t USED = DQ_ON_DP ? DK + C::D : DQ + C::D;
+    static_assert(USED <= gpu::TMEM_COLUMNS, "all there is");
     static_assert(C::D <= C::M, "dQ on dP");
     static constexpr int HALF = C::M / 2;       /* of a compute warp */
     static constexpr uint32_t PAIRS = C::M / 4; /* that replace the scores of a half */

@@ -83,7 +83,8 @@ struct bwd_columns<bwd_wide_config<TYPE, DIM, DIM_V, CAPPED, ORDERED>> {
     static constexpr uint32_t DV = DP + C::M / 2;
     static constexpr uint32_t DK = DV + C::DV_SHARE;
     static constexpr uint32_t DQ = DK + C::D_SHARE;
-    static_assert(DQ + C::D_SHARE <= gpu::TMEM_COLUMNS, "all there is");
+    static constexpr uint32_t USED = DQ + C::D_SHARE;
+    static_assert(USED <= gpu::TMEM_COLUMNS, "all there is");
 };
 
 template <class C>

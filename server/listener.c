@@ -177,7 +177,7 @@ static void describe_remote(int fd, struct stream_peer *peer)
         struct sockaddr any;
         struct sockaddr_in in;
         struct sockaddr_in6 in6;
-    } address;
+    } address = {.any = {0}};
     char host[INET6_ADDRSTRLEN] = "?";
     socklen_t bytes = sizeof address;
     if (getpeername(fd, &address.any, &bytes) != 0) {

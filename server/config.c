@@ -77,9 +77,9 @@ const struct option_row config_rows[] = {
     {"connections-max", OPTION_U32, AT(connections_max), "256", 1, 16384,
      "Connections at once; one more is refused. Each costs some 100 KiB at start and two "
      "descriptors."},
-    {"io-threads", OPTION_U32, AT(io_threads), "4", 1, 256,
+    {"io-threads", OPTION_U32, AT(io_threads), "8", 1, 256,
      "Threads that move payloads of 256 KiB and more over unix sockets and tcp, at some 5 GB/s "
-     "each; the loop moves smaller ones itself."},
+     "each; the loop moves smaller ones itself. Each direction of a connection in bulk keeps one."},
     {"requests-per-connection", OPTION_U32, AT(requests_per_connection), "64", 1, 65536,
      "Unfinished requests of one connection. Two keep a device busy; 64 let small ones batch."},
     {"requests-per-principal", OPTION_U32, AT(requests_per_principal), "0", 0, 65536,

@@ -388,12 +388,13 @@ static void give_credit(struct server *server, struct connection *connection)
     outbox_put(&connection->outbox, (struct frame){.type = FRAME_CREDIT}, header, bytes);
 }
 
-static void reply_send(struct server *server, struct connection *connection, uint64_t now_us)
+/* Composes the next send, if there is anything to say and one more may be under way. */
+static bool reply_send(struct server *server, struct connection *connection, uint64_t now_us)
 {
     struct outbox *outbox = &connection->outbox;
     if (connection->sends - connection->sends_done == TRANSPORT_SENDS_MAX ||
         connection->state >= CONNECTION_LEAVING) {
-        return;
+        return false;
     }
     if (connection->state == CONNECTION_OPEN) {
         give_credit(server, connection);
@@ -405,13 +406,15 @@ static void reply_send(struct server *server, struct connection *connection, uin
         serve_slots(server, connection, now_us);
     }
     outbox_end(outbox);
-    if (outbox->iov_count > 0) {
-        connection->sends++;
-        stream_send(connection->stream, &(struct stream_send){.iov = outbox->iov,
-                                                              .iov_count = outbox->iov_count,
-                                                              .fds = outbox->fds,
-                                                              .fd_count = outbox->fd_count});
+    if (outbox->iov_count == 0) {
+        return false;
     }
+    connection->sends++;
+    stream_send(connection->stream, &(struct stream_send){.iov = outbox->iov,
+                                                          .iov_count = outbox->iov_count,
+                                                          .fds = outbox->fds,
+                                                          .fd_count = outbox->fd_count});
+    return true;
 }
 
 void reply_sent(struct server *server, struct connection *connection)
@@ -429,15 +432,35 @@ void reply_sent(struct server *server, struct connection *connection)
     }
 }
 
+/* The client's other connections have had their turn: each takes the send that waits behind the one
+ * under way, so that none stands still between two. */
+static void send_behind(struct server *server, struct connection *leader, uint64_t now_us)
+{
+    for (uint32_t lane = 0; lane < FAS_LANES_MAX; lane++) {
+        if (leader->join.lanes[lane]) {
+            reply_send(server, leader->join.lanes[lane], now_us);
+        }
+    }
+}
+
 void reply_send_all(struct server *server, uint64_t now_us)
 {
-    for (uint32_t i = 0; i < server->connections.count; i++) {
-        struct connection *connection = &server->connections.entries[i];
+    struct connection *connections = server->connections.entries;
+    uint32_t count = server->connections.count;
+    bool again = false;
+    for (uint32_t i = 0; i < count; i++) {
+        struct connection *connection = &connections[i];
         if (connection->state == CONNECTION_LEAVING) {
             connection_leave(server, connection);
         }
-        if (connection->state != CONNECTION_FREE) {
-            reply_send(server, connection, now_us);
+        if (connection->state != CONNECTION_FREE && reply_send(server, connection, now_us)) {
+            again |= is_joined(connection);
+        }
+    }
+    for (uint32_t i = 0; i < count && again; i++) {
+        if (connections[i].state == CONNECTION_OPEN && connections[i].lane == 0 &&
+            is_joined(&connections[i])) {
+            send_behind(server, &connections[i], now_us);
         }
     }
 }

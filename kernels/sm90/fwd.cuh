@@ -11,11 +11,11 @@
  *   k, v  (2 stages)  back, warp by warp, when the products that read them have retired
  * The other two or three warpgroups, the consumers, have 64 rows each and keep scores,
  * probabilities and O in registers. They drift apart by themselves, so that the softmax of one runs
- * under the products of the others. S(next) = Q K^T and O += P V of a step are issued together,
- * also across tiles: the last PV of a tile goes with the first QK of the next, and a change of
- * tiles leaves no bubble. In a tile of at most 64 rows the second of two consumers has the same
- * rows of the next head, if that has the same keys; other consumers without rows only return
- * stages.
+ * under the products of the others. S(next) = Q K^T and O += P V of a step are issued together. At
+ * a tile's end its last PV goes first, so that the next record is read under it, then the first QK
+ * of the next tile, under which O is finished and stored. In a tile of at most 64 rows the second
+ * of two consumers has the same rows of the next head, if that has the same keys; other consumers
+ * without rows only return stages.
  *
  * Per 128 x 128 block at d 128: 8.4 MFLOP, 2048 cycles of the tensor cores; shared memory 160 KB
  * read and 64 KB written, 1792 cycles; 16384 exponentials, 1024 cycles. Bound: tensor cores, and in
@@ -139,8 +139,8 @@ GPU_INLINE void issue_values(fwd_registers<C> &r, uint32_t v, bool add)
 
 /* The scores of a tile's first block, when no step of a tile before could take them along. */
 template <class C>
-GPU_INLINE void first_scores(fwd_registers<C> &r, uint32_t smem, const fwd_work &work,
-                             const fwd_lane &me)
+GPU_INLINE void issue_first(fwd_registers<C> &r, uint32_t smem, const fwd_work &work,
+                            const fwd_lane &me)
 {
     using S = fwd_smem<C>;
     uint32_t q = uniform_tile(fwd_q<C>(smem, work.use));
@@ -149,34 +149,47 @@ GPU_INLINE void first_scores(fwd_registers<C> &r, uint32_t smem, const fwd_work 
     attn::ring_wait_full<C::STAGES>(smem + S::K_RING, work.block);
     gpu::wgmma_fence(r.s);
     issue_scores<C>(r, q, k, me.wg);
-    gpu::wgmma_wait<0>(r.s);
-    release_stage<C>(smem + S::K_RING, work.block, me);
 }
 
-/* Issue the scores of a next block (use next_q, next_block) and the values of block work.block; on
- * return the scores are there and the values still run. */
+/* The values of the block at hand. */
 template <class C>
-GPU_INLINE void issue_both(fwd_registers<C> &r, uint32_t smem, const fwd_work &work,
-                           uint32_t next_q, uint32_t next_block, bool add, const fwd_lane &me)
+GPU_INLINE void issue_last(fwd_registers<C> &r, uint32_t smem, const fwd_work &work, bool add)
+{
+    uint32_t v = uniform_tile(fwd_v<C>(smem, work.block));
+    gpu::wgmma_fence(r.o, r.p);
+    issue_values<C>(r, v, add);
+}
+
+/* The scores of a tile's next block, then the values of the one at hand. */
+template <class C>
+GPU_INLINE void issue_both(fwd_registers<C> &r, uint32_t smem, const fwd_work &work, bool add,
+                           const fwd_lane &me)
 {
     using S = fwd_smem<C>;
-    uint32_t q = uniform_tile(fwd_q<C>(smem, next_q));
-    uint32_t k = uniform_tile(fwd_k<C>(smem, next_block));
+    uint32_t q = uniform_tile(fwd_q<C>(smem, work.use));
+    uint32_t k = uniform_tile(fwd_k<C>(smem, work.block + 1));
     uint32_t v = uniform_tile(fwd_v<C>(smem, work.block));
-    attn::ring_wait_full<C::STAGES>(smem + S::K_RING, next_block);
+    attn::ring_wait_full<C::STAGES>(smem + S::K_RING, work.block + 1);
     gpu::wgmma_fence(r.s);
     issue_scores<C>(r, q, k, me.wg);
     gpu::wgmma_fence(r.o, r.p);
     issue_values<C>(r, v, add);
-    gpu::wgmma_wait<1>(r.s);
-    release_stage<C>(smem + S::K_RING, next_block, me);
 }
 
-template <class C>
+/* At most PENDING younger groups still run. */
+template <int PENDING, class C>
+GPU_INLINE void finish_scores(fwd_registers<C> &r, uint32_t smem, uint32_t block,
+                              const fwd_lane &me)
+{
+    gpu::wgmma_wait<PENDING>(r.s);
+    release_stage<C>(smem + fwd_smem<C>::K_RING, block, me);
+}
+
+template <int PENDING, class C>
 GPU_INLINE void finish_values(fwd_registers<C> &r, uint32_t smem, const fwd_work &work,
                               const fwd_lane &me)
 {
-    gpu::wgmma_wait<0>(r.o, r.p);
+    gpu::wgmma_wait<PENDING>(r.o, r.p);
     release_stage<C>(smem + fwd_smem<C>::V_RING, work.block, me);
 }
 
@@ -223,13 +236,17 @@ GPU_INLINE void scale_rows(float (&o)[COUNT], gpu::f32x2 factor)
 }
 
 /* The first key block n: on return p holds it. */
-template <class C, bool MASKED>
+template <class C>
 GPU_INLINE void first_block(fwd_registers<C> &r, attn::softmax_state &state, const fwd_params &p,
-                            const fwd_work &work, int32_t n, const fwd_lane &me)
+                            const fwd_work &work, int32_t n, bool masked, const fwd_lane &me)
 {
-    prepare_scores<C, MASKED>(r, p, work, n, me);
-    attn::softmax_raise<C::N, true, MASKED>(r.s, state, p.scale_log2);
-    attn::softmax_exponentials<C::N, MASKED>(r.s, state, p.scale_log2);
+    if (masked) {
+        prepare_scores<C, true>(r, p, work, n, me);
+    } else {
+        prepare_scores<C, false>(r, p, work, n, me);
+    }
+    attn::softmax_raise<C::N, true, true>(r.s, state, p.scale_log2);
+    attn::softmax_exponentials<C::N, true>(r.s, state, p.scale_log2);
     pack_fragment<typename C::T, C::N>(r.p, r.s);
 }
 
@@ -238,14 +255,15 @@ template <class C, bool MASKED>
 GPU_INLINE void step_block(fwd_registers<C> &r, attn::softmax_state &state, const fwd_params &p,
                            uint32_t smem, fwd_work &work, int32_t n, bool add, const fwd_lane &me)
 {
-    issue_both<C>(r, smem, work, work.use, work.block + 1, add, me);
+    issue_both<C>(r, smem, work, add, me);
+    finish_scores<1>(r, smem, work.block + 1, me);
     prepare_scores<C, MASKED>(r, p, work, n, me);
     gpu::f32x2 factor = attn::softmax_raise<C::N, false, MASKED>(r.s, state, p.scale_log2);
     /* V is needed by the next step only. Here it is also a branch, over which the compiler does not
      * lift the wait of finish_values, so that the maxima are found under the products. What is done
      * to O and p after the wait is done in the shadow of the exponentials. */
     attn::ring_wait_full<C::STAGES>(smem + fwd_smem<C>::V_RING, work.block + 1);
-    finish_values<C>(r, smem, work, me);
+    finish_values<0, C>(r, smem, work, me);
     if (gpu::vote_any(factor.x != 1.0f || factor.y != 1.0f)) {
         scale_rows(r.o, factor);
     }
@@ -257,21 +275,23 @@ GPU_INLINE void step_block(fwd_registers<C> &r, attn::softmax_state &state, cons
 /* All blocks of a tile after the first. On return the values of the last are still to be issued. */
 template <class C>
 GPU_INLINE bool walk_blocks(fwd_registers<C> &r, attn::softmax_state &state, const fwd_params &p,
-                            uint32_t smem, fwd_work &work, const attn::tile_blocks &blocks,
-                            const fwd_lane &me)
+                            uint32_t smem, fwd_work &work, int32_t last, const fwd_lane &me)
 {
     bool add = false;
-    int32_t n = blocks.last - 2;
-    for (; n >= blocks.clear_last; n--, add = true) {
-        step_block<C, true>(r, state, p, smem, work, n, add, me);
+    int32_t n = last - 2, stop = attn::tile_read_blocks(work.tile).clear_last;
+    for (;;) { /* masked blocks lie before and behind the clear ones: one copy of their step */
+        for (; n >= stop; n--, add = true) {
+            step_block<C, true>(r, state, p, smem, work, n, add, me);
+        }
+        attn::tile_blocks blocks = attn::tile_read_blocks(work.tile);
+        if (n < blocks.first) {
+            return add;
+        }
+        for (; n >= blocks.clear_first; n--, add = true) {
+            step_block<C, false>(r, state, p, smem, work, n, add, me);
+        }
+        stop = attn::tile_read_blocks(work.tile).first;
     }
-    for (; n >= blocks.clear_first; n--, add = true) {
-        step_block<C, false>(r, state, p, smem, work, n, add, me);
-    }
-    for (; n >= blocks.first; n--, add = true) {
-        step_block<C, true>(r, state, p, smem, work, n, add, me);
-    }
-    return add;
 }
 
 /* The tile after work, if this consumer goes on with it: only then may a step span both. Asks for
@@ -289,63 +309,64 @@ GPU_INLINE fwd_work next_tile(uint32_t smem, const fwd_work &work, const fwd_lan
     return {use, work.block + 1, mine ? tile : 0};
 }
 
-/* The last PV of a tile, with the first QK of the next one if there is such. */
+/*
+ * Statistics of this thread's two rows become LSE, and the factors that turn the sums in o into the
+ * result, 0 where that is 0 whatever o holds. Rows between length and span count as rows that see
+ * no key; what becomes of rows beyond is not stored.
+ */
 template <class C>
-GPU_INLINE void leave_tile(fwd_registers<C> &r, uint32_t smem, const fwd_work &work,
-                           const fwd_work &next, bool add, const fwd_lane &me)
-{
-    using S = fwd_smem<C>;
-    if (C::FUSED && next.tile != 0) {
-        attn::ring_wait_full<C::Q_SLOTS>(smem + S::Q_RING, next.use);
-        issue_both<C>(r, smem, work, next.use, next.block, add, me);
-    } else {
-        uint32_t v = uniform_tile(fwd_v<C>(smem, work.block));
-        gpu::wgmma_fence(r.o, r.p);
-        issue_values<C>(r, v, add);
-    }
-    finish_values<C>(r, smem, work, me);
-}
-
-/* Row statistics become LSE, and the factors that turn the sums in o into the result. Rows between
- * length and span count as rows that see no key. */
-template <class C>
-GPU_INLINE void finish_rows(fwd_registers<C> &r, const attn::softmax_state &state,
-                            const fwd_params &p, const fwd_work &work, const fwd_lane &me)
+GPU_INLINE gpu::f32x2 finish_rows(const attn::softmax_state &state, const fwd_params &p,
+                                  const fwd_work &work, const fwd_lane &me)
 {
     fwd_part part = part_of<C>(work.tile, me.wg);
-    attn::tile_side q = attn::tile_read_q(work.tile);
     const fwd_set *set = attn::forward_set_of(p, attn::tile_read_place(work.tile).set);
     float sink =
         set->sink != nullptr ? gpu::global_load<float>(set->sink + part.head) : -gpu::infinity();
+    attn::softmax_result result[2];
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        int32_t row = part.row + me.warp * WARP_ROWS + me.lane / 4 + 8 * half;
-        attn::softmax_result result =
-            attn::softmax_finish(state.top[half], state.sum[half], p.scale_log2, sink);
-        bool unused = row >= q.len;
-        bool empty = unused || result.scale == 0.0f;
-        float lse = unused ? -gpu::infinity() : result.lse;
-        gpu::global_store_if(me.lane % 4 == 0 && row < q.span,
-                             set->lse + part.head * set->lse_head_stride +
-                                 (int64_t{q.first} + row) * set->lse_row_stride,
-                             lse);
+    for (int half = 0; half < 2; half++) { /* both before the stores, so that they overlap */
+        result[half] = attn::softmax_finish(state.top[half], state.sum[half], p.scale_log2, sink);
+    }
+    attn::tile_side q = attn::tile_read_q(work.tile);
+    int32_t row = part.row + me.warp * WARP_ROWS + me.lane / 4;
+    uint8_t *lse = set->lse + part.head * set->lse_head_stride +
+                   (int64_t{q.first} + row) * set->lse_row_stride;
+    int64_t step = 8 * set->lse_row_stride;
 #pragma unroll
-        for (int i = 2 * half; i < C::DV / 2; i += 4) {
-            r.o[i] = empty ? 0.0f : r.o[i] * result.scale;
-            r.o[i + 1] = empty ? 0.0f : r.o[i + 1] * result.scale;
+    for (int half = 0; half < 2; half++, row += 8, lse += step) {
+        if (row >= q.len && row < q.span) {
+            result[half] = {0.0f, -gpu::infinity()};
         }
+        gpu::global_store_if(me.lane % 4 == 0 && row < q.span, lse, result[half].lse);
+    }
+    return {result[0].scale, result[1].scale};
+}
+
+template <int COUNT>
+GPU_INLINE void clear_rows(float (&o)[COUNT], bool low, bool high)
+{
+#pragma unroll
+    for (int i = 0; i < COUNT; i += 4) {
+        o[i] = low ? 0.0f : o[i];
+        o[i + 1] = low ? 0.0f : o[i + 1];
+        o[i + 2] = high ? 0.0f : o[i + 2];
+        o[i + 3] = high ? 0.0f : o[i + 3];
     }
 }
 
 /* O goes out through the tile's Q slot, each warp its 16 rows. */
 template <class C>
-GPU_INLINE void store_rows(const fwd_registers<C> &r, const fwd_params &p, uint32_t smem,
-                           const fwd_work &work, const fwd_lane &me)
+GPU_INLINE void store_rows(fwd_registers<C> &r, gpu::f32x2 factor, const fwd_params &p,
+                           uint32_t smem, const fwd_work &work, const fwd_lane &me)
 {
     using S = fwd_smem<C>;
     uint32_t stage = fwd_q<C>(smem, work.use);
     uint32_t first = static_cast<uint32_t>(me.wg * WG_ROWS + me.warp * WARP_ROWS);
     uint32_t row = first + static_cast<uint32_t>(me.lane % 16);
+    scale_rows(r.o, factor);
+    if (gpu::vote_any(factor.x == 0.0f || factor.y == 0.0f)) {
+        clear_rows(r.o, factor.x == 0.0f, factor.y == 0.0f);
+    }
     wg_sync(me.wg); /* the other warps' QK of this slot has retired, too */
 #pragma unroll
     for (int j = 0; j < C::DV / 16; j++) {
@@ -377,6 +398,44 @@ GPU_INLINE void store_rows(const fwd_registers<C> &r, const fwd_params &p, uint3
     }
 }
 
+/* The last PV of a tile has been issued, and PENDING groups after it: its results go out. */
+template <int PENDING, class C>
+GPU_INLINE void finish_tile(fwd_registers<C> &r, const attn::softmax_state &state,
+                            const fwd_params &p, uint32_t smem, const fwd_work &work,
+                            const fwd_lane &me)
+{
+    gpu::f32x2 factor;
+    if (!C::TIGHT) { /* in the shadow of that product, with p still in use */
+        factor = finish_rows<C>(state, p, work, me);
+    }
+    finish_values<PENDING, C>(r, smem, work, me);
+    if (C::TIGHT) {
+        factor = finish_rows<C>(state, p, work, me);
+    }
+    store_rows<C>(r, factor, p, smem, work, me);
+}
+
+/*
+ * The end of a tile: its last PV, then the first QK of the next one if there is such, under which O
+ * is finished and stored. On return those scores are there.
+ */
+template <class C>
+GPU_INLINE fwd_work leave_tile(fwd_registers<C> &r, const attn::softmax_state &state,
+                               const fwd_params &p, uint32_t smem, const fwd_work &work, bool add,
+                               const fwd_lane &me)
+{
+    issue_last<C>(r, smem, work, add);
+    fwd_work next = next_tile<C>(smem, work, me);
+    if (C::FUSED && next.tile != 0) {
+        issue_first<C>(r, smem, next, me);
+        finish_tile<1, C>(r, state, p, smem, work, me);
+        finish_scores<0>(r, smem, next.block, me);
+    } else {
+        finish_tile<0, C>(r, state, p, smem, work, me);
+    }
+    return next;
+}
+
 /* O of the tile with this use has been read from its slot: the loader may fill it again. */
 template <class C>
 GPU_INLINE void release_q(uint32_t smem, uint32_t use, const fwd_lane &me)
@@ -397,23 +456,16 @@ GPU_INLINE void consume_all(const fwd_params &p, uint32_t smem, const fwd_lane &
         attn::softmax_state state;
         attn::tile_blocks blocks = attn::tile_read_blocks(work.tile);
         if (!fused) {
-            first_scores<C>(r, smem, work, me);
+            issue_first<C>(r, smem, work, me);
+            finish_scores<0>(r, smem, work.block, me);
         }
-        if (blocks.last > blocks.clear_last) {
-            first_block<C, true>(r, state, p, work, blocks.last - 1, me);
-        } else {
-            first_block<C, false>(r, state, p, work, blocks.last - 1, me);
-        }
+        first_block<C>(r, state, p, work, blocks.last - 1, blocks.last > blocks.clear_last, me);
         if (fused) { /* by now the store has read it; before waiting, the loader may need it */
             release_q<C>(smem, work.use - 1, me);
         }
         attn::ring_wait_full<C::STAGES>(smem + fwd_smem<C>::V_RING, work.block);
-        pack_fragment<typename C::T, C::N>(r.p, r.s);
-        bool add = walk_blocks<C>(r, state, p, smem, work, blocks, me);
-        fwd_work next = next_tile<C>(smem, work, me);
-        leave_tile<C>(r, smem, work, next, add, me);
-        finish_rows<C>(r, state, p, work, me);
-        store_rows<C>(r, p, smem, work, me);
+        bool add = walk_blocks<C>(r, state, p, smem, work, blocks.last, me);
+        fwd_work next = leave_tile<C>(r, state, p, smem, work, add, me);
         fused = C::FUSED && next.tile != 0;
         if (!fused) {
             release_q<C>(smem, work.use, me);

@@ -51,6 +51,8 @@ struct fwd_config {
     static constexpr int LOADER_REGISTERS = WGS == 2 ? 24 : 32;
     static constexpr int CONSUMER_REGISTERS = WGS == 2 ? 240 : 160;
     static_assert(WGS == 2 || WGS == 3, "the named barriers below");
+    /* Scores, O and probabilities leave less than 40 for all else. */
+    static constexpr bool TIGHT = N / 2 + DV / 2 + N / 4 > CONSUMER_REGISTERS - 40;
     static constexpr bool FUSED = Q_SLOTS > 1; /* may a step span two tiles? */
     static constexpr bool PAIRS = WGS == 2;    /* of heads in a tile of few rows */
     static constexpr int Q_BOXES = PAIRS ? WGS : 1;

@@ -113,7 +113,7 @@ static bool tile_at(const struct plan_shape *shape, const struct side *side, int
     }
     *tile = (struct plan_tile){
         .row = (int32_t)row,
-        .rows = (int32_t)(least(row + side->block, side->span) - row),
+        .rows = (int16_t)(least(row + side->block, side->span) - row),
         .first = (int32_t)walk.first,
         .last = (int32_t)walk.last,
         .clear_first = (int32_t)clear.first,
@@ -164,9 +164,10 @@ static void put_fill(struct walk *walk, int32_t set, struct range rows, int64_t 
     walk->fill_count++;
 }
 
-/* Of a sequence, and of the first stripe of its queries. */
+/* Of a sequence, and of the first stripe of its queries; and whether its tiles are ordered. */
 struct numbers {
     int32_t sequence, stripe;
+    bool ordered;
 };
 
 static void set_sequence(const struct plan_shape *shape, struct plan_tile *tile,
@@ -174,6 +175,7 @@ static void set_sequence(const struct plan_shape *shape, struct plan_tile *tile,
 {
     tile->set = sequence->set;
     tile->sequence = numbers.sequence;
+    tile->ordered = numbers.ordered;
     if (shape->pass == ATTN_FORWARD && shape->stripe_rows == 0) {
         tile->heads = 1;
     } else {
@@ -193,13 +195,14 @@ struct heads {
 };
 
 /*
- * Long tiles sit at high rows when the reach up is bounded (causal). A deterministic backward with
- * a right edge, which there bounds the reach down, begins with the last keys.
+ * Long tiles sit at high rows when the reach up is bounded (causal). Tiles that add to dQ in turns
+ * begin, with a right edge, which there bounds the reach down, with the last keys.
  */
-static int64_t block_row(const struct plan_shape *shape, const struct side *side, int64_t i)
+static int64_t block_row(const struct plan_shape *shape, const struct side *side, int64_t i,
+                         bool ordered)
 {
     int64_t blocks = ceil_div(side->len, side->block);
-    bool descend = shape->deterministic ? side->has_down : side->has_up;
+    bool descend = shape->deterministic || ordered ? side->has_down : side->has_up;
     return (descend ? blocks - 1 - i : i) * side->block;
 }
 
@@ -212,7 +215,7 @@ static void walk_group(struct walk *walk, const struct side *side, struct heads 
     int bucket = bucket_of(most(1, ceil_div(side->other_len, side->other_block)));
     for (int64_t i = blocks.first; i < blocks.last; i++) {
         struct plan_tile tile;
-        if (!tile_at(shape, side, block_row(shape, side, i), &tile)) {
+        if (!tile_at(shape, side, block_row(shape, side, i, numbers.ordered), &tile)) {
             continue;
         }
         set_sequence(shape, &tile, sequence, numbers);
@@ -242,13 +245,41 @@ static bool cyclic(const struct plan_shape *shape)
  * long ones of all of them first) or add to dQ in turn, one behind the other, where neighbours of
  * one head that begin together would wait; else one: its tiles run in step through the same rows.
  */
-static int32_t group_heads(const struct plan_shape *shape, const struct side *side)
+static int32_t group_heads(const struct plan_shape *shape, const struct side *side, bool ordered)
 {
     bool unequal = side->has_up != side->has_down;
-    bool together = shape->deterministic ? !cyclic(shape) : unequal;
+    bool together = ordered || (shape->deterministic ? !cyclic(shape) : unequal);
     int64_t walked = shape->pass == ATTN_FORWARD ? 1 : shape->hq / shape->hkv;
     int64_t bytes = most(side->other_len * walked * shape->walked_bytes, 1);
     return together ? (int32_t)most(1, L2_BYTES / bytes) : 1;
+}
+
+static int64_t stripe_rows(const struct plan_shape *shape)
+{
+    return shape->stripe_rows > 0 ? shape->stripe_rows : shape->q_block;
+}
+
+static int64_t stripes_of(const struct plan_shape *shape, const struct attn_sequence *sequence)
+{
+    return ceil_div(sequence->q_span, stripe_rows(shape));
+}
+
+/* Each block of the queries' span must be walked by some tile, and those that walk it have an order
+ * that a tile knows its place in without asking. */
+static bool ordered(const struct plan_shape *shape, const struct attn_sequence *sequence)
+{
+    if (sequence->k_len > shape->ordered_keys || cyclic(shape)) {
+        return false;
+    }
+    struct side side = side_of(shape, sequence);
+    int64_t walked = 0;
+    for (int64_t row = 0; row < side.len; row += side.block) {
+        struct plan_tile tile;
+        if (tile_at(shape, &side, row, &tile) && tile.first <= walked) {
+            walked = most(walked, tile.last);
+        }
+    }
+    return side.len > 0 && walked == stripes_of(shape, sequence);
 }
 
 static int64_t run_blocks(const struct plan_shape *shape, int64_t blocks)
@@ -260,7 +291,7 @@ static void walk_heads(struct walk *walk, const struct side *side,
                        const struct attn_sequence *sequence, struct numbers numbers)
 {
     int32_t hkv = walk->shape->hkv;
-    int32_t step = group_heads(walk->shape, side);
+    int32_t step = group_heads(walk->shape, side, numbers.ordered);
     int64_t blocks = ceil_div(side->len, side->block);
     int64_t run = run_blocks(walk->shape, blocks);
     for (int64_t first = 0; first < blocks; first += run) {
@@ -286,22 +317,15 @@ static void walk_fills(struct walk *walk, const struct side *side,
     }
 }
 
-static int64_t stripe_rows(const struct plan_shape *shape)
-{
-    return shape->stripe_rows > 0 ? shape->stripe_rows : shape->q_block;
-}
-
-static int64_t stripes_of(const struct plan_shape *shape, const struct attn_sequence *sequence)
-{
-    return ceil_div(sequence->q_span, stripe_rows(shape));
-}
-
 static void walk_all(struct walk *walk, const struct attn_sequence *sequences, int32_t count)
 {
     int64_t stripe = 0;
     for (int32_t s = 0; s < count; s++) {
         struct side side = side_of(walk->shape, &sequences[s]);
-        walk_heads(walk, &side, &sequences[s], (struct numbers){s, (int32_t)stripe});
+        struct numbers numbers = {s, (int32_t)stripe,
+                                  walk->shape->pass == ATTN_BACKWARD &&
+                                      ordered(walk->shape, &sequences[s])};
+        walk_heads(walk, &side, &sequences[s], numbers);
         walk_fills(walk, &side, &sequences[s]);
         stripe += stripes_of(walk->shape, &sequences[s]);
     }
@@ -348,19 +372,24 @@ int64_t plan_stripe_count(const struct plan_shape *shape, const struct attn_sequ
     return stripes;
 }
 
-void plan_stripes(const struct plan_shape *shape, const struct attn_sequence *sequences,
-                  int32_t count, struct plan_fill *stripes)
+int64_t plan_stripes(const struct plan_shape *shape, const struct attn_sequence *sequences,
+                     int32_t count, struct plan_stripe *stripes, int32_t *loose)
 {
-    int64_t at = 0;
+    int64_t at = 0, loose_count = 0;
     for (int32_t s = 0; s < count; s++) {
         const struct attn_sequence *sequence = &sequences[s];
+        bool in_order = ordered(shape, sequence);
         for (int64_t row = 0; row < sequence->q_span; row += stripe_rows(shape)) {
             int64_t rows = least(stripe_rows(shape), sequence->q_span - row);
             int64_t used = most(0, least(rows, sequence->q_len - row));
-            stripes[at++] = (struct plan_fill){sequence->set, (int32_t)(sequence->q_first + row),
-                                               (int32_t)rows, (int32_t)used};
+            if (!in_order) {
+                loose[loose_count++] = (int32_t)at;
+            }
+            stripes[at++] = (struct plan_stripe){sequence->set, (int32_t)(sequence->q_first + row),
+                                                 (int16_t)rows, (int16_t)used, in_order};
         }
     }
+    return loose_count;
 }
 
 void plan_make(const struct plan_shape *shape, const struct attn_sequence *sequences, int32_t count,

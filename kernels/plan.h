@@ -19,6 +19,10 @@
  * after the other: tiles that run at the same time walk the same rows. A deterministic backward is
  * ordered otherwise; see plan_make.
  *
+ * Ordered are backward tiles of which each knows its place among those that add to a block of dQ:
+ * the first begins the sum, the last makes the result of it. All tiles of a sequence are, or none:
+ * its length says so, and each block of its queries must be walked by some tile.
+ *
  * Rows that no tile computes, because they see nothing or lie between length and span, are listed
  * as fills: the fill kernel writes o = 0 and lse = -inf (forward), dk = dv = 0 (backward).
  */
@@ -39,7 +43,8 @@ struct plan_shape {
     int32_t walked_bytes;     /* of what tiles walk, per row and head: K and V, or Q, dO and dQ */
     bool deterministic;       /* backward */
     bool pairs; /* forward: a tile may be half as many rows of two q heads that share keys */
-    int32_t stripe_rows; /* rows of a stripe; 0: backward q_block, forward tiles know of none */
+    int32_t stripe_rows;  /* rows of a stripe; 0: backward q_block, forward tiles know of none */
+    int32_t ordered_keys; /* backward: of sequences with up to so many keys tiles are ordered */
 };
 
 /*
@@ -48,9 +53,10 @@ struct plan_shape {
  */
 struct plan_tile {
     int32_t set;
-    int32_t head; /* forward: q head, backward: kv head */
-    int32_t row;  /* first row in the sequence, of q (forward) or k (backward) */
-    int32_t rows; /* rows of the span that the tile writes; 0 in an end mark */
+    int32_t head;    /* forward: q head, backward: kv head */
+    int32_t row;     /* first row in the sequence, of q (forward) or k (backward) */
+    int16_t rows;    /* rows of the span that the tile writes; 0 in an end mark */
+    int16_t ordered; /* backward: see above */
     /* Blocks of the other side: [first, last) are walked, [clear_first, clear_last) need no mask.
      */
     int32_t first, last;
@@ -69,14 +75,22 @@ struct plan_fill {
     int32_t used; /* of the rows, how many are below the length */
 };
 
+/* Backward: one query block of a span. */
+struct plan_stripe {
+    int32_t set, row;
+    int16_t rows, used; /* used: how many of the rows are below the length */
+    int32_t ordered;    /* as in its tiles */
+};
+
 /*
- * Backward: the query blocks of all spans, sequence by sequence. A block's number in this list, its
- * stripe, says where its rows' statistics and sums lie in scratch. stripes holds plan_stripe_count.
+ * The query blocks of all spans, sequence by sequence. A block's number in this list, its stripe,
+ * says where its rows' statistics and sums lie in scratch. stripes and loose hold
+ * plan_stripe_count; loose gets the numbers of those that are not ordered. Returns how many.
  */
 int64_t plan_stripe_count(const struct plan_shape *shape, const struct attn_sequence *sequences,
                           int32_t count);
-void plan_stripes(const struct plan_shape *shape, const struct attn_sequence *sequences,
-                  int32_t count, struct plan_fill *stripes);
+int64_t plan_stripes(const struct plan_shape *shape, const struct attn_sequence *sequences,
+                     int32_t count, struct plan_stripe *stripes, int32_t *loose);
 
 struct plan_size {
     int64_t tiles, fills;

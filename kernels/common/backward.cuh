@@ -36,8 +36,9 @@ struct backward_params {
     backward_set first;       /* set 0 */
     const backward_set *more; /* sets 1 and up */
     const plan_tile *tiles;   /* tile_count of them, then an end mark for each CTA */
-    const plan_fill *stripes;
-    int32_t *counter; /* 0 before and after a launch */
+    const plan_stripe *stripes;
+    const int32_t *loose; /* stripes whose sums the postprocess makes the result of */
+    int32_t *counter;     /* 0 before and after a launch */
     int32_t tile_count;
     int32_t hq, group; /* q heads in all, and per kv head */
     int32_t d, dv;     /* columns that the tensors have */
@@ -99,21 +100,28 @@ GPU_INLINE bool draws_late(const backward_params &p)
     return C::DETERMINISTIC && p.order == turn_order::cyclic;
 }
 
+/* Does the kernel have tiles that wait for other CTAs' shares of dQ? */
+template <class C>
+GPU_BOTH bool waits_for_others()
+{
+    return C::DETERMINISTIC || C::ORDERS;
+}
+
 /*
- * The next number of the list. A deterministic launch counts from 0: there a CTA that runs before
- * others are resident must not pass over the tiles that they would begin with, which its own wait
- * for. Otherwise the first round is by CTA number, and the counter goes on from there.
+ * The next number of the list. Where tiles wait for others it counts from 0: there a CTA that runs
+ * before others are resident must not pass over the tiles that they would begin with, which its own
+ * wait for. Otherwise the first round is by CTA number, and the counter goes on from there.
  */
 template <class C>
 GPU_INLINE int32_t draw(const backward_params &p)
 {
-    return (C::DETERMINISTIC ? 0 : gpu::grid_x()) + gpu::atomic_add(p.counter, 1);
+    return (waits_for_others<C>() ? 0 : gpu::grid_x()) + gpu::atomic_add(p.counter, 1);
 }
 
 template <class C>
 GPU_INLINE int32_t first_draw(const backward_params &p)
 {
-    return C::DETERMINISTIC ? draw<C>(p) : gpu::block_x();
+    return waits_for_others<C>() ? draw<C>(p) : gpu::block_x();
 }
 
 /* Whoever draws last in a launch leaves the counter as it was. */
@@ -200,11 +208,16 @@ GPU_INLINE void await_turn(const backward_params &p, uint32_t tile, const backwa
     gpu::fence_async_global();
 }
 
-GPU_INLINE void pass_turn(const backward_params &p, uint32_t tile, const backward_tour &tour)
+GPU_INLINE void pass_turn(const backward_params &p, int32_t unit)
 {
     gpu::bulk_wait<0>();
     gpu::fence_async_global();
-    gpu::flag_add(p.scratch.turns + tour_unit(p, tile, tour), 1);
+    gpu::flag_add(p.scratch.turns + unit, 1);
+}
+
+GPU_INLINE void pass_turn(const backward_params &p, uint32_t tile, const backward_tour &tour)
+{
+    pass_turn(p, tour_unit(p, tile, tour));
 }
 
 } // namespace attn

@@ -3,9 +3,10 @@
  *
  * Grid: (stripes of the plan, q heads). A block of 128 threads has one stripe, the M rows of a
  * query block, of one head: a unit. It writes lse * log2(e) and delta = <dO, O> - dlse, sets the
- * unit's sum of dQ and its turn to zero, and adds up the unit's part of dsink. Rows that are not
- * there, or see nothing, get lse = +inf, which makes every probability 0 without a mask. Bound:
- * memory: O and dO read once, the fp32 sum of dQ written once (16 bytes per 2 x 2 read).
+ * unit's turn to zero and, unless its tiles are ordered (plan.h), its sum of dQ, and adds up its
+ * part of dsink. Rows that are not there, or see nothing, get lse = +inf, which makes every
+ * probability 0 without a mask. Bound: memory: O and dO read once, the fp32 sum of dQ written once
+ * (16 bytes per 2 x 2 read).
  */
 #ifndef COMMON_PREPROCESS_CUH
 #define COMMON_PREPROCESS_CUH
@@ -33,7 +34,7 @@ struct preprocess_set {
 struct preprocess_params {
     preprocess_set first;       /* set 0 */
     const preprocess_set *more; /* sets 1 and up */
-    const plan_fill *stripes;
+    const plan_stripe *stripes;
     float *statistics, *dq, *dsink; /* see bwd_scratch */
     int32_t *turns;
     int32_t hq, dv;
@@ -128,7 +129,7 @@ __global__ void __launch_bounds__(PREPROCESS_THREADS)
     preprocess_kernel(const __grid_constant__ preprocess_params p)
 {
     constexpr int LANES = DV / 8; /* of a row: 16 bytes each */
-    const plan_fill stripe = p.stripes[gpu::block_x()];
+    const plan_stripe stripe = p.stripes[gpu::block_x()];
     const preprocess_set &set = stripe.set == 0 ? p.first : p.more[stripe.set - 1];
     int64_t head = gpu::block_y();
     int64_t unit = int64_t{gpu::block_x()} * p.hq + head;
@@ -146,7 +147,7 @@ __global__ void __launch_bounds__(PREPROCESS_THREADS)
         }
     }
     gpu::f32x4 *dq = reinterpret_cast<gpu::f32x4 *>(p.dq + unit * (M * D));
-    for (int i = gpu::thread_index(); i < M * D / 4; i += PREPROCESS_THREADS) {
+    for (int i = gpu::thread_index(); i < M * D / 4 && !stripe.ordered; i += PREPROCESS_THREADS) {
         gpu::global_store(dq + i, gpu::f32x4{0.0f, 0.0f, 0.0f, 0.0f});
     }
     if (set.sink != nullptr) {

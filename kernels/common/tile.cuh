@@ -38,6 +38,12 @@ GPU_INLINE tile_place tile_read_place(uint32_t tile)
     return {w.x, w.y, w.z, w.w};
 }
 
+/* Of a backward tile, whose rows say no more than whether it is an end mark. */
+GPU_INLINE bool tile_read_ordered(uint32_t tile)
+{
+    return gpu::smem_load<int32_t>(tile + 12) >> 16 != 0;
+}
+
 GPU_INLINE tile_blocks tile_read_blocks(uint32_t tile)
 {
     s32x4 w = gpu::smem_load<s32x4>(tile + 16);

@@ -67,6 +67,23 @@ GPU_INLINE int32_t turn_started(int32_t size, int32_t count, int32_t x)
     return started < size ? started : size;
 }
 
+/* The first and the last key block that query block m sees. */
+template <int M, int N>
+GPU_INLINE int32_t turn_lowest(mask_reach reach, uint32_t tile, int32_t m)
+{
+    int32_t key = m * M + tile_read_k(tile).len - tile_read_q(tile).len - reach.left;
+    return (key > 0 ? key : 0) / N;
+}
+
+template <int M, int N>
+GPU_INLINE int32_t turn_highest(mask_reach reach, uint32_t tile, int32_t m)
+{
+    int32_t q_len = tile_read_q(tile).len, k_len = tile_read_k(tile).len;
+    int32_t row = (m + 1) * M < q_len ? (m + 1) * M - 1 : q_len - 1;
+    int32_t key = row + k_len - q_len + reach.right;
+    return (key < k_len ? key : k_len - 1) / N;
+}
+
 /*
  * How many key blocks add to query block m before this tile does. Registers are few where this is
  * asked, so each order reads what it needs from the record.
@@ -74,17 +91,28 @@ GPU_INLINE int32_t turn_started(int32_t size, int32_t count, int32_t x)
 template <int M, int N>
 GPU_INLINE int32_t turn_descending(mask_reach reach, uint32_t tile, int32_t m)
 {
-    int32_t q_len = tile_read_q(tile).len, k_len = tile_read_k(tile).len;
-    int32_t row = (m + 1) * M < q_len ? (m + 1) * M - 1 : q_len - 1;
-    int32_t key = row + k_len - q_len + reach.right;
-    return (key < k_len ? key : k_len - 1) / N - tile_read_place(tile).row / N;
+    return turn_highest<M, N>(reach, tile, m) - tile_read_place(tile).row / N;
 }
 
 template <int M, int N>
 GPU_INLINE int32_t turn_ascending(mask_reach reach, uint32_t tile, int32_t m)
 {
-    int32_t key = m * M + tile_read_k(tile).len - tile_read_q(tile).len - reach.left;
-    return tile_read_place(tile).row / N - (key > 0 ? key : 0) / N;
+    return tile_read_place(tile).row / N - turn_lowest<M, N>(reach, tile, m);
+}
+
+/* Is an ordered tile the first, or the last, of those that add to query block m? */
+struct turn_ends {
+    bool first, last;
+};
+
+template <int M, int N>
+GPU_INLINE turn_ends turn_end(turn_order order, mask_reach reach, uint32_t tile, int32_t m)
+{
+    int32_t block = tile_read_place(tile).row / N;
+    bool lowest = block == turn_lowest<M, N>(reach, tile, m);
+    bool highest = block == turn_highest<M, N>(reach, tile, m);
+    return order == turn_order::descending ? turn_ends{highest, lowest}
+                                           : turn_ends{lowest, highest};
 }
 
 /*

@@ -55,6 +55,7 @@ plan_shape clean_shape(const plan_shape *shape)
     clean.deterministic = shape->deterministic;
     clean.pairs = shape->pairs;
     clean.stripe_rows = shape->stripe_rows;
+    clean.ordered_keys = shape->ordered_keys;
     return clean;
 }
 
@@ -111,37 +112,42 @@ void spread_tiles(plan_tile *tiles, const int64_t *cuts, int32_t parts, int64_t 
     }
 }
 
-/* Tiles with their end marks, fills and stripes, in this order, in a new piece of the ring. */
+/* Tiles with their end marks, fills, stripes and the numbers of loose ones, in this order, in a new
+ * piece of the ring. */
 bool write_lists(attn_context *context, const plan_shape *shape, const attn_launch *launch,
                  cuda_plan_entry *entry)
 {
     plan_size size = plan_measure(shape, launch->sequences, launch->sequence_count);
-    int64_t marks = context->sms;
-    size_t tile_bytes = static_cast<size_t>(size.tiles + entry->parts * marks) * sizeof(plan_tile);
-    size_t fill_bytes = static_cast<size_t>(size.fills) * sizeof(plan_fill);
-    int64_t stripes = count_stripes(shape, launch);
-    cuda_piece piece = cuda_piece_take(
-        context, tile_bytes + fill_bytes + static_cast<size_t>(stripes) * sizeof(plan_fill));
+    int64_t marks = context->sms, stripe_count = count_stripes(shape, launch), loose_count = 0;
+    size_t records = static_cast<size_t>(size.tiles + entry->parts * marks);
+    size_t fills = records * sizeof(plan_tile);
+    size_t stripes = fills + static_cast<size_t>(size.fills) * sizeof(plan_fill);
+    size_t loose = stripes + static_cast<size_t>(stripe_count) * sizeof(plan_stripe);
+    cuda_piece piece =
+        cuda_piece_take(context, loose + static_cast<size_t>(stripe_count) * sizeof(int32_t));
     if (piece.host == nullptr || size.tiles > INT32_MAX / 2 || size.fills > INT32_MAX ||
-        stripes > INT32_MAX) {
+        stripe_count > INT32_MAX) {
         return false;
     }
     plan_tile *tiles = reinterpret_cast<plan_tile *>(piece.host);
     plan_tile *made = tiles + entry->parts * marks;
     plan_make(shape, launch->sequences, launch->sequence_count, made,
-              reinterpret_cast<plan_fill *>(piece.host + tile_bytes));
+              reinterpret_cast<plan_fill *>(piece.host + fills));
     plan_cut(shape, made, size.tiles, entry->parts, cuda_ctas(context, INT32_MAX), entry->cuts);
     spread_tiles(tiles, entry->cuts, entry->parts, marks);
-    if (stripes > 0) {
-        plan_stripes(shape, launch->sequences, launch->sequence_count,
-                     reinterpret_cast<plan_fill *>(piece.host + tile_bytes + fill_bytes));
+    if (stripe_count > 0) {
+        loose_count = plan_stripes(shape, launch->sequences, launch->sequence_count,
+                                   reinterpret_cast<plan_stripe *>(piece.host + stripes),
+                                   reinterpret_cast<int32_t *>(piece.host + loose));
     }
     entry->plan = {reinterpret_cast<const plan_tile *>(piece.device),
-                   reinterpret_cast<const plan_fill *>(piece.device + tile_bytes),
-                   reinterpret_cast<const plan_fill *>(piece.device + tile_bytes + fill_bytes),
+                   reinterpret_cast<const plan_fill *>(piece.device + fills),
+                   reinterpret_cast<const plan_stripe *>(piece.device + stripes),
+                   reinterpret_cast<const int32_t *>(piece.device + loose),
                    static_cast<int32_t>(size.tiles),
                    static_cast<int32_t>(size.fills),
-                   static_cast<int32_t>(stripes)};
+                   static_cast<int32_t>(stripe_count),
+                   static_cast<int32_t>(loose_count)};
     entry->first = static_cast<size_t>(piece.device - context->ring.device);
     entry->last = entry->first + piece.bytes;
     return cuda_piece_send(context, &piece);

@@ -22,8 +22,9 @@
 struct cuda_plan {
     const plan_tile *tiles; /* tile_count, then end marks: records of rows == 0 */
     const plan_fill *fills;
-    const plan_fill *stripes; /* backward */
-    int32_t tile_count, fill_count, stripe_count;
+    const plan_stripe *stripes; /* backward */
+    const int32_t *loose;       /* see plan_stripes */
+    int32_t tile_count, fill_count, stripe_count, loose_count;
 };
 
 /* A piece of the ring. */

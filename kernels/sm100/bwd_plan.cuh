@@ -43,8 +43,9 @@ struct bwd_config {
     static constexpr int N = TILE_ROWS;       /* keys of a tile */
     static constexpr bool SOFTCAP = CAPPED;
     static constexpr bool DETERMINISTIC = ORDERED;
-    static constexpr bool PAIR = false; /* of CTAs that work on a tile together: bwd_pair, */
-    static constexpr bool WIDE = false; /* with half of the head dim each: bwd_wide */
+    static constexpr bool ORDERS = false; /* tiles that write dQ (plan_tile.ordered) */
+    static constexpr bool PAIR = false;   /* of CTAs that work on a tile together: bwd_pair, */
+    static constexpr bool WIDE = false;   /* with half of the head dim each: bwd_wide */
     static constexpr bool SMALL = D == PANEL && DV == PANEL;
     static constexpr int THREADS = ALL_WARPS * WARP_LANES;
     static constexpr uint32_t COMPUTERS = MULTIPLIER - COMPUTE_WARPS;

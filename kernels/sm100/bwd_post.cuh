@@ -1,8 +1,9 @@
 /*
  * sm100/bwd_post: the fp32 sums of dQ become dQ.
  *
- * Grid: (stripes of the plan, q heads), 128 threads: each reads a row's sums as a lane of a dQ warp
- * of sm100/bwd added them, scales, rounds, and the warp stores its 32 rows through shared memory.
+ * Grid: (loose stripes of the plan, q heads), 128 threads: each reads a row's sums as a lane of a
+ * dQ warp of sm100/bwd added them, scales, rounds, and the warp stores its 32 rows through shared
+ * memory.
  * Every row of the span is written: sums of rows that nobody added to are 0.
  * Bound: memory: 4 bytes read and 2 written per element.
  */
@@ -20,12 +21,13 @@ template <class C>
 __global__ void __launch_bounds__(BWD_POST_THREADS)
     bwd_post_kernel(const __grid_constant__ bwd_params p)
 {
-    const plan_fill stripe = p.stripes[gpu::block_x()];
+    int32_t number = gpu::global_load_constant<int32_t>(p.loose + gpu::block_x());
+    const plan_stripe stripe = p.stripes[number];
     int32_t head = gpu::block_y();
     int32_t first = gpu::warp_index() * WARP_LANES;
     int lane = gpu::lane_index();
-    const float *source = p.scratch.dq + (int64_t{gpu::block_x()} * p.hq + head) * (C::M * C::D) +
-                          first * C::D + lane * 4;
+    const float *source =
+        p.scratch.dq + (int64_t{number} * p.hq + head) * (C::M * C::D) + first * C::D + lane * 4;
     uint32_t stage = gpu::smem_base() + tile_bytes(first, C::D);
 #pragma unroll
     for (int c = 0; c < C::D; c += PANEL) {

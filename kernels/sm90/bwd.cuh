@@ -5,8 +5,8 @@
  * by its number, the next ones from a counter, until it meets an end mark. A tile is 128 keys of
  * one kv head; for each q head of the group it walks the query blocks that see them. dK and dV stay
  * in registers for the whole group, so their bits need no order between CTAs. dQ is summed over key
- * blocks in fp32 scratch (common/preprocess clears it, common/postprocess turns it into the
- * result), a block of queries at a time, in the order in which threads hold it.
+ * blocks in fp32 scratch (common/preprocess clears it, sm90/bwd_post turns it into the result), a
+ * block of queries at a time, in the order in which threads hold it.
  *
  * Consumers (warpgroups 1 and 2) have 64 keys each and work on transposed scores, keys along the
  * rows: S^T = K Q^T, dP^T = V dO^T. So P^T and dS^T, packed, are register operands of dV += P^T dO
@@ -21,7 +21,12 @@
  *   dq (1 or 2 slots for each consumer)  fp32 share, from consumer to its writer
  * bwd_step says in which order a step does what.
  *
- * Deterministic: a block of dQ has a turn counter; a writer waits until the key blocks before its
+ * Ordered tiles (plan_tile; d 128 without a softcap) are those of short sequences, and all of a
+ * deterministic launch. The first key block stores its share of a block of dQ, the others add
+ * theirs in turn, the last finds the sum in its slot, adds its own share and writes the result: no
+ * zeros, no postprocess. So a writer grants a slot for each use, with word of what is to be done.
+ *
+ * Turns: a block of dQ has a turn counter; a writer waits until the key blocks before its
  * own have added their shares. common/turn.cuh says who comes before whom. The writers then have
  * both consumers' shares of each second step.
  *
@@ -31,6 +36,7 @@
 #ifndef SM90_BWD_CUH
 #define SM90_BWD_CUH
 
+#include "sm90/bwd_serve.cuh"
 #include "sm90/bwd_step.cuh"
 
 namespace sm90
@@ -60,7 +66,8 @@ struct bwd_config {
      * stage: 3 %. */
     static constexpr bool ONE_DQ = DQ_BEHIND && M == BWD_WG_ROWS;
     static constexpr int DQ_SLOTS = ONE_DQ ? 1 : 2;
-    static constexpr int DQ_ROUNDS = ORDERED ? BWD_WRITERS : DQ_SLOTS;
+    static constexpr bool ORDERS = ONE_DQ; /* tiles that write dQ (plan_tile.ordered) */
+    static constexpr int DQ_ROUNDS = ORDERED || ORDERS ? BWD_WRITERS : DQ_SLOTS;
     static constexpr int Q_STAGES = ONE_DQ ? 3 : 2, DOUT_STAGES = Q_STAGES, DS_STAGES = 2;
     /* dQ of a step: consumers share it by columns, or by rows when each has 64 of them. */
     static constexpr bool DQ_BY_ROWS = M == 2 * BWD_WG_ROWS;
@@ -88,10 +95,10 @@ GPU_INLINE void store_keys(const bwd_registers<C> &r, const bwd_params &p, uint3
     using T = typename C::T;
     uint32_t wg = static_cast<uint32_t>(me.wg);
     uint32_t dv_stage = smem + S::DS + wg * C::DS_BYTES;
-    uint32_t dk_stage = bwd_dq<C>(smem, me.wg, step);
+    uint32_t dk_use = dq_use<C>(step, use), dk_stage = bwd_dq<C>(smem, me.wg, dk_use);
     gpu::barrier_sync<STAGING_FREE>(BWD_CONSUMERS); /* no consumer multiplies dS any more */
     stage_rows<T, C::DV>(r.dv, 1.0f, dv_stage, p.dv, me);
-    bwd_wait_dq<C>(smem, me.wg, step);
+    bwd_wait_dq<C>(smem, me.wg, dk_use);
     stage_rows<T, C::D>(r.dk, p.scale, dk_stage, p.d, me);
     gpu::fence_async_smem();
     gpu::warp_sync();
@@ -111,7 +118,7 @@ GPU_INLINE void store_keys(const bwd_registers<C> &r, const bwd_params &p, uint3
 template <class C>
 GPU_INLINE bwd_step step_after(const bwd_step &at)
 {
-    return uniform_step<C>({at.use, at.step + 1, at.next, 0, false});
+    return uniform_step<C>({at.use, at.step + 1, at.next, 0, false, at.ordered});
 }
 
 template <class C>
@@ -159,8 +166,9 @@ GPU_INLINE bwd_step do_tile(bwd_registers<C> &r, const bwd_params &p, uint32_t s
     attn::ring_wait_full<1>(smem + S::K_RING, use);
     issue_s<C>(r, smem, step, me);
     attn::ring_wait_full<1>(smem + S::V_RING, use);
-    bwd_step at = uniform_step<C>(
-        {use, step, attn::turn_start<C::N>(p.order, bwd_tile<C>(smem, use)), 0, true});
+    bwd_step at =
+        uniform_step<C>({use, step, attn::turn_start<C::N>(p.order, bwd_tile<C>(smem, use)), 0,
+                         true, attn::tile_read_ordered(bwd_tile<C>(smem, use))});
     if constexpr (C::DQ_BEHIND) {
         return walk_behind<C>(r, p, smem, at, count, uniform_lane(me));
     } else {
@@ -181,7 +189,7 @@ GPU_INLINE void bwd_consume_all(const bwd_params &p, uint32_t smem, const bwd_la
         bwd_step last = do_tile<C>(r, p, smem, use, step, me);
         use = last.use; /* the same number in the same register */
         step = last.step + 1;
-        store_keys<C>(r, p, smem, use, step, me);
+        store_keys<C>(r, p, smem, use, step, forgotten_lane(me));
     }
     if (me.leader) {
         gpu::bulk_wait<0>();

@@ -62,6 +62,16 @@ struct bwd_lane {
     bool leader; /* of its warp */
 };
 
+/* Where in a piece this thread's fragments begin, and how far the next one lies: each warp has a
+ * quarter, so that it may put something else in its place. */
+constexpr int BWD_FRAGMENT = 32 * 16;
+
+GPU_INLINE uint32_t bwd_place(const bwd_lane &me)
+{
+    return static_cast<uint32_t>(me.warp) * (BWD_PIECE_BYTES / BWD_WARPS) +
+           static_cast<uint32_t>(me.lane) * 16;
+}
+
 /* Named barriers. */
 enum { DS_WRITTEN = 1, STAGING_FREE = 2 };
 
@@ -95,7 +105,8 @@ struct bwd_smem {
     static constexpr uint32_t DQ = DS + C::DS_STAGES * C::DS_BYTES;
     static constexpr uint32_t LSE = DQ + 2 * C::DQ_SLOTS * BWD_PIECE_BYTES;
     static constexpr uint32_t DELTA = LSE + C::Q_STAGES * C::ROW_BYTES;
-    static constexpr uint32_t TILES = DELTA + C::DOUT_STAGES * C::ROW_BYTES;
+    static constexpr uint32_t WAYS = DELTA + C::DOUT_STAGES * C::ROW_BYTES;
+    static constexpr uint32_t TILES = WAYS + (C::ORDERS ? 2 * 16 : 0);
     static constexpr uint32_t TILE_RING = TILES + C::TILE_SLOTS * attn::TILE_BYTES;
     static constexpr uint32_t K_RING = TILE_RING + attn::ring_barriers(C::TILE_SLOTS);
     static constexpr uint32_t V_RING = K_RING + attn::ring_barriers(1);
@@ -151,11 +162,24 @@ GPU_INLINE uint32_t bwd_dq_ring(uint32_t smem, int wg)
            static_cast<uint32_t>(wg) * attn::ring_barriers(C::DQ_ROUNDS);
 }
 
-/* The slot of a use is free: what lay there DQ_SLOTS uses before has left. */
+/* The slot of a use is free: what lay there DQ_SLOTS uses before has left. Where tiles can be
+ * ordered a slot is granted for each use. */
 template <class C>
 GPU_INLINE void bwd_wait_dq(uint32_t smem, int wg, uint32_t use)
 {
-    attn::ring_wait_empty<C::DQ_ROUNDS>(bwd_dq_ring<C>(smem, wg), use + C::DQ_ROUNDS - C::DQ_SLOTS);
+    attn::ring_wait_empty<C::DQ_ROUNDS>(bwd_dq_ring<C>(smem, wg),
+                                        use + C::DQ_ROUNDS - (C::ORDERS ? 0 : C::DQ_SLOTS));
+}
+
+constexpr uint32_t WAY_SUM = 1;   /* the slot holds what the tiles before have added up */
+constexpr uint32_t WAY_WRITE = 2; /* the last tile: the sum is rounded, and is the result */
+constexpr uint32_t WAY_STORE = 4; /* the first tile: nothing is there to add to */
+
+/* What is to be done with this consumer's share in the slot that it was granted. */
+template <class C>
+GPU_INLINE uint32_t bwd_way(uint32_t smem, int wg)
+{
+    return smem + bwd_smem<C>::WAYS + static_cast<uint32_t>(wg) * 16;
 }
 
 /* A piece of a consumer's dQ; use: of its ring. A ring has DQ_ROUNDS pairs of barriers, which can
@@ -189,6 +213,11 @@ GPU_INLINE void bwd_clear_all(const bwd_params &p, uint32_t smem)
     }
     for (uint32_t stage = 0; stage < C::DOUT_STAGES; stage++) {
         bwd_clear<C, C::M, C::DV>(bwd_dout<C, S>(smem, stage), p.dv);
+    }
+    if constexpr (C::ORDERS) { /* dK, when it is narrower than a slot of dQ, may be the first there
+                                */
+        bwd_clear<C, C::DQ_PIECES * BWD_PIECE_BYTES / PANEL_ROW, PANEL>(smem + S::DQ,
+                                                                        p.d < C::D ? 0 : PANEL);
     }
     gpu::fence_async_smem(); /* zeros that products read */
 }
@@ -343,99 +372,6 @@ GPU_INLINE void bwd_load_all_douts(const bwd_params &p, uint32_t smem)
     }
 }
 
-/* ---- writers of dQ: two threads ---- */
-
-/* One consumer's piece of a step to memory. */
-template <class C>
-GPU_INLINE void write_piece(float *target, uint32_t smem, uint32_t use, int wg, int piece)
-{
-    attn::ring_wait_full<C::DQ_ROUNDS>(bwd_dq_ring<C>(smem, wg), use);
-    gpu::bulk_reduce_add(target + (wg * bwd_pieces<C>(0) + piece) * BWD_PIECE,
-                         bwd_dq<C>(smem, wg, use), BWD_PIECE_BYTES, gpu::l2::evict_last);
-    gpu::bulk_commit();
-}
-
-/* The share of one consumer. A writer for each, so that neither waits for the other. */
-template <class C>
-GPU_INLINE void write_share(float *target, uint32_t smem, uint32_t step, int wg)
-{
-    uint32_t use = step * static_cast<uint32_t>(bwd_pieces<C>(wg));
-#pragma unroll 1
-    for (int piece = 0; piece < bwd_pieces<C>(wg); piece++, use++) {
-        write_piece<C>(target, smem, use, wg, piece);
-        gpu::bulk_wait_read<0>();
-        attn::ring_release<C::DQ_ROUNDS>(bwd_dq_ring<C>(smem, wg), use);
-    }
-}
-
-/* The shares of both. */
-template <class C>
-GPU_INLINE void write_shares(float *target, uint32_t smem, uint32_t step)
-{
-    uint32_t first = step * static_cast<uint32_t>(bwd_pieces<C>(0));
-    uint32_t second = step * static_cast<uint32_t>(bwd_pieces<C>(1));
-#pragma unroll
-    for (int piece = 0; piece < bwd_pieces<C>(0); piece++, first++, second++) {
-        write_piece<C>(target, smem, first, 0, piece);
-        if (piece < bwd_pieces<C>(1)) {
-            write_piece<C>(target, smem, second, 1, piece);
-            gpu::bulk_wait_read<1>();
-        } else {
-            gpu::bulk_wait_read<0>();
-        }
-        attn::ring_release<C::DQ_ROUNDS>(bwd_dq_ring<C>(smem, 0), first);
-        if (piece < bwd_pieces<C>(1)) {
-            gpu::bulk_wait_read<0>();
-            attn::ring_release<C::DQ_ROUNDS>(bwd_dq_ring<C>(smem, 1), second);
-        }
-    }
-}
-
-/* Writer `writer` of one tile. In a deterministic launch one has the even steps, one the odd ones:
- * to see a turn come, to add and to pass it on are three journeys to L2, longer than a step. */
-template <class C>
-GPU_INLINE uint32_t write_tile(const bwd_params &p, uint32_t smem, uint32_t tile, uint32_t step,
-                               int writer)
-{
-    bwd_tour tour = tour_start<C>(p, tile);
-    int32_t base = 0;
-    if constexpr (C::DETERMINISTIC) {
-        base = attn::turn_base<C::N>(p.order, tour.start, tile);
-    }
-#pragma unroll 1
-    for (; tour_lasts(p, tile, tour); tour_next(tile, tour), step++) {
-        float *target = p.scratch.dq + int64_t{C::M * C::D} * tour_unit(p, tile, tour);
-        if constexpr (!C::DETERMINISTIC) {
-            write_share<C>(target, smem, step, writer);
-        } else if (step % BWD_WRITERS == static_cast<uint32_t>(writer)) {
-            attn::await_turn<C, 1>(p, tile, tour, base);
-            write_shares<C>(target, smem, step);
-            attn::pass_turn(p, tile, tour);
-        }
-    }
-    return step;
-}
-
-template <class C>
-GPU_INLINE void write_all(const bwd_params &p, uint32_t smem, int writer)
-{
-    using S = bwd_smem<C>;
-    uint32_t step = 0;
-    for (uint32_t use = 0;; use++) {
-        attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-        uint32_t tile = bwd_tile<C>(smem, use);
-        if (attn::tile_read_place(tile).rows == 0) {
-            break;
-        }
-        step = write_tile<C>(p, smem, tile, step, writer);
-        attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-        if (attn::draws_late<C>(p)) {
-            gpu::mbarrier_arrive(smem + S::MAY_DRAW);
-        }
-    }
-    gpu::bulk_wait<0>(); /* spare while the next kernel starts behind this one's end */
-}
-
 /* An accumulator that every product is added to, also the first: a flag would be a register. */
 template <int COUNT>
 GPU_INLINE void clear_sums(float (&d)[COUNT])
@@ -491,22 +427,6 @@ GPU_INLINE void send_rows(const bwd_out &out, uint32_t stage, int32_t row, int32
                            gpu::l2::evict_first, column + c, gpu::ragged_row(k.span, row + first),
                            place.head, gpu::ragged_shift(k.first, k.span));
         }
-    }
-}
-
-/* ---- the threads of warpgroup 0 ---- */
-
-template <class C>
-GPU_INLINE void bwd_serve(const bwd_params &p, uint32_t smem)
-{
-    gpu::registers_give<C::LOADER_REGISTERS>();
-    int warp = gpu::warp_index();
-    if (warp == 0 && gpu::elect_one()) {
-        bwd_load_all<C>(p, smem);
-    } else if (warp == 1 && gpu::elect_one()) {
-        bwd_load_all_douts<C>(p, smem);
-    } else if (warp >= 2 && gpu::elect_one()) {
-        write_all<C>(p, smem, warp - 2);
     }
 }
 

@@ -22,6 +22,7 @@ struct halves_config {
     static constexpr int M = 64, N = 2 * BWD_WG_ROWS;
     static constexpr bool SOFTCAP = CAPPED;
     static constexpr bool DETERMINISTIC = false; /* it is, without turns */
+    static constexpr bool ORDERS = false;
     static constexpr int THREADS = 3 * BWD_WARPGROUP;
     static constexpr uint32_t CONSUMER_WARPS = 2 * BWD_WARPS, KEY_WARPS = CONSUMER_WARPS;
     static constexpr uint32_t TILE_READERS = 2; /* loaders */

@@ -13,19 +13,20 @@ namespace sm90
 template <class C>
 attn_status bwd_launch(attn_context *context, const attn_launch *launch, void (*kernel)(bwd_params))
 {
-    const attn::backward_kernel all = {attn::preprocess_kernel<typename C::T, C::M, C::D, C::DV>,
-                                       kernel,
-                                       bwd_post_kernel<C>,
-                                       C::THREADS,
-                                       C::DQ_PIECES * BWD_WARPGROUP,
-                                       bwd_smem<C>::BYTES,
-                                       C::DQ_PIECES * tile_bytes(BWD_WG_ROWS, PANEL),
-                                       gpu::element_of<typename C::T>::value,
-                                       SWIZZLE,
-                                       C::M,
-                                       C::N,
-                                       C::D,
-                                       BWD_WARP_ROWS};
+    attn::backward_kernel all = {attn::preprocess_kernel<typename C::T, C::M, C::D, C::DV>,
+                                 kernel,
+                                 bwd_post_kernel<C>,
+                                 C::THREADS,
+                                 C::DQ_PIECES * BWD_WARPGROUP,
+                                 bwd_smem<C>::BYTES,
+                                 C::DQ_PIECES * tile_bytes(BWD_WG_ROWS, PANEL),
+                                 gpu::element_of<typename C::T>::value,
+                                 SWIZZLE,
+                                 C::M,
+                                 C::N,
+                                 C::D,
+                                 BWD_WARP_ROWS};
+    all.orders = C::ORDERS;
     return attn::backward_launch(context, launch, all);
 }
 

@@ -1,10 +1,10 @@
 /*
  * sm90/bwd_post: the fp32 sums of dQ become dQ.
  *
- * Grid: (stripes of the plan, q heads), a warpgroup for each piece of the sums (sm90/bwd_data):
- * each thread reads the fragments it would have held in the main kernel, scales, rounds, and the
- * warp stores its 16 rows through shared memory. Every row of the span is written: sums of rows
- * that nobody added to are 0. Bound: memory: 4 bytes read and 2 written per element.
+ * Grid: (loose stripes of the plan, q heads), a warpgroup for each piece of the sums
+ * (sm90/bwd_data): each thread reads the fragments it would have held in the main kernel, scales,
+ * rounds, and the warp stores its 16 rows through shared memory. Every row of the span is written:
+ * sums of rows that nobody added to are 0. Bound: memory: 4 bytes read and 2 written per element.
  */
 #ifndef SM90_BWD_POST_CUH
 #define SM90_BWD_POST_CUH
@@ -18,17 +18,18 @@ template <class C>
 __global__ void __launch_bounds__(C::DQ_PIECES *BWD_WARPGROUP)
     bwd_post_kernel(const __grid_constant__ bwd_params p)
 {
-    const plan_fill stripe = p.stripes[gpu::block_x()];
+    int32_t number = gpu::global_load_constant<int32_t>(p.loose + gpu::block_x());
+    const plan_stripe stripe = p.stripes[number];
     int32_t head = gpu::block_y();
-    int64_t unit = int64_t{gpu::block_x()} * p.hq + head;
+    int64_t unit = int64_t{number} * p.hq + head;
     bwd_lane me = {gpu::warpgroup_index(), gpu::lane_index(), gpu::warp_index() % BWD_WARPS,
                    gpu::elect_one()};
     const float *source =
-        p.scratch.dq + (unit * C::DQ_PIECES + me.wg) * BWD_PIECE + (me.warp * 32 + me.lane) * 4;
+        p.scratch.dq + (unit * C::DQ_PIECES + me.wg) * BWD_PIECE + bwd_place(me) / 4;
     float dq[PANEL / 2];
 #pragma unroll
     for (int i = 0; i < PANEL / 8; i++) {
-        gpu::f32x4 x = gpu::global_load<gpu::f32x4>(source + i * BWD_WARPGROUP * 4);
+        gpu::f32x4 x = gpu::global_load<gpu::f32x4>(source + i * BWD_FRAGMENT / 4);
         dq[4 * i] = x.x;
         dq[4 * i + 1] = x.y;
         dq[4 * i + 2] = x.z;

@@ -33,6 +33,7 @@ struct queries_config {
     static constexpr int M = 2 * BWD_WG_ROWS, N = 64; /* queries of a tile, keys of a step */
     static constexpr bool SOFTCAP = CAPPED;
     static constexpr bool DETERMINISTIC = false; /* it is, without turns */
+    static constexpr bool ORDERS = false;
     static constexpr int THREADS = 3 * BWD_WARPGROUP;
     static constexpr uint32_t CONSUMER_WARPS = 2 * BWD_WARPS;
     static constexpr uint32_t TILE_READERS = 2; /* loaders */

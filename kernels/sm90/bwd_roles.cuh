@@ -28,6 +28,7 @@ struct roles_config {
     static constexpr int M = 64, N = 64;      /* queries of a step, keys of a tile */
     static constexpr bool SOFTCAP = CAPPED;
     static constexpr bool DETERMINISTIC = false; /* it is, without turns */
+    static constexpr bool ORDERS = false;
     static constexpr int THREADS = 3 * BWD_WARPGROUP;
     static constexpr uint32_t CONSUMER_WARPS = 2 * BWD_WARPS;
     static constexpr uint32_t KEY_WARPS = BWD_WARPS; /* that store K's, or V's, gradient */

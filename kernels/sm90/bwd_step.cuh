@@ -40,6 +40,7 @@ struct bwd_step {
     int32_t m;     /* query block */
     int32_t next;  /* that of the next step */
     bool first;    /* of the tile */
+    bool ordered;  /* see plan_tile */
 };
 
 /* S^T = K Q^T, as one group. */
@@ -187,17 +188,57 @@ GPU_INLINE void issue_dq(bwd_registers<C> &r, uint32_t smem, uint32_t step, cons
     gpu::wgmma_commit();
 }
 
-/* This consumer's share of dQ to its slot, in the order of the fragment: 16 bytes a thread. */
+/* The use of dQ's slots that a step is. Where tiles can be ordered, each tile's dK is one, too. */
 template <class C>
-GPU_INLINE void store_dq(const bwd_registers<C> &r, uint32_t smem, uint32_t step,
+GPU_INLINE uint32_t dq_use(uint32_t step, uint32_t tile_use)
+{
+    return C::ORDERS ? step + tile_use : step;
+}
+
+/* With what the tiles before have summed (more), this consumer's share is the result. Zeros are as
+ * those of sums that begin with zero: not negative. */
+template <class C>
+GPU_INLINE void round_dq(const bwd_registers<C> &r, const bwd_params &p, uint32_t slot, bool more,
                          const bwd_lane &me)
 {
-    uint32_t target =
-        bwd_dq<C>(smem, me.wg, step) + static_cast<uint32_t>(me.warp * 32 + me.lane) * 16;
-    bwd_wait_dq<C>(smem, me.wg, step);
+    float dq[PANEL / 2];
+#pragma unroll
+    for (int i = 0; i < PANEL / 8; i++) {
+        gpu::f32x4 x = {0.0f, 0.0f, 0.0f, 0.0f};
+        if (more) {
+            x = gpu::smem_load<gpu::f32x4>(slot + bwd_place(me) +
+                                           static_cast<uint32_t>(i) * BWD_FRAGMENT);
+        }
+        dq[4 * i] = r.dq[4 * i] + x.x + 0.0f;
+        dq[4 * i + 1] = r.dq[4 * i + 1] + x.y + 0.0f;
+        dq[4 * i + 2] = r.dq[4 * i + 2] + x.z + 0.0f;
+        dq[4 * i + 3] = r.dq[4 * i + 3] + x.w + 0.0f;
+    }
+    gpu::warp_sync();
+    uint32_t quarter = static_cast<uint32_t>(me.warp) * (BWD_PIECE_BYTES / BWD_WARPS);
+    stage_rows<typename C::T, PANEL>(
+        dq, p.scale, slot + quarter - tile_bytes(me.warp * BWD_WARP_ROWS, PANEL), PANEL, me);
+}
+
+/* This consumer's share of dQ to its slot, in the order of the fragment: 16 bytes a thread; or, in
+ * the last tile of an ordered sequence, the rows that it makes of it. */
+template <class C>
+GPU_INLINE void store_dq(const bwd_registers<C> &r, const bwd_params &p, uint32_t smem,
+                         const bwd_step &at, uint32_t step, const bwd_lane &me)
+{
+    uint32_t use = dq_use<C>(step, at.use), slot = bwd_dq<C>(smem, me.wg, use), way = 0;
+    bwd_wait_dq<C>(smem, me.wg, use);
+    if (C::ORDERS && at.ordered) {
+        way = gpu::smem_load<uint32_t>(bwd_way<C>(smem, me.wg));
+    }
+    if (C::ORDERS && (way & WAY_WRITE) != 0) {
+        round_dq<C>(r, p, slot, (way & WAY_SUM) != 0, me);
+        return;
+    }
+    uint32_t target = slot + bwd_place(me);
 #pragma unroll
     for (int i = 0; i < C::DQ_COLUMNS / 8; i++) {
-        gpu::smem_store(target + static_cast<uint32_t>(i) * BWD_WARPGROUP * 16,
+        gpu::smem_store(target + static_cast<uint32_t>(i) * BWD_FRAGMENT,
                         gpu::f32x4{r.dq[4 * i], r.dq[4 * i + 1], r.dq[4 * i + 2], r.dq[4 * i + 3]});
     }
 }
@@ -215,17 +256,23 @@ GPU_INLINE void show_stored(uint32_t full)
 
 /* dQ to the writer. */
 template <class C>
-GPU_INLINE void show_dq(uint32_t smem, uint32_t step, const bwd_lane &me)
+GPU_INLINE void show_dq(uint32_t smem, const bwd_step &at, uint32_t step, const bwd_lane &me)
 {
-    show_stored(attn::ring_full<C::DQ_ROUNDS>(bwd_dq_ring<C>(smem, me.wg), step));
+    uint32_t use = dq_use<C>(step, at.use);
+    show_stored(attn::ring_full<C::DQ_ROUNDS>(bwd_dq_ring<C>(smem, me.wg), use));
 }
 
-/* The last tile's dK and dV, staged where dQ and dS go, have left. */
+/* The last tile's dK and dV, staged where dQ and dS go, have left. at: the first step of a tile. */
 template <class C>
-GPU_INLINE void wait_staging(const bwd_lane &me)
+GPU_INLINE void wait_staging(uint32_t smem, const bwd_step &at, const bwd_lane &me)
 {
     if (me.leader) {
         gpu::bulk_wait_read<0>();
+        if (C::ORDERS && at.use > 0) {
+            uint32_t dk_use = dq_use<C>(at.step, at.use) - 1;
+            gpu::mbarrier_arrive(
+                attn::ring_full<C::DQ_ROUNDS>(bwd_dq_ring<C>(smem, me.wg), dk_use));
+        }
     }
     gpu::barrier_sync<STAGING_FREE>(BWD_CONSUMERS);
 }
@@ -262,13 +309,23 @@ GPU_INLINE void release_elected(uint32_t ring, uint32_t use)
 template <class C>
 GPU_INLINE bwd_step uniform_step(const bwd_step &at)
 {
-    return {gpu::shuffle(at.use, 0), gpu::shuffle(at.step, 0), gpu::shuffle(at.m, 0), at.next,
-            at.first};
+    return {gpu::shuffle(at.use, 0),
+            gpu::shuffle(at.step, 0),
+            gpu::shuffle(at.m, 0),
+            at.next,
+            at.first,
+            at.ordered};
 }
 
 GPU_INLINE bwd_lane uniform_lane(const bwd_lane &me)
 {
     return {gpu::shuffle(me.wg, 0), me.lane, me.warp, me.leader};
+}
+
+/* So that no address made of it is kept, in a register, from tile to tile. */
+GPU_INLINE bwd_lane forgotten_lane(const bwd_lane &me)
+{
+    return {gpu::shuffle(me.wg, 0), me.lane, gpu::shuffle(me.warp, 0), me.leader};
 }
 
 /* From S^T, issued as the only group, to P^T; dP^T runs. What can be is read before the wait:
@@ -320,7 +377,7 @@ GPU_INLINE void step_within(bwd_registers<C> &r, const bwd_params &p, uint32_t s
     }
     make_ds<C>(r, delta);
     if (at.first) {
-        wait_staging<C>(me);
+        wait_staging<C>(smem, at, me);
     }
     store_ds<C>(r, smem, at, me);
     gpu::fence_async_smem();
@@ -332,14 +389,14 @@ GPU_INLINE void step_within(bwd_registers<C> &r, const bwd_params &p, uint32_t s
     if constexpr (MORE) {
         issue_s<C>(r, smem, at.step + 1, me);
         gpu::wgmma_wait<2>(r.dq);
-        store_dq<C>(r, smem, at.step, me);
-        show_dq<C>(smem, at.step, me);
+        store_dq<C>(r, p, smem, at, at.step, me);
+        show_dq<C>(smem, at, at.step, me);
         gpu::wgmma_wait<1>(r.dk, r.ds);
     } else {
         gpu::wgmma_wait<1>(r.dq);
         release_elected<1>(smem + S::K_RING, at.use);
-        store_dq<C>(r, smem, at.step, me);
-        show_dq<C>(smem, at.step, me);
+        store_dq<C>(r, p, smem, at, at.step, me);
+        show_dq<C>(smem, at, at.step, me);
         gpu::wgmma_wait<0>(r.dk, r.ds);
     }
     release_elected<C::Q_STAGES>(smem + S::Q_RING, at.step);
@@ -355,17 +412,17 @@ GPU_INLINE void meet_dq(bwd_registers<C> &r, uint32_t smem, uint32_t step, const
 
 /* dQ of a step, finished, leaves the registers; the stage of dS that it was made from is free. */
 template <class C>
-GPU_INLINE void leave_dq(const bwd_registers<C> &r, uint32_t smem, uint32_t step,
-                         const bwd_lane &me)
+GPU_INLINE void leave_dq(const bwd_registers<C> &r, const bwd_params &p, uint32_t smem,
+                         const bwd_step &at, uint32_t step, const bwd_lane &me)
 {
     release_elected<C::DS_STAGES>(smem + bwd_smem<C>::DS_RING, step);
-    store_dq<C>(r, smem, step, me);
+    store_dq<C>(r, p, smem, at, step, me);
 }
 
 /* The end of a tile's last step: no S to issue, and no next step to take dQ along. */
 template <class C>
-GPU_INLINE void finish_dq(bwd_registers<C> &r, uint32_t smem, const bwd_step &at,
-                          const bwd_lane &me)
+GPU_INLINE void finish_dq(bwd_registers<C> &r, const bwd_params &p, uint32_t smem,
+                          const bwd_step &at, const bwd_lane &me)
 {
     using S = bwd_smem<C>;
     meet_dq<C>(r, smem, at.step, me);
@@ -373,8 +430,8 @@ GPU_INLINE void finish_dq(bwd_registers<C> &r, uint32_t smem, const bwd_step &at
     release_elected<C::Q_STAGES>(smem + S::Q_RING, at.step);
     gpu::wgmma_wait<0>(r.dq);
     release_elected<1>(smem + S::K_RING, at.use);
-    leave_dq<C>(r, smem, at.step, me);
-    show_dq<C>(smem, at.step, me);
+    leave_dq<C>(r, p, smem, at, at.step, me);
+    show_dq<C>(smem, at, at.step, me);
 }
 
 /* On entry S^T is issued, as the only group. FIRST: of the tile, no dQ is behind. */
@@ -404,7 +461,7 @@ GPU_INLINE void step_behind(bwd_registers<C> &r, const bwd_params &p, uint32_t s
     }
     make_ds<C>(r, delta);
     if (FIRST) {
-        wait_staging<C>(me);
+        wait_staging<C>(smem, at, me);
     }
     store_ds<C>(r, smem, at, me);
     issue_dk<C>(r, smem, at);
@@ -413,19 +470,19 @@ GPU_INLINE void step_behind(bwd_registers<C> &r, const bwd_params &p, uint32_t s
     release_elected<C::DOUT_STAGES>(smem + S::DOUT_RING, at.step);
     if constexpr (!FIRST) {
         gpu::wgmma_wait<1>(r.dq);
-        leave_dq<C>(r, smem, at.step - 1, me);
+        leave_dq<C>(r, p, smem, at, at.step - 1, me);
     }
     if constexpr (MORE) {
         issue_s<C>(r, smem, at.step + 1, me);
     }
     if constexpr (!FIRST) {
-        show_dq<C>(smem, at.step - 1, me);
+        show_dq<C>(smem, at, at.step - 1, me);
     }
     if constexpr (MORE) {
         gpu::wgmma_wait<1>(r.dk, r.ds);
         release_elected<C::Q_STAGES>(smem + S::Q_RING, at.step);
     } else {
-        finish_dq<C>(r, smem, at, me);
+        finish_dq<C>(r, p, smem, at, me);
     }
 }
 

@@ -55,6 +55,7 @@ static struct plan_shape draw_shape(void)
     shape.hq = shape.hkv * (1 + draw(4));
     shape.stripe_rows = draw(3) ? 0 : 64;
     shape.pairs = shape.pass == ATTN_FORWARD && shape.stripe_rows == 0 && draw(2);
+    shape.ordered_keys = shape.pass == ATTN_BACKWARD && shape.stripe_rows == 0 ? draw(3) * 150 : 0;
     return shape;
 }
 
@@ -283,13 +284,14 @@ END_TEST
 START_TEST(stripes_cover_the_spans)
 {
     static struct batch b;
-    static struct plan_fill stripes[TILES_MAX];
+    static struct plan_stripe stripes[TILES_MAX];
+    static int32_t loose[TILES_MAX];
     draw_state = 4;
     for (int i = 0; i < 2000; i++) {
         draw_batch(&b);
-        plan_stripes(&b.shape, b.sequences, b.count, stripes);
+        int64_t loose_count = plan_stripes(&b.shape, b.sequences, b.count, stripes, loose);
         int32_t most = b.shape.stripe_rows ? b.shape.stripe_rows : b.shape.q_block;
-        int64_t at = 0;
+        int64_t at = 0, loose_at = 0;
         for (int32_t s = 0; s < b.count; s++) {
             const struct attn_sequence *sequence = &b.sequences[s];
             for (int64_t t = 0; t < b.size.tiles; t++) {
@@ -302,19 +304,84 @@ START_TEST(stripes_cover_the_spans)
                 int32_t used = sequence->q_len - row;
                 used = used < 0 ? 0 : used < stripes[at].rows ? used : stripes[at].rows;
                 must(stripes[at].used == used);
+                bool is_loose = loose_at < loose_count && loose[loose_at] == at;
+                must(stripes[at].ordered != is_loose);
+                loose_at += is_loose;
             }
         }
+        must(loose_at == loose_count);
         must(at == plan_stripe_count(&b.shape, b.sequences, b.count));
     }
 }
 END_TEST
 
+static bool walked(const struct batch *b, int32_t sequence, int32_t stripe)
+{
+    for (int64_t t = 0; t < b->size.tiles; t++) {
+        const struct plan_tile *tile = &b->tiles[t];
+        if (tile->sequence == sequence && tile->first <= stripe && stripe < tile->last) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Ordered are all tiles of a sequence and all its stripes, or none; and each stripe has a tile,
+ * which writes it. Returns whether. */
+static bool check_ordered(const struct batch *b, int32_t sequence,
+                          const struct plan_stripe *stripes, int32_t count)
+{
+    bool ordered = count > 0 && stripes[0].ordered;
+    for (int32_t i = 0; i < count; i++) {
+        must(stripes[i].ordered == ordered);
+        must(!ordered || walked(b, sequence, i));
+    }
+    for (int64_t t = 0; t < b->size.tiles; t++) {
+        must(b->tiles[t].sequence != sequence || (b->tiles[t].ordered != 0) == ordered);
+    }
+    return ordered;
+}
+
+START_TEST(ordered_tiles_write_all_of_a_sequence)
+{
+    static struct batch b;
+    static struct plan_stripe stripes[TILES_MAX];
+    static int32_t loose[TILES_MAX];
+    int64_t ordered = 0, walked_in_vain = 0;
+    draw_state = 6;
+    for (int i = 0; i < 5000; i++) {
+        draw_batch(&b);
+        if (b.shape.pass == ATTN_FORWARD) {
+            continue;
+        }
+        plan_stripes(&b.shape, b.sequences, b.count, stripes, loose);
+        const struct plan_stripe *at = stripes;
+        for (int32_t s = 0; s < b.count; s++) {
+            int32_t count = (b.sequences[s].q_span + b.shape.q_block - 1) / b.shape.q_block;
+            bool is = check_ordered(&b, s, at, count);
+            must(!is || b.sequences[s].k_len <= b.shape.ordered_keys);
+            bool all = count > 0;
+            for (int32_t stripe = 0; stripe < count; stripe++) {
+                all = all && walked(&b, s, stripe);
+            }
+            ordered += is;
+            walked_in_vain += all && !is && b.sequences[s].k_len <= b.shape.ordered_keys;
+            must(!all || is || b.sequences[s].k_len > b.shape.ordered_keys ||
+                 b.shape.deterministic);
+            at += count;
+        }
+    }
+    must(ordered > 500 && walked_in_vain < ordered);
+}
+END_TEST
+
 /*
- * A deterministic launch ends with any number of resident CTAs from PLAN_GROUP up, because a tile
- * waits only for tiles that stand before it, or in its own group of neighbours: with a right edge
- * for later keys, with only a left one, or tiles of more keys than a step has queries, for earlier
- * keys, else for the groups before its own and for members of its own, which lie within PLAN_GROUP
- * entries of the list.
+ * A deterministic launch, and any with ordered tiles, ends with any number of resident CTAs from
+ * PLAN_GROUP up, because a tile waits only for tiles that stand before it, or in its own group of
+ * neighbours: with a right edge for later keys, with only a left one, or tiles of more keys than a
+ * step has queries, or where nobody goes round, for earlier keys, else for the groups before its
+ * own and for members of its own, which lie within PLAN_GROUP entries of the list. entries of the
+ * list.
  */
 static bool waits_in_order(const struct batch *b, const struct plan_tile *tile,
                            const struct plan_tile *other)
@@ -325,7 +392,7 @@ static bool waits_in_order(const struct batch *b, const struct plan_tile *tile,
     if (mask->has_right) {
         return other->row < tile->row || other <= tile;
     }
-    if (mask->has_left || b->shape.k_block > b->shape.q_block) {
+    if (mask->has_left || b->shape.k_block > b->shape.q_block || !b->shape.deterministic) {
         return other->row > tile->row || other <= tile;
     }
     if (group == other_group) {
@@ -339,7 +406,8 @@ static void check_waits(const struct batch *b)
     for (int64_t t = 0; t < b->size.tiles; t++) {
         for (int64_t u = 0; u < b->size.tiles; u++) {
             const struct plan_tile *tile = &b->tiles[t], *other = &b->tiles[u];
-            bool related = tile->sequence == other->sequence && tile->head == other->head;
+            bool related = tile->sequence == other->sequence && tile->head == other->head &&
+                           (tile->ordered || b->shape.deterministic);
             must(!related || waits_in_order(b, tile, other));
         }
     }
@@ -351,7 +419,7 @@ START_TEST(a_tile_waits_only_for_tiles_before_it_or_in_its_group)
     draw_state = 5;
     for (int i = 0; i < 2000; i++) {
         draw_batch(&b);
-        if (b.shape.pass == ATTN_BACKWARD && b.shape.deterministic) {
+        if (b.shape.pass == ATTN_BACKWARD) {
             check_waits(&b);
         }
     }
@@ -497,6 +565,7 @@ int main(void)
     tcase_add_test(all, every_pair_once);
     tcase_add_test(all, tiles_are_the_sequences_own);
     tcase_add_test(all, stripes_cover_the_spans);
+    tcase_add_test(all, ordered_tiles_write_all_of_a_sequence);
     tcase_add_test(all, a_tile_waits_only_for_tiles_before_it_or_in_its_group);
     tcase_add_test(all, tiles_in_turn_do_not_begin_together);
     tcase_add_test(all, long_tiles_start_first);

@@ -152,8 +152,9 @@ const std::vector<spare_step> SPARE = {
      {"64 ", "128 causal", "128 full", "256 "}},
     {"mbarrier_wait(smem + S::MAY_DRAW",
      "tiles are drawn late for balance; where tiles of a group wait for each other (cyclic order) "
-     "one CTA must not draw two of them",
-     {"causal", "128 full", "narrow"}},
+     "one CTA must not draw two of them, but it draws after its last loads: in batches as small as "
+     "these the others have drawn by then",
+     {}},
     {"bulk_wait<0>(); /* spare",
      "sources were waited for before, and the end of a kernel waits for the rest",
      {}},

@@ -141,6 +141,7 @@ inline attn_status forward_launch(attn_context *context, const attn_launch *laun
                          2 * (shape.d + shape.dv),
                          false,
                          kernel.pairs,
+                         0,
                          0};
     cuda_plan plan = {};
     forward_params p = {};

@@ -38,8 +38,8 @@ SHOWN = [name for name, _ in PIPES if name != "MMA"]
 MUFU_CYCLES, ALU_CYCLES = 8, 2
 SMEM_BYTES = 128  # a cycle of an SM
 
-# FlashAttention's published TFLOP/s on 4 x 8192 tokens, full (sm90: FA3, varlen, H200; sm100: FA4 on
-# B200, varlen but for pairs and 192/128, "det." for deterministic).
+# FlashAttention's published TFLOP/s on 4 x 8192 tokens, full (sm90: FA3, varlen, H200; sm100: FA4
+# on B200, varlen but for pairs and 192/128).
 PUBLISHED = {
     "sm90": {"fwd 128/128": "635", "bwd 128/128": "589", "bwd 128/128 det.": "542",
              "fwd 64/64": "576", "bwd 64/64": "530", "bwd 64/64 det.": "444", "fwd 256/256": "746",
@@ -118,7 +118,7 @@ class Variant:
 
     @staticmethod
     def is_main(mangled):
-        return re.search(r"sm\d+\d+(fwd|bwd|bwd_pair|bwd_wide)_kernelI", mangled) and "post" not in mangled
+        return re.search(r"sm\d+(fwd|bwd|bwd_pair|bwd_wide)_kernelI", mangled)
 
     def label(self):
         kind = "fwd" if self.forward else "pair" if self.pair else "bwd"

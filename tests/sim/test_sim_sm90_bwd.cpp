@@ -172,7 +172,7 @@ std::vector<backward_case> left_out_cases()
             backward_hazards(OF_128, 128, 128)[1],
             backward_hazards(OF_128, 128, 128)[2],
             backward_case_of(OF_128, "narrow", narrow, ITEMS),
-            backward_case_of(OF_256, "causal deterministic", halves, ITEMS),
+            backward_case_of(OF_256, "causal deterministic", halves, SHORT_ITEMS),
             backward_case_of(OF_256, "causal deterministic", roles, SHORT_ITEMS)};
 }
 constexpr int LEFT_OUTS = 6;

@@ -22,7 +22,8 @@
  * launches of many milliseconds the power cap (1665 of 1980 MHz).
  * Measured on an H200, 2026-11-22, bf16, 16 heads, TFLOP/s full / causal, GEMM beside it 775 to
  * 796: 4 x 8192 d 128 745 / 696 (flash-attention 3 in the same run, dense: 755 / 734), d 64 598 /
- * 548, d 96 669 / 587; 8 heads: d 192 and 128 762 / 665, d 256 821 / 710. notes.md has the rest.
+ * 548, d 96 669 / 587; 8 heads: d 192 and 128 762 / 665, d 256 821 / 710. 2026-11-29: 4 x 8192 d
+ * 128 732 / 704, short1024 394 / 260, with 32/8 heads 432 / 303. notes.md has the rest.
  */
 #ifndef SM90_FWD_CUH
 #define SM90_FWD_CUH

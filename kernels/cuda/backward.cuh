@@ -137,6 +137,20 @@ inline backward_layout backward_layout_of(int64_t stripes, int32_t hq, int32_t m
  */
 constexpr int32_t ORDERED_KEYS = 1024;
 
+/* Is at least half of the work in such sequences? Bits do not depend on it: an order is what a
+ * deterministic launch has anyway. */
+inline bool backward_mostly_short(const attn_launch *launch)
+{
+    double brief = 0.0, all = 0.0;
+    for (int32_t i = 0; i < launch->sequence_count; i++) {
+        const attn_sequence &s = launch->sequences[i];
+        double work = static_cast<double>(s.q_len) * s.k_len;
+        all += work;
+        brief += s.k_len <= ORDERED_KEYS ? work : 0.0;
+    }
+    return 2.0 * brief >= all;
+}
+
 inline plan_shape backward_plan_shape(const attn_shape &shape, int32_t m, int32_t n)
 {
     int32_t walked_bytes = 2 * (shape.d + shape.dv) + 4 * shape.d;

@@ -21,10 +21,11 @@
  *   dq (1 or 2 slots for each consumer)  fp32 share, from consumer to its writer
  * bwd_step says in which order a step does what.
  *
- * Ordered tiles (plan_tile; d 128 without a softcap) are those of short sequences, and all of a
- * deterministic launch. The first key block stores its share of a block of dQ, the others add
- * theirs in turn, the last finds the sum in its slot, adds its own share and writes the result: no
- * zeros, no postprocess. So a writer grants a slot for each use, with word of what is to be done.
+ * Ordered tiles (plan_tile; an instance of their own, for launches of mostly short sequences: it
+ * costs long ones 1 to 5 %) are those of short sequences, or all of a deterministic launch. The
+ * first key block stores its share of a block of dQ, the others add theirs in turn, the last finds
+ * the sum in its slot, adds its own share and writes the result: no zeros, no postprocess. So a
+ * writer grants a slot for each use, with word of what is to be done.
  *
  * Turns: a block of dQ has a turn counter; a writer waits until the key blocks before its
  * own have added their shares. common/turn.cuh says who comes before whom. The writers then have
@@ -42,7 +43,8 @@
 namespace sm90
 {
 
-template <typename TYPE, int DIM, int DIM_V, int QUERIES, bool CAPPED, bool ORDERED>
+template <typename TYPE, int DIM, int DIM_V, int QUERIES, bool CAPPED, bool ORDERED,
+          bool ALSO_ORDERS = false>
 struct bwd_config {
     using T = TYPE;
     static constexpr int D = DIM, DV = DIM_V; /* tensors may be narrower: maps read zeros, clip */
@@ -66,7 +68,8 @@ struct bwd_config {
      * stage: 3 %. */
     static constexpr bool ONE_DQ = DQ_BEHIND && M == BWD_WG_ROWS;
     static constexpr int DQ_SLOTS = ONE_DQ ? 1 : 2;
-    static constexpr bool ORDERS = ONE_DQ; /* tiles that write dQ (plan_tile.ordered) */
+    static constexpr bool ORDERS = ALSO_ORDERS; /* tiles that write dQ (plan_tile.ordered) */
+    static_assert(ONE_DQ || !ORDERS, "a slot is granted for one use at a time");
     static constexpr int DQ_ROUNDS = ORDERED || ORDERS ? BWD_WRITERS : DQ_SLOTS;
     static constexpr int Q_STAGES = ONE_DQ ? 3 : 2, DOUT_STAGES = Q_STAGES, DS_STAGES = 2;
     /* dQ of a step: consumers share it by columns, or by rows when each has 64 of them. */

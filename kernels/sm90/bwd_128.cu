@@ -10,6 +10,12 @@ struct row {
     template <typename T, bool CAPPED, bool ORDERED>
     static attn_status launch(attn_context *context, const attn_launch *launch)
     {
+        if constexpr (!CAPPED) {
+            if (attn::backward_mostly_short(launch)) {
+                using C = sm90::bwd_config<T, 128, 128, 64, CAPPED, ORDERED, true>;
+                return sm90::bwd_launch<C>(context, launch, sm90::bwd_kernel<C>);
+            }
+        }
         using C = sm90::bwd_config<T, 128, 128, 64, CAPPED, ORDERED>;
         return sm90::bwd_launch<C>(context, launch, sm90::bwd_kernel<C>);
     }

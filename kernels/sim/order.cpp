@@ -2,8 +2,9 @@
 #include "sim/ops.h"
 
 /*
- * Order between clusters. A release puts what its thread knows into the flag; an acquire gives it
- * to the acquiring thread's cluster, where it counts for every thread that knows of the acquire.
+ * Order through flags, between clusters and between threads of one. A release puts what its thread
+ * knows into the flag; an acquire gives it to the acquiring thread's cluster, where it counts for
+ * every thread that knows of the acquire.
  */
 namespace sim
 {
@@ -30,7 +31,9 @@ bool knows(const thread &t, const global_tag &w, bool bulk)
     int blocks = static_cast<int>(c.blocks.size()), rank = w.block % blocks;
     if (w.block / blocks == c.index) {
         bool mine = rank == t.owner->rank && w.warp == t.of->index && w.lane == t.lane;
-        return (mine && (!w.bulk || t.bulk_waited >= w.stamp)) || covers(t.known.of[rank], w);
+        if ((mine && (!w.bulk || t.bulk_waited >= w.stamp)) || covers(t.known.of[rank], w)) {
+            return true;
+        }
     }
     for (size_t i = c.from_others.size(); i-- > 0;) {
         const learned &l = c.from_others[i];

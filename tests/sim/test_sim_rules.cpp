@@ -34,7 +34,8 @@ constexpr uint32_t BAR = BASE + 32768;
 constexpr uint32_t BYTES = 65536;
 constexpr uint64_t SEEDS = 8; /* a rule must be found by the first of them */
 
-std::vector<f32x4> input(1024), output(1024);
+std::vector<f32x4> input(1024), output(1024), sums(64);
+int32_t turns;        /* the flag of sums */
 tensor_map map_64x64; /* of output, as 64 columns of bf16 */
 
 /* What the simulator says under each seed; empty if it never objects. */
@@ -44,6 +45,9 @@ std::string objection(int threads, const std::function<void()> &kernel, uint64_t
     d.seed = seed;
     sim::device_add(&d, "input", input.data(), input.size() * 16, sim::usage::input);
     sim::device_add(&d, "output", output.data(), output.size() * 16, sim::usage::output);
+    sim::device_add(&d, "sums", sums.data(), sums.size() * 16, sim::usage::ordered);
+    sim::device_add(&d, "turns", &turns, sizeof turns, sim::usage::scratch);
+    turns = 0;
     sim::device_run(&d, {{1, 1, 1}, threads, BYTES, 0}, kernel);
     return d.error;
 }
@@ -555,6 +559,45 @@ START_TEST(bad_tensor_maps_are_refused)
 }
 END_TEST
 
+/* Two threads of a block add to the same sums, one after the other by a flag alone. */
+START_TEST(a_flag_orders_threads_of_a_block_too)
+{
+    auto add = [] {
+        bulk_reduce_add(&sums[0].x, BASE, 256, l2::evict_last);
+        bulk_commit();
+    };
+    auto turn = [=](bool wait_done, bool wait_flag, bool fence) {
+        return [=] {
+            smem_store(mine(), 1.0f);
+            fence_async_smem();
+            block_sync();
+            if (thread_index() == 0) {
+                add();
+                if (wait_done) {
+                    bulk_wait<0>();
+                }
+                fence_async_global();
+                flag_add(&turns, 1);
+                bulk_wait<0>();
+            } else if (thread_index() == 32) {
+                if (wait_flag) {
+                    flag_wait(&turns, 1);
+                }
+                if (fence) {
+                    fence_async_global();
+                }
+                add();
+                bulk_wait<0>();
+            }
+        };
+    };
+    accept(64, turn(true, true, true));
+    refuse("is known to be done", 64, turn(false, true, true));
+    refuse("is known to be done", 64, turn(true, false, true));
+    refuse("no fence_async_global between", 64, turn(true, true, false));
+}
+END_TEST
+
 START_TEST(flags_that_never_come_are_a_deadlock)
 {
     static int32_t flag;
@@ -590,6 +633,7 @@ int main()
     tcase_add_test(tests, named_barriers_count_threads);
     tcase_add_test(tests, registers_are_a_budget);
     tcase_add_test(tests, bad_tensor_maps_are_refused);
+    tcase_add_test(tests, a_flag_orders_threads_of_a_block_too);
     tcase_add_test(tests, flags_that_never_come_are_a_deadlock);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

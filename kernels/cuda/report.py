@@ -58,7 +58,8 @@ HEAD = """# What the machine code of the {arch} kernels holds
 
 Written by kernels/cuda/report.py, bf16 under {code}; nothing here is measured.
 
-Registers: at launch, then what roles move to. Bytes of shared memory{columns}: from the plan structs.
+Registers: at launch, then what roles move to. Bytes of shared memory{columns}: from the plan
+structs.
 Instructions are those of a warp in one pass of the loop that makes P: {main}.
 Code that most passes skip (masks) is in it, waits count once. Other roles: instructions of a pass
 of their loop{correction}.
@@ -226,7 +227,8 @@ def roles_of(v, all_loops):
     per_row = 4 if v.forward else 2 * 64 // chunk
     main = smallest(all_loops, {"LDTM": per_row, "STTM": per_row, "MUFU.EX2": 64}, ("UTCHMMA",))
     if v.wide: # 32 keys x 32 queries, pairs to shared memory
-        main = smallest(all_loops, {"LDTM": 2 * 32 // chunk, "MUFU.EX2": 32, "STS": 8}, ("UTCHMMA",))
+        main = smallest(all_loops, {"LDTM": 2 * 32 // chunk, "MUFU.EX2": 32, "STS": 8},
+                        ("UTCHMMA",))
     multiplier = smallest(all_loops, {"UTCHMMA": 1})
     if v.forward:
         correction = smallest(all_loops, {"LDTM": 1, "STTM": 1}, ("MUFU.EX2", "UTCHMMA"))
@@ -304,8 +306,8 @@ def report(arch, folder):
     text = HEAD.format(
         arch=arch, code=ARCHS[arch]["code"], mma=ARCHS[arch]["mma"], peak=ARCHS[arch]["peak"],
         main=MAIN[arch], fa=4 if blackwell else 3,
-        columns=" and columns of tensor\nmemory" if blackwell else "",
-        correction="; that of the correction shrinks O, which most blocks skip" if blackwell else "",
+        columns=" and columns of tensor memory" if blackwell else "",
+        correction="; that of the correction shrinks O, which most skip" if blackwell else "",
         issue="P's loop, dQ's and the multiplier's" if blackwell else "the consumers'",
         smem="" if blackwell else "; forward")
     lines = [text, "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]

@@ -59,7 +59,9 @@ GPU_INLINE void keys_init(const bwd_params &p, uint32_t smem)
         attn::ring_init<1>(smem + S::V_RING, 1, C::KEY_WARPS);
         attn::ring_init<C::Q_STAGES>(smem + S::Q_RING, 1, C::CONSUMER_WARPS);
         attn::ring_init<C::DOUT_STAGES>(smem + S::DOUT_RING, 1, C::CONSUMER_WARPS);
-        attn::ring_init<C::P_SLOTS>(smem + S::P_RING, BWD_WARPS, BWD_WARPS);
+        if constexpr (C::P_SLOTS > 0) {
+            attn::ring_init<C::P_SLOTS>(smem + S::P_RING, BWD_WARPS, BWD_WARPS);
+        }
         gpu::mbarrier_init(smem + S::MAY_DRAW, 1);
         gpu::mbarrier_init_fence();
     }

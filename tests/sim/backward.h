@@ -25,6 +25,8 @@ struct backward_kind {
     bool cyclic;    /* turns without a mask go round (common/turn): not if N > M */
     int cluster;    /* CTAs that work on a tile together */
     int processors; /* that the host side is told of */
+    int ordered_keys = 0; /* without a softcap dQ of launches of sequences of up to so many keys is
+                             added in order, deterministic or not */
 };
 
 /* A batch and what is computed on it; resident: CTAs at a time. */

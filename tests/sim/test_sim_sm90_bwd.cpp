@@ -16,7 +16,7 @@ const attn_row ROWS[] = {ATTN_SM90_ROWS};
 constexpr size_t ROW_COUNT = sizeof ROWS / sizeof *ROWS;
 /* Kernels differ in the queries of a step, and in the keys of a tile. */
 const backward_kind OF_64 = {ROWS, ROW_COUNT, 128, true, 1, sim::PROCESSORS},
-                    OF_128 = {ROWS, ROW_COUNT, 64, false, 1, sim::PROCESSORS},
+                    OF_128 = {ROWS, ROW_COUNT, 64, false, 1, sim::PROCESSORS, 1024},
                     OF_256 = {ROWS, ROW_COUNT, 0, false, 1, sim::PROCESSORS};
 
 /* At most three key blocks of 128 each, because a group of a deterministic backward
@@ -151,7 +151,7 @@ END_TEST
 const std::vector<spare_step> SPARE = {
     {"fence_async_smem(); /* zeros",
      "of panels that the tensor has not: demanded where there are some",
-     {"64 ", "128 causal", "128 full", "256 "}},
+     {"64 ", "128 causal", "128 full", "192 ", "256 "}},
     {"mbarrier_wait(smem + S::MAY_DRAW",
      "tiles are drawn late for balance; where tiles of a group wait for each other (cyclic order) "
      "one CTA must not draw two of them, but it draws after its last loads: in batches as small as "
@@ -203,7 +203,7 @@ int main()
     tcase_add_loop_test(tests, wide_bits_never_depend_on_the_schedule, 0, 2);
     tcase_add_loop_test(tests, short_sequences_beside_a_long_one, 0, 6);
     TCase *left_out = tcase_create("left_out");
-    tcase_set_timeout(left_out, 300);
+    tcase_set_timeout(left_out, 600);
     tcase_add_loop_test(left_out, every_left_out_step_is_caught, 0, LEFT_OUTS);
     suite_add_tcase(suite, tests);
     suite_add_tcase(suite, left_out);

@@ -85,7 +85,9 @@ static enum fas_status place_result(struct lane *lane, const struct frame *frame
     struct strided s = strided_of(dims, tensor, &call->request.tensors[tensor]);
     bool direct = s.packed && !fas_tensor_row(tensor)->statistics;
     uint64_t offset = (uint64_t)lane->result.first_row * fas_tensor_row_bytes(dims, tensor);
-    *payload = direct ? s.data + offset : lane->bounce;
+    if (direct && frame->payload_bytes > 0) { /* a tensor of no rows need not have an address */
+        *payload = s.data + offset;
+    }
     lane->scatter = direct ? NULL : lane->bounce;
     return FAS_OK;
 }

@@ -341,7 +341,7 @@ enum fas_status fas_copy(void *to, const void *from, uint64_t bytes, struct fas_
  *         cudaStreamWaitEvent(stream, done, 0);
  *
  * done_event saves the way from the daemon to the program, some 30 us, and needs a daemon that
- * lives: a stream that waits for it when the daemon is killed or its GPU fails waits for ever,
+ * lives: a stream that waits for it when the daemon is killed or its GPU fails may never go on,
  * until the program ends. Use it where that would end the program anyway; a stream never has that
  * risk.
  *

@@ -172,7 +172,10 @@ void batch_drop(struct batch *batch, int32_t request, int32_t slice)
             if (batch->sequences[i].set == set) {
                 continue;
             }
-            batch->sequences[kept++] = batch->sequences[i];
+            if (kept < i) { /* what stays is not written: earlier parts may be reading it */
+                batch->sequences[kept] = batch->sequences[i];
+            }
+            kept++;
         }
         it->count = kept - it->first;
     }

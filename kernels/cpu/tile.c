@@ -7,6 +7,8 @@
 #include <limits.h>
 #include <string.h>
 
+#include "kernels/cpu/zero.h"
+
 struct range box_seen(const struct box *box, int32_t i)
 {
     int32_t row = box->rows.first + i;
@@ -98,12 +100,12 @@ void tile_store_zero(enum attn_dtype dtype, const struct attn_tensor *tensor, in
     int64_t bytes = (int64_t)width * attn_dtype_bytes(dtype), row = heads * bytes;
     bool rows_whole = heads == 1 || tensor->head_stride == bytes;
     if (rows_whole && tensor->row_stride == row) {
-        memset(tensor_at(tensor, first, 0), 0, (size_t)(count * row));
+        zero(tensor_at(tensor, first, 0), (size_t)(count * row));
         return;
     }
     for (int64_t i = first; i < first + count; i++) {
         for (int32_t head = 0; head < (rows_whole ? 1 : heads); head++) {
-            memset(tensor_at(tensor, i, head), 0, (size_t)(rows_whole ? row : bytes));
+            zero(tensor_at(tensor, i, head), (size_t)(rows_whole ? row : bytes));
         }
     }
 }

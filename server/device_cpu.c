@@ -99,8 +99,8 @@ static void cpu_launch(struct device *device, const struct device_launch *launch
     assert(cpu->work_count < DEVICE_DEPTH_MAX);
     cpu->work[(cpu->work_first + cpu->work_count++) % DEVICE_DEPTH_MAX] =
         (struct work){*launch, tag};
-    pthread_cond_signal(&cpu->work_there);
     pthread_mutex_unlock(&cpu->lock);
+    pthread_cond_signal(&cpu->work_there); /* not before: who wakes would wait for the lock */
 }
 
 static bool cpu_upload(struct device *device, const struct device_copy *copy, uint64_t tag)

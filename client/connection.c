@@ -95,7 +95,7 @@ struct connection {
     struct frame frame;
     uint8_t *payload;
     uint64_t payload_left;
-    bool flowing; /* in the midst of a payload, and the last receive brought some of it */
+    bool flowing; /* more is likely there: the last receive filled its room, or a payload's part */
 };
 
 static uint64_t now_ns(void)
@@ -446,7 +446,9 @@ static bool rx_receive(struct connection *c, uint32_t timeout_ms)
     }
     iov[count++] = (struct iovec){c->buffer + c->end, room};
     enum stream_moved moved = c->kind->receive(c->stream, iov, count, timeout_ms, &bytes, &error);
-    c->flowing = moved == STREAM_MOVED && c->in_payload;
+    size_t most = iov[0].iov_len + (count > 1 ? iov[1].iov_len : 0);
+    c->flowing =
+        moved == STREAM_MOVED && (bytes == most || (c->in_payload && bytes < c->payload_left));
     if (moved == STREAM_FAILED) {
         connection_fail(c, &error);
         return false;

@@ -271,6 +271,7 @@ struct attn_context *attn_cuda_open(void *stream, size_t plan_bytes)
     bool usable =
         cudaGetDevice(&device) == cudaSuccess &&
         cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device) == cudaSuccess &&
+        sms >= attn_cuda_sms_min(attn_cuda_arch()) &&
         cudaMalloc(&context->counters, PIECE_ALIGNMENT) == cudaSuccess &&
         cudaMemset(context->counters, 0, PIECE_ALIGNMENT) == cudaSuccess &&
         cudaMalloc(&context->ring.device, context->ring.bytes) == cudaSuccess &&
@@ -320,4 +321,9 @@ enum attn_arch attn_cuda_arch(void)
         return ATTN_CPU;
     }
     return major == 9 && minor == 0 ? ATTN_SM90 : major == 10 ? ATTN_SM100 : ATTN_CPU;
+}
+
+int32_t attn_cuda_sms_min(enum attn_arch arch)
+{
+    return arch == ATTN_SM100 ? 2 * PLAN_GROUP : PLAN_GROUP;
 }

@@ -193,7 +193,7 @@ static struct fas_call *call_take_slot(struct fas_client *client, struct fas_err
         return NULL;
     }
     if (!call) {
-        fas_fail(error, FAS_RESOURCE_EXHAUSTED, "calls_max", "all %u calls are in use",
+        fas_fail(error, FAS_RESOURCE_EXHAUSTED, "calls_max", "no call of %u is free",
                  client->call_count);
         return NULL;
     }

@@ -90,7 +90,7 @@ static enum fas_status reserve_notes(struct server *server, struct slot *slot,
                         ROUTE_CHUNKS_MAX);
     }
     if (arena_take(&server->notes, bitmap_bytes + sequences_bytes, &slot->notes) != ARENA_OK) {
-        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "batch", "no room for %d more sequences now",
+        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "batch", "no room for a batch of %d now",
                         slot->request.sequence_count);
     }
     uint8_t *memory = server->notes_memory + slot->notes.offset;
@@ -335,7 +335,7 @@ static struct slot *admit(struct server *server, struct connection *connection,
     struct slot *slot =
         begin(server, connection, record->frame.request, executor->index, wire.deadline_us, now_us);
     if (!slot) {
-        fas_fail(error, FAS_RESOURCE_EXHAUSTED, "requests", "all %u slots are in use",
+        fas_fail(error, FAS_RESOURCE_EXHAUSTED, "requests", "no slot of %u is free",
                  server->slots.count);
         return NULL;
     }

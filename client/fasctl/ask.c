@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "client/fasctl/fasctl.h"
+#include "client/fasctl/table.h"
 
 static const struct option_row target_rows[] = {TARGET_ROWS, {0}};
 
@@ -13,8 +14,9 @@ static const struct option_row target_rows[] = {TARGET_ROWS, {0}};
 
 static void print_server(const struct fas_server *server)
 {
-    printf("%s, protocol %u, %u calls in flight, chunks of %u KiB\n", server->name, server->version,
-           server->calls_max, server->chunk_bytes >> 10);
+    printf("%s, protocol %u, %u call%s in flight, chunks of %u KiB\n", server->name,
+           server->version, server->calls_max, table_plural(server->calls_max),
+           server->chunk_bytes >> 10);
     for (uint32_t i = 0; i < server->device_count; i++) {
         const struct fas_server_device *device = &server->devices[i];
         printf("  device %-8s %-6s %.2f GiB arena %s\n", device->name, device->arch,

@@ -86,8 +86,8 @@ static bool bench_load(struct bench *bench, const char *what, struct shape shape
         return false;
     }
     if (load.error.status != FAS_OK) {
-        fprintf(stderr, "fasctl: %lld requests failed; one of them:\n",
-                (long long)row->outcome.failed);
+        fprintf(stderr, "fasctl: %lld request%s failed; one of them:\n",
+                (long long)row->outcome.failed, table_plural((double)row->outcome.failed));
         complain(what, &load.error);
     }
     bench->row_count++;
@@ -121,7 +121,7 @@ static bool bench_bulk(struct bench *bench, int number, bool up)
         return false;
     }
     snprintf(row->what, sizeof(row->what), "bulk %s, %.0f MB, %d connection%s", up ? "up" : "down",
-             bulk.bytes * 1e-6, connections, connections > 1 ? "s" : "");
+             bulk.bytes * 1e-6, connections, table_plural(connections));
     row->bulk = true;
     row->callers = 1;
     row->connections = connections;
@@ -308,7 +308,7 @@ static bool standard_loads(struct bench *bench)
     }
     double best = 0;
     for (int callers = 1; callers <= 16; callers *= 4) {
-        snprintf(what, sizeof(what), "4 documents, %d caller%s", callers, callers > 1 ? "s" : "");
+        snprintf(what, sizeof(what), "4 documents, %d caller%s", callers, table_plural(callers));
         if (!bench_load(bench, what, middle_shape(), callers, 0)) {
             return false;
         }

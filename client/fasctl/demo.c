@@ -407,15 +407,16 @@ static bool print_all(const struct demo *demo)
         batch_max = forward > batch_max ? forward : batch_max;
         batch_max = backward > batch_max ? backward : batch_max;
     }
-    printf("%d documents, %lld tokens; causal, %d heads over %d, d %d, bf16; %s at %s\n\n",
-           demo->texts.count, (long long)tokens, HQ, HKV, D, fas_server(demo->client)->name,
-           target.url);
+    printf("%d document%s, %lld tokens; causal, %d heads over %d, d %d, bf16; %s at %s\n\n",
+           demo->texts.count, table_plural(demo->texts.count), (long long)tokens, HQ, HKV, D,
+           fas_server(demo->client)->name, target.url);
     bool good = print_documents(demo);
     printf("(largest distance from fp32 computed in this process)\n\n");
     print_requests(demo);
-    printf("\n%d requests at once, %.2f s in the daemon for both passes; up to %u in one batch; "
+    printf("\n%d request%s at once, %.2f s in the daemon for both passes; up to %u in one batch; "
            "checked in %.1f s\n",
-           demo->request_count, demo->seconds_service, batch_max, demo->seconds_check);
+           demo->request_count, table_plural(demo->request_count), demo->seconds_service, batch_max,
+           demo->seconds_check);
     printf("%s\n", good ? "all within tolerance" : "NOT within tolerance");
     return good;
 }

@@ -72,8 +72,8 @@ static bool agree(const struct pass *pass, const char *name, int64_t count, int3
 {
     if (count < 0 || count > INT32_MAX || (*batch >= 0 && *batch != count)) {
         char why[96];
-        snprintf(why, sizeof(why), "is of %lld sequences, others are of %d", (long long)count,
-                 *batch);
+        snprintf(why, sizeof(why), "is of %lld sequence%s, others are of %d", (long long)count,
+                 table_plural((double)count), *batch);
         return refuse(pass, name, why);
     }
     *batch = (int32_t)count;
@@ -278,10 +278,11 @@ static bool pass_compute(struct pass *pass, struct fas_client *client)
         complain(pass->in, &report.error);
         return false;
     }
-    printf("%d sequences on %s (%s): %s, of it queue %s, copy in %s, compute %s, copy out %s\n",
-           pass->request.batch, report.device, report.kernel, table_us((double)report.client_us),
-           table_us((double)report.queue_us), table_us((double)report.copy_in_us),
-           table_us((double)report.compute_us), table_us((double)report.copy_out_us));
+    printf("%d sequence%s on %s (%s): %s, of it queue %s, copy in %s, compute %s, copy out %s\n",
+           pass->request.batch, table_plural(pass->request.batch), report.device, report.kernel,
+           table_us((double)report.client_us), table_us((double)report.queue_us),
+           table_us((double)report.copy_in_us), table_us((double)report.compute_us),
+           table_us((double)report.copy_out_us));
     return true;
 }
 

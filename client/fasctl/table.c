@@ -85,3 +85,8 @@ const char *table_us(double us)
     }
     return text;
 }
+
+const char *table_plural(double count)
+{
+    return count == 1 ? "" : "s";
+}

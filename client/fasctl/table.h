@@ -18,4 +18,7 @@ void table_print(struct table *table);
  * thread's eighth call after. */
 const char *table_us(double us);
 
+/* The end of a noun of which there are so many: "" or "s". */
+const char *table_plural(double count);
+
 #endif

@@ -89,11 +89,13 @@ static const char *short_number(double value)
 static void print_head(const struct frame *frame, const char *server)
 {
     uint64_t up_s = (uint64_t)(level(frame, "", "uptime_us") * 1e-6);
-    printf("%s, %s, up %llu:%02llu:%02llu\n%.0f connections, %.0f of %.0f requests in flight\n\n",
-           server, level(frame, "", "ready") > 0 ? "ready" : "draining",
-           (unsigned long long)(up_s / 3600), (unsigned long long)(up_s / 60 % 60),
-           (unsigned long long)(up_s % 60), level(frame, "", "connections"),
-           level(frame, "", "requests_in_flight"), level(frame, "", "slots"));
+    double connections = level(frame, "", "connections");
+    printf("%s, %s, up %llu:%02llu:%02llu\n", server,
+           level(frame, "", "ready") > 0 ? "ready" : "draining", (unsigned long long)(up_s / 3600),
+           (unsigned long long)(up_s / 60 % 60), (unsigned long long)(up_s % 60));
+    printf("%.0f connection%s, %.0f of %.0f requests in flight\n\n", connections,
+           table_plural(connections), level(frame, "", "requests_in_flight"),
+           level(frame, "", "slots"));
 }
 
 static void print_work(const struct frame *frame)

@@ -113,7 +113,7 @@ def check_passes(folder):
     given, made = folder + "/in.safetensors", folder + "/out.safetensors"
     write(given, tensors)
     done = fasctl("forward", "--causal", "--in", given, "--out", made)
-    expect(done.returncode == 0, done.stderr)
+    expect(done.returncode == 0 and "3 sequences on cpu:0" in done.stdout, done)
     o, lse = attention(q, k, v)
     results = read(made)
     expect(results["o"][0] == [total, HQ, D] and results["lse"][0] == [HQ, total], results)
@@ -133,6 +133,10 @@ def check_passes(folder):
             head, c = row % heads, row % D
             close([gradients[name][1][(row * heads + head) * D + c]],
                   [slope(q, k, v, weights, which, row, head, c)], name, 1e-3)
+    one = {"cu_seqlens_q": ("I32", [2], [0, total]), "cu_seqlens_k": ("I32", [2], [0, total])}
+    write(given, {**tensors, **one})
+    done = fasctl("forward", "--in", given, "--out", made)
+    expect(done.returncode == 0 and "1 sequence on cpu:0" in done.stdout, done)
     return tensors
 
 
@@ -141,7 +145,8 @@ def check_errors(folder, tensors):
     cases = [
         ({"k": ("F32", [8, 3, D], [0.0] * 8 * 3 * D)}, "v: is F32"),
         ({"cu_seqlens_q": ("I32", [4], [0, 6, 5, 8])}, "cu_seqlens"),
-        ({"cu_seqlens_q": ("I32", [3], [0, 5, 8])}, "sequences"),
+        ({"cu_seqlens_q": ("I32", [3], [0, 5, 8])}, "is of 3 sequences, others are of 2"),
+        ({"cu_seqlens_k": ("I32", [2], [0, 8])}, "is of 1 sequence, others are of 3"),
         ({"cu_seqlens_q": ("F32", [4], [0, 5, 5, 8])}, "cu_seqlens_q: is not a list"),
         ({"q": ("F32", [8, HQ * D], [0.0] * 8 * HQ * D)}, "q: has neither"),
         ({"v": None}, "v: is missing"),

@@ -12,6 +12,7 @@
 
 #define ARGUMENTS_MAX 64
 #define START_MS_MAX 20000
+#define STATUS_LINE_BYTES 256
 
 const char *daemon_device_kind(void)
 {
@@ -136,15 +137,16 @@ int daemon_stop(struct daemon *daemon)
 }
 
 /* The rest of the line of /proc/PID/status that begins with `name`; empty: no such process. */
-static void read_status(const struct daemon *daemon, const char *name, char *value, size_t room)
+static void read_status(const struct daemon *daemon, const char *name,
+                        char value[STATUS_LINE_BYTES])
 {
-    char path[64], line[256];
+    char path[64], line[STATUS_LINE_BYTES];
     *value = '\0';
     snprintf(path, sizeof path, "/proc/%d/status", (int)daemon->pid);
     FILE *file = fopen(path, "re");
     while (file && !*value && fgets(line, sizeof line, file)) {
         if (strncmp(line, name, strlen(name)) == 0) {
-            snprintf(value, room, "%s", line + strlen(name));
+            snprintf(value, STATUS_LINE_BYTES, "%s", line + strlen(name));
         }
     }
     if (file) {
@@ -154,15 +156,15 @@ static void read_status(const struct daemon *daemon, const char *name, char *val
 
 bool daemon_alive(const struct daemon *daemon)
 {
-    char state[64];
-    read_status(daemon, "State:\t", state, sizeof state);
+    char state[STATUS_LINE_BYTES];
+    read_status(daemon, "State:\t", state);
     return *state && *state != 'Z';
 }
 
 long daemon_resident_kib(const struct daemon *daemon)
 {
-    char kib[64];
-    read_status(daemon, "VmRSS:", kib, sizeof kib);
+    char kib[STATUS_LINE_BYTES];
+    read_status(daemon, "VmRSS:", kib);
     return strtol(kib, NULL, 10);
 }
 

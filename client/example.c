@@ -15,7 +15,8 @@ static float o[TOKENS][HQ][D], lse[HQ][TOKENS];
 
 int main(int argc, char **argv)
 {
-    struct fas_connect_options options = {.url = argc > 1 ? argv[1] : "ipc:///run/faserved.sock"};
+    struct fas_connect_options options = {.url = argc > 1 ? argv[1]
+                                                          : "ipc:///run/faserved/faserved.sock"};
     struct fas_client *client;
     struct fas_error error;
     if (fas_connect(&options, &client, &error) != FAS_OK) {

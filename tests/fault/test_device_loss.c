@@ -1,11 +1,11 @@
 /* A device fails: its requests end as DEVICE_FAULT, the others do not notice. */
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "tests/support/check_main.h"
 #include "tests/support/daemon.h"
 #include "tests/support/job.h"
+#include "tests/support/watch.h"
 
 static const struct job_shape shape = {FAS_BF16, 4, 2, 64, 64, 4, 100, true, false};
 
@@ -118,18 +118,6 @@ static void cancel_and_leave(struct fas_client *client, struct job *job,
     }
 }
 
-static double arena_used(struct fas_client *client)
-{
-    static struct fas_stat stats[512];
-    uint32_t count = 512;
-    double used = -1;
-    ck_assert_int_eq(fas_stats(client, 5000, stats, 512, &count, NULL), FAS_OK);
-    for (uint32_t i = 0; i < count; i++) {
-        used = strcmp(stats[i].name, "far:0.arena_used_bytes") == 0 ? stats[i].value : used;
-    }
-    return used;
-}
-
 START_TEST(cancels_at_every_stage_give_everything_back)
 {
     static const struct job_shape large = {FAS_BF16, 4, 2, 64, 64, 6, 500, true, false};
@@ -149,10 +137,7 @@ START_TEST(cancels_at_every_stage_give_everything_back)
     job_reset(&job);
     ck_assert_int_eq(fas_run(client, &job.request, NULL), FAS_OK);
     ck_assert(job_right(&job));
-    for (int tries = 0; tries < 100 && arena_used(client) != 0; tries++) {
-        usleep(20000);
-    }
-    ck_assert_double_eq(arena_used(client), 0);
+    ck_assert_double_eq(watch_for(client, ".arena_used_bytes", 0), 0);
     job_close(&job);
     job_close(&leavers);
     fas_close(client);

@@ -7,7 +7,6 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -16,6 +15,7 @@
 #include "tests/support/daemon.h"
 #include "tests/support/job.h"
 #include "tests/support/peer.h"
+#include "tests/support/watch.h"
 
 static const char *const options[] = {"--device", "cpu:0", "--cpu-threads", "1", "--arena-bytes",
                                       "256MiB",   NULL};
@@ -174,20 +174,6 @@ static void busy_client(const char *url)
     _exit(1);
 }
 
-static double stat_of(struct fas_client *client, const char *name)
-{
-    static struct fas_stat stats[512];
-    uint32_t count;
-    ck_assert_int_eq(fas_stats(client, 5000, stats, 512, &count, NULL), FAS_OK);
-    for (uint32_t i = 0; i < count; i++) {
-        if (strcmp(stats[i].name, name) == 0) {
-            return stats[i].value;
-        }
-    }
-    ck_abort_msg("no stat %s", name);
-    return -1;
-}
-
 START_TEST(killed_clients_leave_nothing_behind)
 {
     struct daemon daemon;
@@ -202,13 +188,8 @@ START_TEST(killed_clients_leave_nothing_behind)
         waitpid(pid, NULL, 0);
     }
     struct fas_client *client = connect_to(&daemon);
-    double in_flight = 1;
-    for (int tries = 0; tries < 100 && in_flight > 0; tries++) {
-        usleep(50000);
-        in_flight = stat_of(client, "requests_in_flight");
-    }
-    ck_assert_double_eq(in_flight, 0);
-    ck_assert_double_eq(stat_of(client, daemon_arena_stat()), 0);
+    ck_assert_double_eq(watch_for(client, "requests_in_flight", 0), 0);
+    ck_assert_double_eq(watch_stat(client, daemon_arena_stat()), 0);
     struct fas_request large = large_result();
     ck_assert_int_eq(fas_run(client, &large, NULL), FAS_OK);
     fas_close(client);

@@ -9,6 +9,7 @@
 #include "tests/support/check_main.h"
 #include "tests/support/daemon.h"
 #include "tests/support/job.h"
+#include "tests/support/watch.h"
 
 static const char *const small_daemon[] = {
     "--device", "cpu:0",        "--cpu-threads", "1", "--arena-bytes",
@@ -106,9 +107,6 @@ START_TEST(a_client_that_goes_leaves_nothing_behind)
 {
     struct daemon daemon;
     struct job job;
-    static struct fas_stat stats[512];
-    uint32_t count;
-    double in_flight = -1, arena = -1;
     daemon_start(&daemon, small_daemon);
     long_forward(&job);
     for (int i = 0; i < 10; i++) {
@@ -121,17 +119,8 @@ START_TEST(a_client_that_goes_leaves_nothing_behind)
         fas_close(client);
     }
     struct fas_client *client = connect_to(daemon.url, NULL, FAS_OK);
-    for (int tries = 0; tries < 100 && in_flight != 0; tries++) {
-        usleep(100000);
-        ck_assert_int_eq(fas_stats(client, 5000, stats, 512, &count, NULL), FAS_OK);
-        for (uint32_t i = 0; i < count; i++) {
-            in_flight =
-                strcmp(stats[i].name, "requests_in_flight") == 0 ? stats[i].value : in_flight;
-            arena = strcmp(stats[i].name, daemon_arena_stat()) == 0 ? stats[i].value : arena;
-        }
-    }
-    ck_assert_double_eq(in_flight, 0);
-    ck_assert_double_eq(arena, 0);
+    ck_assert_double_eq(watch_for(client, "requests_in_flight", 0), 0);
+    ck_assert_double_eq(watch_stat(client, daemon_arena_stat()), 0);
     healthy(client);
     fas_close(client);
     ck_assert_int_eq(daemon_stop(&daemon), 0);

@@ -17,6 +17,7 @@
 #include "tests/support/check_main.h"
 #include "tests/support/daemon.h"
 #include "tests/support/random.h"
+#include "tests/support/watch.h"
 
 enum { INTERPROCESS = 6, NON_BLOCKING = 1, WAIT_MS = 20000, NOT_YET_MS = 20, NOT_READY = 600 };
 enum { GOOD = 4, BAD, OUTPUTS, CALLS = 10, PIECES = OUTPUTS + CALLS };
@@ -219,21 +220,6 @@ START_TEST(between_two_events)
 }
 END_TEST
 
-static void wait_for(const char *name, double wanted)
-{
-    static struct fas_stat stats[512];
-    double value = -1;
-    for (int waited_ms = 0; value != wanted && waited_ms < WAIT_MS; waited_ms += 10) {
-        uint32_t count;
-        usleep(10000);
-        ck_assert_int_eq(fas_stats(client, 5000, stats, 512, &count, &error), FAS_OK);
-        for (uint32_t i = 0; i < count; i++) {
-            value = strcmp(stats[i].name, name) == 0 ? stats[i].value : value;
-        }
-    }
-    ck_assert_double_eq(value, wanted);
-}
-
 /* Its event is pending for ever. The daemon lets go of it, and is as well as before. */
 START_TEST(a_client_killed_while_it_waits)
 {
@@ -246,12 +232,12 @@ START_TEST(a_client_killed_while_it_waits)
         pause();
     }
     connect_client();
-    wait_for("requests_in_flight", 1);
+    ck_assert_double_eq(watch_for(client, "requests_in_flight", 1), 1);
     usleep(100000);
     kill(child, SIGKILL);
     waitpid(child, NULL, 0);
-    wait_for("requests_in_flight", 0);
-    wait_for("places", 0);
+    ck_assert_double_eq(watch_for(client, "requests_in_flight", 0), 0);
+    ck_assert_double_eq(watch_for(client, "places", 0), 0);
     prepare();
     run_between(50);
     stop();

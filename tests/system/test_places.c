@@ -13,6 +13,7 @@
 #include "tests/support/check_main.h"
 #include "tests/support/daemon.h"
 #include "tests/support/job.h"
+#include "tests/support/watch.h"
 
 enum { MIB = 1 << 20, ALL = ~0, ANSWER_MS = 20000 };
 
@@ -57,30 +58,6 @@ static uint8_t *region(uint64_t bytes)
     }
     ck_assert_msg(status == FAS_OK, "%s: %s", error.field, error.text);
     return memory;
-}
-
-/* By name, or by how it ends, as the device's name is the build's. */
-static double stat_of(const char *name)
-{
-    static struct fas_stat stats[512];
-    uint32_t count;
-    ck_assert_int_eq(fas_stats(client, 5000, stats, 512, &count, &error), FAS_OK);
-    for (uint32_t i = 0; i < count; i++) {
-        const char *end = *name == '.' ? strchr(stats[i].name, '.') : stats[i].name;
-        if (end && strcmp(end, name) == 0) {
-            return stats[i].value;
-        }
-    }
-    ck_abort_msg("no stat %s", name);
-}
-
-/* What others held is noticed a moment after they went. */
-static void wait_for(const char *name, double value)
-{
-    for (int waited_ms = 0; stat_of(name) != value && waited_ms < ANSWER_MS; waited_ms += 10) {
-        usleep(10000);
-    }
-    ck_assert_double_eq(stat_of(name), value);
 }
 
 static void refused(const struct fas_request *request, enum fas_status status, const char *field)
@@ -263,7 +240,7 @@ START_TEST(more_than_there_is)
     }
     ck_assert_int_eq(fas_alloc(client, FAS_PLACE_REGION, 0, &memory, &error), FAS_INVALID_ARGUMENT);
     ck_assert_int_eq(fas_alloc(client, (enum fas_place)77, 16, &memory, &error), FAS_UNSUPPORTED);
-    ck_assert_double_eq(stat_of("region_bytes"), 0);
+    ck_assert_double_eq(watch_stat(client, "region_bytes"), 0);
     fas_free(client, NULL);
     stop();
 }
@@ -410,9 +387,9 @@ START_TEST(closing_the_client_waits_for_the_daemon)
         fas_close(client);
         client = watcher;
         job_close(&job);
-        wait_for("places", 0);
+        ck_assert_double_eq(watch_for(client, "places", 0), 0);
     }
-    ck_assert_double_eq(stat_of("requests_in_flight"), 0);
+    ck_assert_double_eq(watch_stat(client, "requests_in_flight"), 0);
     stop();
 }
 END_TEST
@@ -450,10 +427,10 @@ START_TEST(a_killed_client_leaves_nothing)
         close(ready[0]);
     }
     client = connect_client(server.url, NULL);
-    wait_for("places", 0);
-    wait_for("requests_in_flight", 0);
-    ck_assert_double_eq(stat_of("region_bytes"), 0);
-    ck_assert_double_eq(stat_of(".arena_used_bytes"), 0);
+    ck_assert_double_eq(watch_for(client, "places", 0), 0);
+    ck_assert_double_eq(watch_for(client, "requests_in_flight", 0), 0);
+    ck_assert_double_eq(watch_stat(client, "region_bytes"), 0);
+    ck_assert_double_eq(watch_stat(client, ".arena_used_bytes"), 0);
     ck_assert_int_le(daemon_descriptors(&server), descriptors + 1); /* this client's */
     job_place(&job, ALL, region(12 * MIB));
     ck_assert_int_eq(fas_run(client, &job.request, NULL), FAS_OK);

@@ -8,21 +8,61 @@
 static const char *const small_daemon[] = {
     "--device", "cpu:0", "--cpu-threads", "2", "--arena-bytes", "64MiB", NULL};
 
-static struct fas_client *connect_to(const struct daemon *daemon)
+enum { MANY = 48 };
+
+static struct daemon server;
+static struct fas_client *client;
+
+static void start(const char *const *arguments)
 {
-    struct fas_connect_options options = {.url = daemon->url, .connections = daemon_connections()};
-    struct fas_client *client;
     struct fas_error error;
+    daemon_start(&server, arguments);
+    struct fas_connect_options options = {.url = server.url, .connections = daemon_connections()};
     ck_assert_msg(fas_connect(&options, &client, &error) == FAS_OK, "%s", error.text);
-    return client;
 }
 
-static void run_and_check(struct fas_client *client, struct job *job)
+static void stop(void)
+{
+    fas_close(client);
+    ck_assert_int_eq(daemon_stop(&server), 0);
+}
+
+static void run_and_check(struct job *job)
 {
     struct fas_report report;
     fas_run(client, &job->request, &report);
     ck_assert_msg(report.error.status == FAS_OK, "%s: %s", report.error.field, report.error.text);
     ck_assert(job_right(job));
+}
+
+static void check_refused(const struct job *job, enum fas_status status, const char *field)
+{
+    struct fas_report report;
+    fas_run(client, &job->request, &report);
+    ck_assert_int_eq(report.error.status, status);
+    ck_assert_str_eq(report.error.field, field);
+}
+
+/* All in flight at once, and all right. */
+static void run_many(const struct job_shape *shape, uint64_t seed, struct fas_report reports[MANY])
+{
+    struct random random = random_open(seed);
+    struct job jobs[MANY];
+    struct fas_call *calls[MANY];
+    for (int i = 0; i < MANY; i++) {
+        job_forward(&jobs[i], shape, &random);
+    }
+    for (int i = 0; i < MANY; i++) {
+        ck_assert_int_eq(fas_submit(client, &jobs[i].request, &calls[i], NULL), FAS_OK);
+    }
+    for (int i = 0; i < MANY; i++) {
+        fas_wait(calls[i], -1);
+        reports[i] = *fas_call_report(calls[i]);
+        ck_assert_msg(reports[i].error.status == FAS_OK, "%s", reports[i].error.text);
+        ck_assert(job_right(&jobs[i]));
+        fas_call_close(calls[i]);
+        job_close(&jobs[i]);
+    }
 }
 
 START_TEST(forward_and_backward_are_the_kernels_bits)
@@ -33,68 +73,45 @@ START_TEST(forward_and_backward_are_the_kernels_bits)
         {FAS_BF16, 2, 2, 128, 128, 1, 1, true, true},
         {FAS_FP32, 1, 1, 8, 8, 300, 3, false, false},
     };
-    struct daemon daemon;
     struct random random = random_open(1);
-    daemon_start(&daemon, small_daemon);
-    struct fas_client *client = connect_to(&daemon);
+    start(small_daemon);
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         struct job forward, backward;
         job_forward(&forward, &shapes[i], &random);
-        run_and_check(client, &forward);
+        run_and_check(&forward);
         job_backward(&backward, &forward, &random);
-        run_and_check(client, &backward);
+        run_and_check(&backward);
         job_close(&forward);
         job_close(&backward);
     }
-    fas_close(client);
-    ck_assert_int_eq(daemon_stop(&daemon), 0);
+    stop();
 }
 END_TEST
-
-enum { MANY = 48 };
 
 START_TEST(many_in_flight_are_batched_and_all_right)
 {
     static const struct job_shape shape = {FAS_BF16, 4, 2, 64, 64, 6, 120, true, false};
-    struct daemon daemon;
-    struct random random = random_open(2);
-    struct job jobs[MANY];
-    struct fas_call *calls[MANY];
+    struct fas_report reports[MANY];
     uint32_t batch_requests_max = 0;
-    daemon_start(&daemon, small_daemon);
-    struct fas_client *client = connect_to(&daemon);
+    start(small_daemon);
+    run_many(&shape, 2, reports);
     for (int i = 0; i < MANY; i++) {
-        job_forward(&jobs[i], &shape, &random);
-    }
-    for (int i = 0; i < MANY; i++) {
-        ck_assert_int_eq(fas_submit(client, &jobs[i].request, &calls[i], NULL), FAS_OK);
-    }
-    for (int i = 0; i < MANY; i++) {
-        fas_wait(calls[i], -1);
-        const struct fas_report *report = fas_call_report(calls[i]);
-        ck_assert_msg(report->error.status == FAS_OK, "%s", report->error.text);
-        ck_assert(job_right(&jobs[i]));
-        if (report->batch_requests > batch_requests_max) {
-            batch_requests_max = report->batch_requests;
+        if (reports[i].batch_requests > batch_requests_max) {
+            batch_requests_max = reports[i].batch_requests;
         }
-        fas_call_close(calls[i]);
-        job_close(&jobs[i]);
     }
     ck_assert_uint_gt(batch_requests_max, 1);
-    fas_close(client);
-    ck_assert_int_eq(daemon_stop(&daemon), 0);
+    stop();
 }
 END_TEST
 
 START_TEST(a_retained_forward_needs_only_do_for_its_backward)
 {
     static const struct job_shape shape = {FAS_BF16, 4, 2, 64, 64, 6, 120, true, true};
-    struct daemon daemon;
     struct random random = random_open(3);
     struct job forward, backward;
     struct fas_report report;
-    daemon_start(&daemon, small_daemon);
-    struct fas_client *client = connect_to(&daemon);
+    start(small_daemon);
     job_forward(&forward, &shape, &random);
     forward.request.retain = true;
     ck_assert_int_eq(fas_run(client, &forward.request, &report), FAS_OK);
@@ -105,21 +122,16 @@ START_TEST(a_retained_forward_needs_only_do_for_its_backward)
     backward.request.handle = report.handle;
     for (int i = 0; i < 2; i++) { /* as often as one likes */
         job_reset(&backward);
-        run_and_check(client, &backward);
+        run_and_check(&backward);
     }
     backward.request.softcap = 3;
-    fas_run(client, &backward.request, &report);
-    ck_assert_int_eq(report.error.status, FAS_INVALID_ARGUMENT);
-    ck_assert_str_eq(report.error.field, "softcap");
+    check_refused(&backward, FAS_INVALID_ARGUMENT, "softcap");
     backward.request.softcap = 0;
     ck_assert_int_eq(fas_release(client, backward.request.handle, NULL), FAS_OK);
-    fas_run(client, &backward.request, &report);
-    ck_assert_int_eq(report.error.status, FAS_NOT_FOUND);
-    ck_assert_str_eq(report.error.field, "handle");
+    check_refused(&backward, FAS_NOT_FOUND, "handle");
     job_close(&forward);
     job_close(&backward);
-    fas_close(client);
-    ck_assert_int_eq(daemon_stop(&daemon), 0);
+    stop();
 }
 END_TEST
 
@@ -128,13 +140,11 @@ START_TEST(the_least_recently_used_handle_makes_room)
 {
     static const struct job_shape shape = {FAS_FP32, 4, 4, 64, 64, 1024, 1, false, false};
     enum { HOLDS = 16 };
-    struct daemon daemon;
     struct random random = random_open(4);
     struct job forward, backward;
     struct fas_report report;
     uint64_t handles[HOLDS];
-    daemon_start(&daemon, small_daemon);
-    struct fas_client *client = connect_to(&daemon);
+    start(small_daemon);
     job_forward(&forward, &shape, &random); /* some 2 MiB */
     job_backward(&backward, &forward, &random);
     forward.request.retain = true;
@@ -143,13 +153,12 @@ START_TEST(the_least_recently_used_handle_makes_room)
         handles[i] = report.handle;
     }
     backward.request.handle = handles[0];
-    ck_assert_int_eq(fas_run(client, &backward.request, NULL), FAS_NOT_FOUND);
+    check_refused(&backward, FAS_NOT_FOUND, "handle");
     backward.request.handle = handles[HOLDS - 1];
-    run_and_check(client, &backward);
+    run_and_check(&backward);
     job_close(&forward);
     job_close(&backward);
-    fas_close(client);
-    ck_assert_int_eq(daemon_stop(&daemon), 0);
+    stop();
 }
 END_TEST
 
@@ -158,32 +167,16 @@ START_TEST(two_devices_share_the_work)
     static const char *const two[] = {
         "--device", "cpu:0,cpu:1", "--cpu-threads", "1", "--arena-bytes", "64MiB", NULL};
     static const struct job_shape shape = {FAS_BF16, 4, 2, 64, 64, 4, 300, true, false};
-    struct daemon daemon;
-    struct random random = random_open(5);
-    struct job jobs[MANY];
-    struct fas_call *calls[MANY];
+    struct fas_report reports[MANY];
     int on_second = 0;
-    daemon_start(&daemon, two);
-    struct fas_client *client = connect_to(&daemon);
+    start(two);
+    run_many(&shape, 5, reports);
     for (int i = 0; i < MANY; i++) {
-        job_forward(&jobs[i], &shape, &random);
-    }
-    for (int i = 0; i < MANY; i++) {
-        ck_assert_int_eq(fas_submit(client, &jobs[i].request, &calls[i], NULL), FAS_OK);
-    }
-    for (int i = 0; i < MANY; i++) {
-        fas_wait(calls[i], -1);
-        const struct fas_report *report = fas_call_report(calls[i]);
-        ck_assert_msg(report->error.status == FAS_OK, "%s", report->error.text);
-        ck_assert(job_right(&jobs[i]));
-        on_second += report->device[strlen(report->device) - 1] == '1';
-        fas_call_close(calls[i]);
-        job_close(&jobs[i]);
+        on_second += reports[i].device[strlen(reports[i].device) - 1] == '1';
     }
     ck_assert_int_gt(on_second, MANY / 8);
     ck_assert_int_lt(on_second, MANY - MANY / 8);
-    fas_close(client);
-    ck_assert_int_eq(daemon_stop(&daemon), 0);
+    stop();
 }
 END_TEST
 

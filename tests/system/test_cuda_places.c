@@ -12,12 +12,14 @@
 #include "tests/support/check_main.h"
 #include "tests/support/daemon.h"
 #include "tests/support/job.h"
+#include "tests/support/watch.h"
 
 enum { MIB = 1 << 20, ALL = ~0, MAPPINGS = 4 };
 
 static const char *const options[] = {
     "--device", "far:0", "--cpu-threads", "1", "--slice-time", "2ms", "--cuda-mappings-max",
     "4",        NULL};
+static const char *const two[] = {"--device", "far:0,far:1", "--cpu-threads", "1", NULL};
 static const struct job_shape shape = {FAS_BF16, 4, 2, 64, 32, 5, 60, true, true};
 
 static struct daemon server;
@@ -34,12 +36,17 @@ static struct fas_client *connect_client(void)
     return connected;
 }
 
-static void start_with(const char *const *arguments)
+static void load_driver(void)
 {
     void *library = dlopen("libcuda.so.1", RTLD_NOW);
     ck_assert_ptr_nonnull(library);
     *(void **)&cuda_alloc = dlsym(library, "cuMemAlloc_v2");
     *(void **)&cuda_free = dlsym(library, "cuMemFree_v2");
+}
+
+static void start_with(const char *const *arguments)
+{
+    load_driver();
     daemon_start(&server, arguments);
     client = connect_client();
 }
@@ -62,32 +69,6 @@ static uint8_t *device_memory(size_t bytes)
     return (uint8_t *)memory;
 }
 
-static double stat_of(const char *name)
-{
-    static struct fas_stat stats[512];
-    uint32_t count;
-    ck_assert_int_eq(fas_stats(client, 5000, stats, 512, &count, &error), FAS_OK);
-    for (uint32_t i = 0; i < count; i++) {
-        if (strcmp(stats[i].name, name) == 0) {
-            return stats[i].value;
-        }
-    }
-    return -1;
-}
-
-static double places(void)
-{
-    return stat_of("places");
-}
-
-static void wait_for_places(double wanted)
-{
-    for (int waited_ms = 0; places() != wanted && waited_ms < 20000; waited_ms += 10) {
-        usleep(10000);
-    }
-    ck_assert_double_eq(places(), wanted);
-}
-
 static void run_right(struct job *job)
 {
     struct fas_report report;
@@ -97,11 +78,11 @@ static void run_right(struct job *job)
     ck_assert_uint_eq(report.places, 1u << FAS_PLACE_CUDA);
 }
 
-START_TEST(memory_of_the_program_is_recognised)
+/* A forward and its backward, the same pieces of memory each time. */
+static void run_both(uint64_t seed)
 {
-    struct random random = random_open(1);
+    struct random random = random_open(seed);
     struct job forward, backward;
-    start();
     uint8_t *memory = device_memory(2 * MIB);
     for (int round = 0; round < 5; round++) {
         job_forward(&forward, &shape, &random);
@@ -113,7 +94,13 @@ START_TEST(memory_of_the_program_is_recognised)
         job_close(&forward);
         job_close(&backward);
     }
-    ck_assert_double_eq(places(), 1);
+}
+
+START_TEST(memory_of_the_program_is_recognised)
+{
+    start();
+    run_both(1);
+    ck_assert_double_eq(watch_stat(client, "places"), 1);
     stop();
 }
 END_TEST
@@ -131,7 +118,7 @@ START_TEST(memory_that_was_freed_and_allocated_anew)
         ck_assert_int_eq(cuda_free((uintptr_t)memory), 0);
         job_close(&job);
     }
-    ck_assert_double_le(places(), 64);
+    ck_assert_double_le(watch_stat(client, "places"), 64);
     stop();
 }
 END_TEST
@@ -155,7 +142,7 @@ START_TEST(memory_made_for_the_purpose)
     ck_assert_int_eq(fas_run(client, &job.request, &report), FAS_INVALID_ARGUMENT);
     ck_assert_str_eq(report.error.field, "tensors.q");
     fas_free(client, memory);
-    ck_assert_double_eq(places(), 0);
+    ck_assert_double_eq(watch_stat(client, "places"), 0);
     job_close(&job);
     stop();
 }
@@ -178,10 +165,10 @@ START_TEST(the_least_recently_used_is_unmapped)
         for (int i = 0; i < PIECES; i++) {
             job_reset(&jobs[i]);
             run_right(&jobs[i]);
-            ck_assert_double_le(stat_of("mappings"), MAPPINGS);
+            ck_assert_double_le(watch_stat(client, "mappings"), MAPPINGS);
         }
     }
-    ck_assert_double_eq(places(), 2 * PIECES);
+    ck_assert_double_eq(watch_stat(client, "places"), 2 * PIECES);
     for (int i = 0; i < PIECES; i++) {
         job_close(&jobs[i]);
     }
@@ -234,7 +221,6 @@ START_TEST(a_busy_device_is_helped_by_its_neighbour)
 {
     enum { CALLS = 12 };
     static const struct job_shape long_shape = {FAS_FP32, 2, 2, 64, 64, 4, 500, true, false};
-    const char *const two[] = {"--device", "far:0,far:1", "--cpu-threads", "1", NULL};
     struct random random = random_open(5);
     struct job jobs[CALLS];
     struct fas_call *calls[CALLS];
@@ -273,7 +259,6 @@ START_TEST(memory_of_a_gpu_by_number)
     struct job job;
     struct fas_report report;
     void *memory;
-    const char *const two[] = {"--device", "far:0,far:1", "--cpu-threads", "1", NULL};
     start_with(two);
     fas_close(client);
     struct fas_connect_options connect = {.url = server.url, .cuda_device = 3};
@@ -298,20 +283,8 @@ END_TEST
 START_TEST(memory_of_a_gpu_that_the_daemon_does_not_compute_on)
 {
     const char *const other[] = {"--device", "far:1", "--cpu-threads", "1", NULL};
-    struct random random = random_open(7);
-    struct job forward, backward;
     start_with(other);
-    uint8_t *memory = device_memory(2 * MIB); /* of the first, as no context is current */
-    for (int round = 0; round < 5; round++) {
-        job_forward(&forward, &shape, &random);
-        job_backward(&backward, &forward, &random);
-        job_place(&forward, ALL, memory);
-        job_place(&backward, ALL, memory + MIB);
-        run_right(&forward);
-        run_right(&backward);
-        job_close(&forward);
-        job_close(&backward);
-    }
+    run_both(7); /* of the first, as no context is current */
     stop();
 }
 END_TEST
@@ -335,8 +308,8 @@ START_TEST(a_retained_forward_is_a_copy)
                       report.error.field, report.error.text);
         ck_assert(job_right(&forward));
         ck_assert_uint_eq(report.places, 1u << FAS_PLACE_CUDA);
-        ck_assert_double_eq(stat_of("retained_handles"), 1);
-        double kept = stat_of("retained_bytes");
+        ck_assert_double_eq(watch_stat(client, "retained_handles"), 1);
+        double kept = watch_stat(client, "retained_bytes");
         ck_assert_double_ge(kept, (double)fas_tensor_bytes(&forward.request.dims, FAS_Q));
         memset(memory, 0x7f, MIB);
         for (int tensor = FAS_Q; tensor <= FAS_LSE; tensor++) {
@@ -349,7 +322,7 @@ START_TEST(a_retained_forward_is_a_copy)
         job_close(&forward);
         job_close(&backward);
     }
-    ck_assert_double_eq(stat_of("retained_bytes"), 0);
+    ck_assert_double_eq(watch_stat(client, "retained_bytes"), 0);
     stop();
 }
 END_TEST
@@ -358,8 +331,7 @@ START_TEST(a_killed_client_leaves_nothing)
 {
     struct random random = random_open(4);
     struct job job;
-    void *library = dlopen("libcuda.so.1", RTLD_NOW);
-    *(void **)&cuda_alloc = dlsym(library, "cuMemAlloc_v2");
+    load_driver();
     daemon_start(&server, options);
     job_forward(&job, &shape, &random);
     for (int round = 0; round < 10; round++) {
@@ -376,7 +348,7 @@ START_TEST(a_killed_client_leaves_nothing)
         waitpid(child, NULL, 0);
     }
     client = connect_client();
-    wait_for_places(0);
+    ck_assert_double_eq(watch_for(client, "places", 0), 0);
     job_close(&job);
     stop();
 }

@@ -14,6 +14,7 @@
 #include "tests/support/check_main.h"
 #include "tests/support/daemon.h"
 #include "tests/support/job.h"
+#include "tests/support/watch.h"
 
 enum { MIB = 1 << 20, ALL = ~0, INTERPROCESS = 6, WAIT_MS = 20000, NOT_YET_MS = 50 };
 
@@ -79,34 +80,13 @@ static void start_with(const char *const *arguments)
     client = connect_client();
 }
 
-static double stat_of(const char *name)
-{
-    static struct fas_stat stats[512];
-    uint32_t count;
-    ck_assert_int_eq(fas_stats(client, 5000, stats, 512, &count, &error), FAS_OK);
-    for (uint32_t i = 0; i < count; i++) {
-        if (strcmp(stats[i].name, name) == 0) {
-            return stats[i].value;
-        }
-    }
-    return -1;
-}
-
-static void wait_for(const char *name, double wanted)
-{
-    for (int waited_ms = 0; stat_of(name) != wanted && waited_ms < WAIT_MS; waited_ms += 10) {
-        usleep(10000);
-    }
-    ck_assert_double_eq(stat_of(name), wanted);
-}
-
 /* Nothing of what a test did is left: no request, and in the end no place. */
 static void stop(void)
 {
-    wait_for("requests_in_flight", 0);
+    ck_assert_double_eq(watch_for(client, "requests_in_flight", 0), 0);
     fas_close(client);
     client = connect_client();
-    wait_for("places", 0);
+    ck_assert_double_eq(watch_for(client, "places", 0), 0);
     fas_close(client);
     ck_assert_int_eq(daemon_stop(&server), 0);
 }
@@ -152,11 +132,37 @@ static void task_close(struct task *task, struct fas_client *owner)
     job_close(&task->job);
 }
 
+/* A daemon, a client, and a task for it. */
+static void start_task(struct task *task, const char *const *arguments, uint64_t seed)
+{
+    struct random random = random_open(seed);
+    start_with(arguments);
+    task_open(task, &random);
+}
+
+static void stop_task(struct task *task)
+{
+    task_close(task, client);
+    stop();
+}
+
+static void submit_on(struct fas_client *owner, struct task *task)
+{
+    ck_assert_msg(fas_submit(owner, &task->job.request, &task->call, &error) == FAS_OK, "%s: %s",
+                  error.field, error.text);
+}
+
 static void submit(struct fas_client *owner, struct task *task)
 {
     ck_assert_int_eq(cuda.record(task->ready, &stream), 0);
-    ck_assert_msg(fas_submit(owner, &task->job.request, &task->call, &error) == FAS_OK, "%s: %s",
-                  error.field, error.text);
+    submit_on(owner, task);
+}
+
+/* A call that does not come to be. */
+static void check_refused(struct task *task, enum fas_status status, const char *field)
+{
+    ck_assert_int_eq(fas_submit(client, &task->job.request, &task->call, &error), status);
+    ck_assert_str_eq(error.field, field);
 }
 
 static void stream_waits_for(void *event)
@@ -200,17 +206,16 @@ static void run_between(struct task *task)
 
 START_TEST(inputs_behind_an_event_and_outputs_before_one)
 {
-    struct random random = random_open(1);
     struct task task;
-    start_with(options);
-    task_open(&task, &random);
+    start_task(&task, options, 1);
     for (int round = 0; round < 5; round++) {
         run_between(&task);
     }
-    ck_assert_double_eq(stat_of("places"), 3); /* the memory, and two events opened once */
-    ck_assert_double_eq(stat_of("mappings"), 1);
+    /* The memory, and two events opened once. */
+    ck_assert_double_eq(watch_stat(client, "places"), 3);
+    ck_assert_double_eq(watch_stat(client, "mappings"), 1);
     task_close(&task, client);
-    ck_assert_double_eq(stat_of("places"), 1);
+    ck_assert_double_eq(watch_stat(client, "places"), 1);
     stop();
 }
 END_TEST
@@ -218,10 +223,8 @@ END_TEST
 /* One of the two, or of an event that nobody ever recorded. */
 START_TEST(each_event_by_itself)
 {
-    struct random random = random_open(2);
     struct task task;
-    start_with(options);
-    task_open(&task, &random);
+    start_task(&task, options, 2);
     task.job.request.done_event = NULL;
     submit(client, &task);
     ck_assert(fas_enqueued(task.call, WAIT_MS));
@@ -246,27 +249,23 @@ START_TEST(each_event_by_itself)
     submit(client, &task);
     ck_assert(!fas_enqueued(task.call, WAIT_MS)); /* it ends without */
     check_end(task.call, FAS_OK, "");
-    task_close(&task, client);
-    stop();
+    stop_task(&task);
 }
 END_TEST
 
 /* An address that had another event before. */
 START_TEST(an_event_made_anew)
 {
-    struct random random = random_open(3);
     struct task task;
-    start_with(options);
-    task_open(&task, &random);
+    start_task(&task, options, 3);
     for (int round = 0; round < 20; round++) {
         run_between(&task);
         fas_event_close(client, task.ready);
         ck_assert_int_eq(cuda.destroy(task.ready), 0);
         task.job.request.wait_event = task.ready = make_event();
     }
-    ck_assert_double_eq(stat_of("places"), 2); /* the last is not named yet */
-    task_close(&task, client);
-    stop();
+    ck_assert_double_eq(watch_stat(client, "places"), 2); /* the last is not named yet */
+    stop_task(&task);
 }
 END_TEST
 
@@ -333,10 +332,10 @@ START_TEST(a_client_that_leaves_while_it_waits)
         submit(client, &task);
         fas_enqueued(task.call, -1);
     }
-    wait_for("requests_in_flight", 1);
+    ck_assert_double_eq(watch_for(client, "requests_in_flight", 1), 1);
     kill(child, SIGKILL);
     waitpid(child, NULL, 0);
-    wait_for("requests_in_flight", 0);
+    ck_assert_double_eq(watch_for(client, "requests_in_flight", 0), 0);
     run_between(&other);
     task_close(&other, client);
     stop();
@@ -347,10 +346,8 @@ END_TEST
 /* A drain waits for what may still come, and not for ever. */
 START_TEST(a_drain_while_one_waits)
 {
-    struct random random = random_open(6);
     struct task task;
-    start_with(options);
-    task_open(&task, &random);
+    start_task(&task, options, 6);
     cuda.hold();
     submit(client, &task);
     ck_assert_int_eq(fas_drain(client, 5000, &error), FAS_OK);
@@ -367,8 +364,7 @@ START_TEST(cancelled_at_any_moment)
     struct random random = random_open(7);
     struct task task;
     int enqueued = 0, cancelled = 0;
-    start_with(options);
-    task_open(&task, &random);
+    start_task(&task, options, 7);
     for (int round = 0; round < 200; round++) {
         submit(client, &task);
         usleep((useconds_t)random_below(&random, 4000));
@@ -386,20 +382,17 @@ START_TEST(cancelled_at_any_moment)
     ck_assert_int_gt(enqueued, 0);
     ck_assert_int_gt(cancelled, 0);
     run_between(&task);
-    task_close(&task, client);
-    stop();
+    stop_task(&task);
 }
 END_TEST
 
 /* The second launch fails: one that was told of its event before has it recorded. */
 START_TEST(a_device_that_fails)
 {
-    struct random random = random_open(8);
     struct task task;
     setenv("FASERVED_FAULT", "far:0 2", 1);
-    start_with(options);
+    start_task(&task, options, 8);
     unsetenv("FASERVED_FAULT");
-    task_open(&task, &random);
     run_between(&task);
     submit(client, &task);
     bool enqueued = fas_enqueued(task.call, WAIT_MS);
@@ -417,18 +410,15 @@ END_TEST
 START_TEST(events_of_another_device)
 {
     const char *const two[] = {"--device", "far:0,far:1", "--cpu-threads", "1", NULL};
-    struct random random = random_open(9);
     struct task task;
     void *context;
-    start_with(two);
-    task_open(&task, &random);
+    start_task(&task, two, 9);
     ck_assert_int_eq(cuda.retain(&context, 1), 0);
     ck_assert_int_eq(cuda.push(context), 0);
     for (int round = 0; round < 5; round++) {
         run_between(&task);
     }
-    task_close(&task, client);
-    stop();
+    stop_task(&task);
 }
 END_TEST
 
@@ -437,36 +427,28 @@ START_TEST(outputs_that_are_copied)
 {
     const char *const other[] = {"--device", "far:1", "--cpu-threads", "1", "--slice-time",
                                  "2ms",      NULL};
-    struct random random = random_open(10);
     struct task task;
-    start_with(other);
-    task_open(&task, &random);
+    start_task(&task, other, 10);
     for (int round = 0; round < 10; round++) {
         run_between(&task);
     }
-    task_close(&task, client);
-    stop();
+    stop_task(&task);
 }
 END_TEST
 
 /* What is not an event, or can not be one here, is refused by name. */
 START_TEST(what_is_no_event)
 {
-    struct random random = random_open(11);
     struct task task;
     int nothing = 0;
-    start_with(options);
-    task_open(&task, &random);
+    start_task(&task, options, 11);
     task.job.request.wait_event = &nothing;
     ck_assert_int_eq(fas_run(client, &task.job.request, NULL), FAS_INVALID_ARGUMENT);
     task.job.request.wait_event = NULL;
     task.job.request.done_event = &nothing;
-    ck_assert_int_eq(fas_submit(client, &task.job.request, &task.call, &error),
-                     FAS_INVALID_ARGUMENT);
-    ck_assert_str_eq(error.field, "done_event");
+    check_refused(&task, FAS_INVALID_ARGUMENT, "done_event");
     fas_event_close(client, &nothing); /* never opened: nothing to do */
-    task_close(&task, client);
-    stop();
+    stop_task(&task);
 }
 END_TEST
 
@@ -486,10 +468,17 @@ static void put_on_stream(struct task *task)
     task->job.request.stream = &stream;
 }
 
-static void submit_on(struct fas_client *owner, struct task *task)
+/* On a stream that does not come to it. */
+static void submit_held(struct fas_client *owner, struct task *task)
 {
-    ck_assert_msg(fas_submit(owner, &task->job.request, &task->call, &error) == FAS_OK, "%s: %s",
-                  error.field, error.text);
+    cuda.hold();
+    submit_on(owner, task);
+}
+
+static void release_stream(void)
+{
+    cuda.release();
+    stream_goes_on();
 }
 
 /* Two at a time, far ahead of the stream: one after the other, with nobody waiting on the host. */
@@ -520,7 +509,8 @@ START_TEST(calls_on_a_stream)
             check_end(tasks[i].call, FAS_OK, "");
         }
     }
-    ck_assert_double_eq(stat_of("places"), 2 * CALLS); /* memory, and an event for each in flight */
+    /* Memory, and an event for each in flight. */
+    ck_assert_double_eq(watch_stat(client, "places"), 2 * CALLS);
     stop();
     for (int i = 0; i < CALLS; i++) {
         task_close(&tasks[i], NULL);
@@ -531,10 +521,8 @@ END_TEST
 /* However its calls end: refused, cancelled, too late, left, lost. */
 START_TEST(a_stream_goes_on)
 {
-    struct random random = random_open(13);
     struct task task;
-    start_with(options);
-    task_open(&task, &random);
+    start_task(&task, options, 13);
     put_on_stream(&task);
     task.job.request.dims.d = 12; /* the daemon says no */
     submit_on(client, &task);
@@ -546,29 +534,26 @@ START_TEST(a_stream_goes_on)
                      FAS_INVALID_ARGUMENT);
     stream_goes_on();
     task.job.request.dims.d = shape.d;
-    cuda.hold();
-    submit_on(client, &task);
+
+    submit_held(client, &task);
     fas_cancel(task.call);
     check_end(task.call, FAS_CANCELLED, "");
-    cuda.release();
-    stream_goes_on();
-    cuda.hold();
-    submit_on(client, &task);
+    release_stream();
+
+    submit_held(client, &task);
     check_end(task.call, FAS_DEADLINE_EXCEEDED, "wait_event");
-    cuda.release();
-    stream_goes_on();
+    release_stream();
+
     struct fas_client *leaver = connect_client();
-    cuda.hold();
-    submit_on(leaver, &task);
+    submit_held(leaver, &task);
     fas_close(leaver);
-    cuda.release();
-    stream_goes_on();
-    cuda.hold();
-    submit_on(client, &task);
+    release_stream();
+
+    submit_held(client, &task);
     kill(server.pid, SIGKILL);
     check_end(task.call, FAS_UNAVAILABLE, "");
-    cuda.release();
-    stream_goes_on();
+    release_stream();
+
     daemon_wait(&server);
     ck_assert_int_eq(fas_submit(client, &task.job.request, &task.call, &error), FAS_UNAVAILABLE);
     stream_goes_on();
@@ -580,22 +565,17 @@ END_TEST
 /* Two bosses of one thing, and no stream at all. */
 START_TEST(what_is_no_stream)
 {
-    struct random random = random_open(14);
     struct task task;
-    start_with(options);
-    task_open(&task, &random);
+    start_task(&task, options, 14);
     task.job.request.stream = &stream;
-    ck_assert_int_eq(fas_submit(client, &task.job.request, &task.call, &error),
-                     FAS_INVALID_ARGUMENT);
-    ck_assert_str_eq(error.field, "wait_event");
+    check_refused(&task, FAS_INVALID_ARGUMENT, "wait_event");
     task.job.request.wait_event = NULL; /* the done event may be beside it */
     submit_on(client, &task);
     ck_assert(fas_enqueued(task.call, WAIT_MS));
     stream_waits_for(task.done);
     stream_goes_on();
     check_end(task.call, FAS_OK, "");
-    task_close(&task, client);
-    stop();
+    stop_task(&task);
 }
 END_TEST
 

@@ -80,7 +80,7 @@ struct bwd_config {
     static constexpr uint32_t Q_BYTES = tile_bytes(M, D), DOUT_BYTES = tile_bytes(M, DV);
     static constexpr uint32_t P_BYTES = 0, DS_BYTES = tile_bytes(M, N);
     static constexpr uint32_t ROW_BYTES = M * 4; /* one statistic of a step's rows */
-    /* 32 + 2 * 240 = 512 = 65536 registers / 128 */
+    /* 24 + 2 * 240 = 504 = 3 * 168, what the block is launched with */
     static constexpr int LOADER_REGISTERS = 24, CONSUMER_REGISTERS = 240;
     static_assert(M == BWD_WG_ROWS || DQ_BY_ROWS, "a step has 64 or 128 queries");
     static_assert(DQ_COLUMNS == PANEL, "a consumer's share of dQ is one piece");

@@ -2,10 +2,10 @@
  * watch.h: events of clients that requests wait for, asked one after the other whether they have
  * come to pass.
  *
- * Asked, and never waited for by a stream: a stream that waits for an event behind a kernel that
- * hangs, or of a process that was killed, waits for ever (H200, driver 580), and everybody's work
- * behind it; an answer takes 0.04 us and is pending for ever. A few are asked at a time, so that
- * any number of them holds up nothing else the asking thread does.
+ * Asked, and never waited for by a stream: a stream that waited for an event behind a kernel that
+ * hangs, or of a process that was killed, stood still as long as it was watched (5 s; H200, driver
+ * 580), and everybody's work behind it; an answer takes 0.04 us and stays pending. A few are asked
+ * at a time, so that any number of them holds up nothing else the asking thread does.
  * Threads: add and resign by the loop, the rest by the one thread that asks.
  */
 #ifndef SERVER_WATCH_H

@@ -19,8 +19,8 @@ static void print_server(const struct fas_server *server)
            server->chunk_bytes >> 10);
     for (uint32_t i = 0; i < server->device_count; i++) {
         const struct fas_server_device *device = &server->devices[i];
-        printf("  device %-8s %-6s %.2f GiB arena %s\n", device->name, device->arch,
-               (double)device->arena_bytes / (1u << 30), device->uuid);
+        printf("  device %-8s %-6s %.2f GiB arena%s%s\n", device->name, device->arch,
+               (double)device->arena_bytes / (1u << 30), *device->uuid ? " " : "", device->uuid);
     }
     for (uint32_t i = 0; i < server->kernel_count; i++) {
         const struct fas_server_kernel *kernel = &server->kernels[i];

@@ -53,12 +53,6 @@ namespace sm100
 
 /* ---- loaders: one thread each ---- */
 
-/* The rest of the boxes' coordinates is the panel. */
-struct bwd_rows {
-    const gpu::tensor_map *map;
-    int32_t row, head, shift;
-};
-
 /* more_bytes: what other copies will add to the same barrier. */
 template <int COLUMNS>
 GPU_INLINE void bwd_load_rows(const bwd_rows &rows, uint32_t target, uint32_t full,
@@ -70,21 +64,6 @@ GPU_INLINE void bwd_load_rows(const bwd_rows &rows, uint32_t target, uint32_t fu
         gpu::tma_load(target + tile_bytes(TILE_ROWS, c), rows.map, full, hint, c, rows.row,
                       rows.head, rows.shift);
     }
-}
-
-GPU_INLINE bwd_rows bwd_key_rows(const gpu::tensor_map *map, uint32_t tile)
-{
-    attn::tile_place place = attn::tile_read_place(tile);
-    attn::tile_side k = attn::tile_read_k(tile);
-    return {map, gpu::ragged_row(k.len, place.row), place.head, gpu::ragged_shift(k.first, k.len)};
-}
-
-GPU_INLINE bwd_rows bwd_query_rows(const gpu::tensor_map *map, uint32_t tile,
-                                   const backward_tour &tour)
-{
-    attn::tile_side q = attn::tile_read_q(tile);
-    return {map, gpu::ragged_row(q.len, tour.m * TILE_ROWS), tour.head,
-            gpu::ragged_shift(q.first, q.len)};
 }
 
 /* K of a tile, then Q of each step. Returns the step after the last. */
@@ -105,9 +84,7 @@ GPU_INLINE uint32_t load_tile(const bwd_params &p, uint32_t smem, uint32_t use, 
         attn::ring_wait_empty<C::Q_STAGES>(smem + S::Q_RING, step);
         bwd_load_rows<C::D>(bwd_query_rows(&set->q, tile, tour), bwd_q<C>(smem, step), full,
                             2 * C::ROW_BYTES, gpu::l2::evict_last);
-        gpu::bulk_load(bwd_statistics<C>(smem, step),
-                       p.scratch.statistics + int64_t{2 * C::M} * attn::tour_unit(p, tile, tour),
-                       2 * C::ROW_BYTES, full);
+        load_statistics<C>(p, smem, tile, tour, step, full);
     }
     return step;
 }
@@ -139,11 +116,7 @@ GPU_INLINE void load_all(const bwd_params &p, uint32_t smem)
 {
     using S = bwd_smem<C>;
     uint32_t step = 0, use = 0;
-    for (;; use++) {
-        attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-        if (attn::tile_read_place(bwd_tile<C>(smem, use)).rows == 0) {
-            break;
-        }
+    for (; bwd_await_tile<C>(smem, use); use++) {
         step = load_tile<C>(p, smem, use, step);
         if (!attn::draws_late<C>(p)) {
             gpu::mbarrier_arrive(smem + S::MAY_DRAW);
@@ -159,11 +132,7 @@ GPU_INLINE void load_all_douts(const bwd_params &p, uint32_t smem)
 {
     using S = bwd_smem<C>;
     uint32_t step = 0, use = 0;
-    for (;; use++) {
-        attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-        if (attn::tile_read_place(bwd_tile<C>(smem, use)).rows == 0) {
-            break;
-        }
+    for (; bwd_await_tile<C>(smem, use); use++) {
         step = load_tile_douts<C>(p, smem, use, step);
         attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
     }
@@ -179,11 +148,11 @@ GPU_INLINE void load_all_douts(const bwd_params &p, uint32_t smem)
  * softcap; ptxas did not for 100a).
  */
 
-template <class C, int COLUMNS>
+template <class C, int COLUMNS, int ROWS = TILE_ROWS>
 GPU_BOTH uint32_t bwd_instruction(major a, major b)
 {
     return gpu::tcgen05_instruction(gpu::element_of<typename C::T>::value == gpu::element::bf16,
-                                    TILE_ROWS, COLUMNS, a, b);
+                                    ROWS, COLUMNS, a, b);
 }
 
 template <class C>
@@ -312,16 +281,9 @@ GPU_INLINE uint32_t multiply_tile(uint32_t smem, uint32_t tensor, uint32_t use, 
 template <class C>
 GPU_INLINE void multiply_all(const bwd_params &p, uint32_t smem, uint32_t tensor)
 {
-    using S = bwd_smem<C>;
     uint32_t step = 0;
-    for (uint32_t use = 0;; use++) {
-        attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-        uint32_t tile = bwd_tile<C>(smem, use);
-        if (attn::tile_read_place(tile).rows == 0) {
-            break;
-        }
-        int32_t count = bwd_steps(p, tile);
-        attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+    for (uint32_t use = 0; bwd_await_tile<C>(smem, use); use++) {
+        int32_t count = bwd_take_steps<C>(p, smem, use);
         step = multiply_tile<C>(smem, tensor, use, step, count);
     }
 }
@@ -393,7 +355,7 @@ GPU_INLINE void reduce_step(const bwd_params &p, uint32_t smem, uint32_t tile, u
         gpu::tcgen05_fence_after();
         take_dq<C>(dq, 1, me);
     }
-    hand_tensor(smem + S::DQ_EMPTY, me);
+    bwd_hand<C>(smem + S::DQ_EMPTY, me);
     if constexpr (PIECES == 1) {
         put_dq<C>(dq, slot, me);
     }
@@ -437,13 +399,8 @@ GPU_INLINE void reduce_all(const bwd_params &p, uint32_t smem, const bwd_lane &m
 {
     using S = bwd_smem<C>;
     uint32_t step = 0;
-    for (uint32_t use = 0;; use++) {
-        attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-        uint32_t tile = bwd_tile<C>(smem, use);
-        if (attn::tile_read_place(tile).rows == 0) {
-            break;
-        }
-        step = reduce_tile<C>(p, smem, tile, step, me);
+    for (uint32_t use = 0; bwd_await_tile<C>(smem, use); use++) {
+        step = reduce_tile<C>(p, smem, bwd_tile<C>(smem, use), step, me);
         gpu::warp_sync(); /* all lanes have read the record */
         if (me.leader) {
             bwd_release_tile<C>(smem, use);
@@ -578,6 +535,22 @@ GPU_INLINE void do_step(const bwd_params &p, uint32_t smem, const bwd_step &at, 
     bwd_hand<C>(smem + S::DS_FULL, me);
 }
 
+/* Columns of the warp's rows of dV or dK; all lanes have staged theirs. */
+template <class C>
+GPU_INLINE void send_keys(const bwd_params &p, uint32_t tile, bool is_dv, int column,
+                          uint32_t stage, const bwd_lane &me)
+{
+    if (me.leader) {
+        attn::tile_place place = attn::tile_read_place(tile);
+        attn::tile_side k = attn::tile_read_k(tile);
+        const attn::backward_set *set = attn::backward_set_of(p, place.set);
+        gpu::tma_store(is_dv ? &set->dv : &set->dk, stage, gpu::l2::evict_first, column,
+                       gpu::ragged_row(k.span, place.row + bwd_first_key<C>(me)), place.head,
+                       gpu::ragged_shift(k.first, k.span));
+        gpu::bulk_commit();
+    }
+}
+
 /* Panel j of dV and dK, in that order: 32 rows, staged where this warp's part of dS goes. */
 template <class C>
 GPU_INLINE void store_panel(const bwd_params &p, uint32_t smem, uint32_t tile, int j,
@@ -599,15 +572,7 @@ GPU_INLINE void store_panel(const bwd_params &p, uint32_t smem, uint32_t tile, i
     stage_row<typename C::T>(sum, is_dv ? 1.0f : p.scale, stage, me.lane);
     gpu::fence_async_smem();
     gpu::warp_sync();
-    if (me.leader) {
-        attn::tile_place place = attn::tile_read_place(tile);
-        attn::tile_side k = attn::tile_read_k(tile);
-        const attn::backward_set *set = attn::backward_set_of(p, place.set);
-        gpu::tma_store(is_dv ? &set->dv : &set->dk, stage, gpu::l2::evict_first, column,
-                       gpu::ragged_row(k.span, place.row + bwd_first_key<C>(me)), place.head,
-                       gpu::ragged_shift(k.first, k.span));
-        gpu::bulk_commit();
-    }
+    send_keys<C>(p, tile, is_dv, column, stage, me);
 }
 
 /* Panels are shared out between the two halves of the warps. steps: of all tiles so far. */
@@ -630,12 +595,8 @@ template <class C>
 GPU_INLINE void compute_all(const bwd_params &p, uint32_t smem, const bwd_lane &me)
 {
     uint32_t step = 0;
-    for (uint32_t use = 0;; use++) {
-        attn::ring_wait_full<C::TILE_SLOTS>(smem + bwd_smem<C>::TILE_RING, use);
+    for (uint32_t use = 0; bwd_await_tile<C>(smem, use); use++) {
         uint32_t tile = bwd_tile<C>(smem, use);
-        if (attn::tile_read_place(tile).rows == 0) {
-            break;
-        }
         attn::tile_blocks blocks = attn::tile_read_blocks(tile);
         bwd_step at = {use, step, attn::turn_start<C::N>(p.order, tile), true};
 #pragma unroll 1
@@ -669,15 +630,53 @@ GPU_INLINE uint32_t bwd_tensor()
     return gpu::smem_load<uint32_t>(gpu::smem_base() + bwd_smem<C>::TENSOR);
 }
 
-/* One thread of each of the last four warps. */
+/* What is done between a kernel's beginning and its end. SERVE: by one thread of each of the last
+ * four warps. */
+template <class C, void (*SERVE)(const bwd_params &p, uint32_t smem, int warp)>
+GPU_INLINE void bwd_roles(const bwd_params &p)
+{
+    int warp = gpu::warp_index();
+    if (warp >= MULTIPLIER) {
+        gpu::registers_give<C::OTHER_REGISTERS>();
+        if (gpu::elect_one()) {
+            SERVE(p, gpu::smem_base(), warp);
+        }
+        gpu::warp_sync(); /* the end wants whole warps */
+    } else if (warp >= COMPUTE_WARPS) {
+        gpu::registers_take<C::COMPUTE_REGISTERS>();
+        compute_all<C>(p, gpu::smem_base(), bwd_lane_of(bwd_tensor<C>(), COMPUTE_WARPS));
+    } else {
+        gpu::registers_give<C::DQ_REGISTERS>();
+        reduce_all<C>(p, gpu::smem_base(), bwd_lane_of(bwd_tensor<C>(), DQ_WARPS));
+    }
+}
+
 template <class C>
-GPU_INLINE void bwd_serve(const bwd_params &p)
+GPU_INLINE void bwd_begin()
 {
     uint32_t smem = gpu::smem_base();
-    int warp = gpu::warp_index();
-    if (!gpu::elect_one()) {
-        return;
+    if (gpu::thread_index() == 0) {
+        bwd_init_barriers<C>(smem);
     }
+    if (gpu::warp_index() == MULTIPLIER) {
+        gpu::tmem_take<gpu::TMEM_COLUMNS>(smem + bwd_smem<C>::TENSOR);
+        gpu::tmem_take_no_more();
+    }
+    gpu::block_sync();
+}
+
+template <class C>
+GPU_INLINE void bwd_end()
+{
+    gpu::block_sync();
+    if (gpu::warp_index() == MULTIPLIER) {
+        gpu::tmem_give<gpu::TMEM_COLUMNS>(bwd_tensor<C>());
+    }
+}
+
+template <class C>
+GPU_INLINE void bwd_serve(const bwd_params &p, uint32_t smem, int warp)
+{
     if (warp == MULTIPLIER) {
         multiply_all<C>(p, smem, bwd_tensor<C>());
     } else if (warp == LOADER) {
@@ -692,23 +691,9 @@ GPU_INLINE void bwd_serve(const bwd_params &p)
 template <class C>
 __global__ void __launch_bounds__(C::THREADS, 1) bwd_kernel(const __grid_constant__ bwd_params p)
 {
-    bwd_init<C>(gpu::smem_base());
-    int warp = gpu::warp_index();
-    if (warp >= MULTIPLIER) {
-        gpu::registers_give<C::OTHER_REGISTERS>();
-        bwd_serve<C>(p);
-        gpu::warp_sync(); /* block_sync wants whole warps */
-    } else if (warp >= COMPUTE_WARPS) {
-        gpu::registers_take<C::COMPUTE_REGISTERS>();
-        compute_all<C>(p, gpu::smem_base(), bwd_lane_of(bwd_tensor<C>(), COMPUTE_WARPS));
-    } else {
-        gpu::registers_give<C::DQ_REGISTERS>();
-        reduce_all<C>(p, gpu::smem_base(), bwd_lane_of(bwd_tensor<C>(), DQ_WARPS));
-    }
-    gpu::block_sync();
-    if (gpu::warp_index() == MULTIPLIER) {
-        gpu::tmem_give<gpu::TMEM_COLUMNS>(bwd_tensor<C>());
-    }
+    bwd_begin<C>();
+    bwd_roles<C, bwd_serve<C>>(p);
+    bwd_end<C>();
 }
 
 } // namespace sm100

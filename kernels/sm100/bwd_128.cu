@@ -5,7 +5,7 @@
 enum attn_status sm100_bwd_128(struct attn_context *context, const struct attn_launch *launch)
 {
     if (launch->shape.d > 64 && launch->shape.dv > 64) {
-        return sm100::bwd_dispatch<128, 128>(context, launch);
+        return sm100::bwd_dispatch<sm100::bwd_config, 128, 128>(context, launch);
     }
     return sm100_bwd_mixed(context, launch);
 }

@@ -4,7 +4,7 @@
 
 enum attn_status sm100_bwd_192(struct attn_context *context, const struct attn_launch *launch)
 {
-    return sm100::bwd_wide_dispatch<192, 128>(context, launch);
+    return sm100::bwd_dispatch<sm100::bwd_wide_config, 192, 128>(context, launch);
 }
 
 size_t sm100_bwd_192_scratch(const struct attn_launch *launch)

@@ -4,7 +4,7 @@
 
 enum attn_status sm100_bwd_256(struct attn_context *context, const struct attn_launch *launch)
 {
-    return sm100::bwd_wide_dispatch<256, 256>(context, launch);
+    return sm100::bwd_dispatch<sm100::bwd_wide_config, 256, 256>(context, launch);
 }
 
 size_t sm100_bwd_256_scratch(const struct attn_launch *launch)

@@ -7,6 +7,6 @@
 
 enum attn_status sm100_bwd_mixed(struct attn_context *context, const struct attn_launch *launch)
 {
-    return launch->shape.d > 64 ? sm100::bwd_dispatch<128, 64>(context, launch)
-                                : sm100::bwd_dispatch<64, 128>(context, launch);
+    return launch->shape.d > 64 ? sm100::bwd_dispatch<sm100::bwd_config, 128, 64>(context, launch)
+                                : sm100::bwd_dispatch<sm100::bwd_config, 64, 128>(context, launch);
 }

@@ -4,7 +4,5 @@
 
 enum attn_status sm100_bwd_pair(struct attn_context *context, const struct attn_launch *launch)
 {
-    return launch->shape.dtype == ATTN_BF16
-               ? sm100::bwd_pair_launch_cap<gpu::bf16>(context, launch)
-               : sm100::bwd_pair_launch_cap<gpu::fp16>(context, launch);
+    return sm100::bwd_dispatch<sm100::bwd_pair_config, 128, 128>(context, launch);
 }

@@ -37,22 +37,24 @@ namespace sm100
 
 constexpr uint32_t BOTH_CTAS = 3; /* mask of a commit or a multicast */
 
-template <typename TYPE, bool CAPPED, bool ORDERED>
-struct bwd_pair_config : bwd_config<TYPE, 2 * PANEL, 2 * PANEL, CAPPED, ORDERED> {
-    using one = bwd_config<TYPE, 2 * PANEL, 2 * PANEL, CAPPED, ORDERED>;
+template <typename TYPE, int DIM, int DIM_V, bool CAPPED, bool ORDERED>
+struct bwd_pair_config : bwd_config<TYPE, DIM, DIM_V, CAPPED, ORDERED> {
+    static_assert(DIM == 2 * PANEL && DIM_V == 2 * PANEL, "a panel for each CTA");
+    using one = bwd_config<TYPE, DIM, DIM_V, CAPPED, ORDERED>;
     static constexpr bool PAIR = true;
+    static constexpr int CTAS = 2;
     static constexpr int N = 2 * TILE_ROWS; /* keys of a tile */
     static_assert(N > one::M, "no cyclic order: no tile waits for one that is drawn after it");
-    static constexpr int Q_ROWS = TILE_ROWS / 2; /* queries of a step that a CTA has for S */
+    static constexpr int Q_BOX = TILE_ROWS / 2; /* queries of a step that a CTA has for S */
     static constexpr int STATISTICS_STAGES = 2;
     static constexpr uint32_t TILE_READERS = 2 * one::TILE_READERS;
     static constexpr uint32_t SHARE = tile_bytes(TILE_ROWS, PANEL); /* of 128 rows: a panel */
     static constexpr uint32_t DQ_BYTES = WARP_LANES * 32 * 4;
 };
 
-template <typename TYPE, bool CAPPED, bool ORDERED>
-struct bwd_smem<bwd_pair_config<TYPE, CAPPED, ORDERED>> {
-    using C = bwd_pair_config<TYPE, CAPPED, ORDERED>;
+template <typename TYPE, int DIM, int DIM_V, bool CAPPED, bool ORDERED>
+struct bwd_rings<bwd_pair_config<TYPE, DIM, DIM_V, CAPPED, ORDERED>> {
+    using C = bwd_pair_config<TYPE, DIM, DIM_V, CAPPED, ORDERED>;
     static constexpr uint32_t K = 0;
     static constexpr uint32_t V = K + C::K_BYTES;
     static constexpr uint32_t KT = V + C::V_BYTES; /* all keys, a panel */
@@ -74,51 +76,19 @@ struct bwd_smem<bwd_pair_config<TYPE, CAPPED, ORDERED>> {
     static constexpr uint32_t QT_RING = Q_RING + attn::ring_barriers(1);
     static constexpr uint32_t DOUT_RING = QT_RING + attn::ring_barriers(1);
     static constexpr uint32_t DOUTT_RING = DOUT_RING + attn::ring_barriers(1);
-    static constexpr uint32_t S_FULL = DOUTT_RING + attn::ring_barriers(1);
-    static constexpr uint32_t P_FULL = S_FULL + gpu::MBARRIER_BYTES;
-    static constexpr uint32_t DP_FULL = P_FULL + gpu::MBARRIER_BYTES;
-    static constexpr uint32_t DS_FULL = DP_FULL + gpu::MBARRIER_BYTES;
-    static constexpr uint32_t DS_IN = DS_FULL + gpu::MBARRIER_BYTES;
-    static constexpr uint32_t DS_RELAYED = DS_IN + gpu::MBARRIER_BYTES;
-    static constexpr uint32_t DQ_FULL = DS_RELAYED + gpu::MBARRIER_BYTES;
-    static constexpr uint32_t DQ_EMPTY = DQ_FULL + gpu::MBARRIER_BYTES;
-    static constexpr uint32_t MAY_DRAW = DQ_EMPTY + gpu::MBARRIER_BYTES;
-    static constexpr uint32_t TENSOR = MAY_DRAW + gpu::MBARRIER_BYTES; /* address taken */
-    static constexpr uint32_t BYTES = TENSOR + 16;
-    static_assert(BYTES <= gpu::SMEM_BYTES, "one CTA has all of an SM");
-};
+    static constexpr uint32_t END = DOUTT_RING + attn::ring_barriers(1);
 
-template <class C>
-GPU_INLINE void pair_init(uint32_t smem)
-{
-    using S = bwd_smem<C>;
-    if (gpu::thread_index() == 0) {
-        attn::ring_init<C::TILE_SLOTS>(smem + S::TILE_RING, 1, C::TILE_READERS);
+    GPU_INLINE void init(uint32_t smem)
+    {
         for (uint32_t slot = 0; slot < C::STATISTICS_STAGES; slot++) {
-            gpu::mbarrier_init(
-                attn::ring_full<C::STATISTICS_STAGES>(smem + S::STATISTICS_RING, slot), 1);
+            gpu::mbarrier_init(attn::ring_full<C::STATISTICS_STAGES>(smem + STATISTICS_RING, slot),
+                               1);
         }
-        for (uint32_t ring = S::K_RING; ring < S::S_FULL; ring += attn::ring_barriers(1)) {
+        for (uint32_t ring = K_RING; ring < END; ring += attn::ring_barriers(1)) {
             attn::ring_init<1>(smem + ring, 1, 1);
         }
-        gpu::mbarrier_init(smem + S::S_FULL, 1);
-        gpu::mbarrier_init(smem + S::P_FULL, 2 * C::COMPUTERS);
-        gpu::mbarrier_init(smem + S::DP_FULL, 1);
-        gpu::mbarrier_init(smem + S::DS_FULL, 2 * C::COMPUTERS);
-        gpu::mbarrier_init(smem + S::DS_IN, 1);
-        gpu::mbarrier_init(smem + S::DS_RELAYED, 1);
-        gpu::mbarrier_init(smem + S::DQ_FULL, 1);
-        gpu::mbarrier_init(smem + S::DQ_EMPTY, 2 * C::DQ_READERS);
-        gpu::mbarrier_init(smem + S::MAY_DRAW, 1);
-        gpu::mbarrier_init_fence();
     }
-    if (gpu::warp_index() == MULTIPLIER) {
-        gpu::tmem_take_pair<gpu::TMEM_COLUMNS>(smem + S::TENSOR);
-        gpu::tmem_take_no_more_pair();
-    }
-    gpu::cluster_arrive();
-    gpu::cluster_wait();
-}
+};
 
 /* ---- who draws tiles: one thread of the even CTA ---- */
 
@@ -228,18 +198,16 @@ GPU_INLINE uint32_t load_tile_pair(const bwd_params &p, uint32_t smem, uint32_t 
     for (backward_tour tour = attn::tour_start<C>(p, tile); attn::tour_lasts(p, tile, tour);
          attn::tour_next(tile, tour), step++) {
         bwd_rows queries = bwd_query_rows(&set->q, tile, tour);
-        load_panels<C::Q_ROWS, C::Q_ROWS>(rows_from(queries, rank * C::Q_ROWS), smem + S::Q,
-                                          open_slot(smem + S::Q_RING, step, C::SHARE), 0, ALL,
-                                          gpu::l2::evict_last);
+        load_panels<C::Q_BOX, C::Q_BOX>(rows_from(queries, rank * C::Q_BOX), smem + S::Q,
+                                        open_slot(smem + S::Q_RING, step, C::SHARE), 0, ALL,
+                                        gpu::l2::evict_last);
         /* Their slot is free: QT of the step before was loaded after dK of the one before that. */
         uint32_t full = attn::ring_full<C::STATISTICS_STAGES>(smem + S::STATISTICS_RING, step);
         gpu::mbarrier_arrive_expect(full, 2 * C::ROW_BYTES);
-        gpu::bulk_load(bwd_statistics<C>(smem, step),
-                       p.scratch.statistics + int64_t{2 * C::M} * attn::tour_unit(p, tile, tour),
-                       2 * C::ROW_BYTES, full);
-        load_panels<C::Q_ROWS, C::M>(queries, smem + S::QT,
-                                     open_slot(smem + S::QT_RING, step, C::SHARE), rank, rank + 1,
-                                     gpu::l2::evict_last);
+        load_statistics<C>(p, smem, tile, tour, step, full);
+        load_panels<C::Q_BOX, C::M>(queries, smem + S::QT,
+                                    open_slot(smem + S::QT_RING, step, C::SHARE), rank, rank + 1,
+                                    gpu::l2::evict_last);
     }
     return step;
 }
@@ -260,12 +228,12 @@ GPU_INLINE uint32_t load_tile_douts_pair(const bwd_params &p, uint32_t smem, uin
     for (backward_tour tour = attn::tour_start<C>(p, tile); attn::tour_lasts(p, tile, tour);
          attn::tour_next(tile, tour), step++) {
         bwd_rows queries = bwd_query_rows(&set->dout, tile, tour);
-        load_panels<C::Q_ROWS, C::Q_ROWS>(rows_from(queries, rank * C::Q_ROWS), smem + S::DOUT,
-                                          open_slot(smem + S::DOUT_RING, step, C::SHARE), 0, ALL,
-                                          gpu::l2::evict_last);
-        load_panels<C::Q_ROWS, C::M>(queries, smem + S::DOUTT,
-                                     open_slot(smem + S::DOUTT_RING, step, C::SHARE), rank,
-                                     rank + 1, gpu::l2::evict_last);
+        load_panels<C::Q_BOX, C::Q_BOX>(rows_from(queries, rank * C::Q_BOX), smem + S::DOUT,
+                                        open_slot(smem + S::DOUT_RING, step, C::SHARE), 0, ALL,
+                                        gpu::l2::evict_last);
+        load_panels<C::Q_BOX, C::M>(queries, smem + S::DOUTT,
+                                    open_slot(smem + S::DOUTT_RING, step, C::SHARE), rank, rank + 1,
+                                    gpu::l2::evict_last);
     }
     return step;
 }
@@ -275,11 +243,7 @@ GPU_INLINE void load_all_pair(const bwd_params &p, uint32_t smem)
 {
     using S = bwd_smem<C>;
     uint32_t step = 0, use = 0;
-    for (;; use++) {
-        attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-        if (attn::tile_read_place(bwd_tile<C>(smem, use)).rows == 0) {
-            break;
-        }
+    for (; bwd_await_tile<C>(smem, use); use++) {
         step = load_tile_pair<C>(p, smem, use, step);
         if (gpu::cluster_rank() == 0) {
             gpu::mbarrier_arrive(smem + S::MAY_DRAW);
@@ -297,11 +261,7 @@ GPU_INLINE void load_all_douts_pair(const bwd_params &p, uint32_t smem)
 {
     using S = bwd_smem<C>;
     uint32_t step = 0, use = 0;
-    for (;; use++) {
-        attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-        if (attn::tile_read_place(bwd_tile<C>(smem, use)).rows == 0) {
-            break;
-        }
+    for (; bwd_await_tile<C>(smem, use); use++) {
         step = load_tile_douts_pair<C>(p, smem, use, step);
         bwd_release_tile<C>(smem, use);
     }
@@ -311,13 +271,6 @@ GPU_INLINE void load_all_douts_pair(const bwd_params &p, uint32_t smem)
 }
 
 /* ---- multiplier: one thread of the even CTA ---- */
-
-template <class C>
-GPU_BOTH uint32_t pair_instruction(uint32_t m, major a, major b)
-{
-    return gpu::tcgen05_instruction(gpu::element_of<typename C::T>::value == gpu::element::bf16, m,
-                                    2 * PANEL, a, b);
-}
 
 /* Tensor memory of both, and what their threads stored in shared memory. */
 GPU_INLINE void await_both(uint32_t barrier, uint32_t rounds)
@@ -338,8 +291,8 @@ GPU_INLINE void pair_scores(uint32_t d, uint64_t a, uint64_t b)
 {
 #pragma unroll
     for (int k = 0; k < 2 * PANEL / K_STEP; k++) {
-        gpu::tcgen05_multiply_pair(d, step_k<TILE_ROWS>(a, k), step_k<C::Q_ROWS>(b, k),
-                                   pair_instruction<C>(2 * TILE_ROWS, major::k, major::k), k > 0);
+        gpu::tcgen05_multiply_pair(d, step_k<TILE_ROWS>(a, k), step_k<C::Q_BOX>(b, k),
+                                   bwd_instruction<C, C::M, C::N>(major::k, major::k), k > 0);
     }
 }
 
@@ -353,7 +306,7 @@ GPU_INLINE void pair_sums(uint32_t d, uint32_t a, uint64_t b, bool add)
     for (int k = 0; k < STEPS; k++) {
         uint32_t pairs = a + static_cast<uint32_t>(k) * K_STEP_COLUMNS + (k < STEPS / 2 ? 0 : HOLE);
         gpu::tcgen05_multiply_tensor_pair(d, pairs, step_mn(b, k),
-                                          pair_instruction<C>(2 * TILE_ROWS, major::k, major::mn),
+                                          bwd_instruction<C, C::D, C::N>(major::k, major::mn),
                                           add || k > 0);
     }
 }
@@ -424,7 +377,7 @@ GPU_INLINE void pair_dq(uint32_t smem, uint32_t tensor, uint32_t step)
 #pragma unroll
     for (int k = 0; k < C::N / K_STEP; k++) {
         gpu::tcgen05_multiply_pair(tensor + bwd_columns<C>::DQ, step_mn(ds, k), step_mn(keys, k),
-                                   pair_instruction<C>(C::M, major::mn, major::mn), k > 0);
+                                   bwd_instruction<C, C::D>(major::mn, major::mn), k > 0);
     }
     gpu::tcgen05_commit_pair(smem + S::DQ_FULL, BOTH_CTAS);
 }
@@ -461,16 +414,9 @@ GPU_INLINE uint32_t pair_tile(uint32_t smem, uint32_t tensor, uint32_t use, uint
 template <class C>
 GPU_INLINE void multiply_all_pair(const bwd_params &p, uint32_t smem, uint32_t tensor)
 {
-    using S = bwd_smem<C>;
     uint32_t step = 0;
-    for (uint32_t use = 0;; use++) {
-        attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-        uint32_t tile = bwd_tile<C>(smem, use);
-        if (attn::tile_read_place(tile).rows == 0) {
-            break;
-        }
-        int32_t count = bwd_steps(p, tile);
-        bwd_release_tile<C>(smem, use);
+    for (uint32_t use = 0; bwd_await_tile<C>(smem, use); use++) {
+        int32_t count = bwd_take_steps<C>(p, smem, use);
         step = pair_tile<C>(smem, tensor, use, step, count);
     }
 }
@@ -518,7 +464,7 @@ GPU_INLINE void pair_reduce_step(const bwd_params &p, uint32_t smem, uint32_t ti
     take_dq<C>(dq, 0, me);
     bwd_hand<C>(smem + S::DQ_EMPTY, me);
     if (C::DETERMINISTIC && me.leader) {
-        attn::await_turn<C, 2 * C::DQ_READERS>(p, tile, tour, base);
+        attn::await_turn<C, C::CTAS * C::DQ_READERS>(p, tile, tour, base);
     }
     put_dq_piece(dq.low, slot, me);
     send_dq<C>(target, slot, me);
@@ -537,14 +483,8 @@ GPU_INLINE void relay_all(const bwd_params &p, uint32_t smem)
     using S = bwd_smem<C>;
     gpu::cluster_address relayed = gpu::cluster_map(smem + S::DS_RELAYED, 0);
     uint32_t step = 0;
-    for (uint32_t use = 0;; use++) {
-        attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-        uint32_t tile = bwd_tile<C>(smem, use);
-        if (attn::tile_read_place(tile).rows == 0) {
-            break;
-        }
-        int32_t count = bwd_steps(p, tile);
-        bwd_release_tile<C>(smem, use);
+    for (uint32_t use = 0; bwd_await_tile<C>(smem, use); use++) {
+        int32_t count = bwd_take_steps<C>(p, smem, use);
         for (; count > 0; count--, step++) {
             gpu::mbarrier_arrive_expect(smem + S::DS_IN, C::SHARE);
             gpu::mbarrier_wait(smem + S::DS_IN, step + 1);
@@ -553,28 +493,54 @@ GPU_INLINE void relay_all(const bwd_params &p, uint32_t smem)
     }
 }
 
+/* One thread of each CTA. */
+template <class C>
+GPU_INLINE void draw_or_relay(const bwd_params &p, uint32_t smem)
+{
+    if (gpu::cluster_rank() == 0) {
+        draw_pairs<C>(p, smem);
+    } else {
+        relay_all<C>(p, smem);
+    }
+}
+
 /* ---- the kernel ---- */
 
-/* One thread of each of the last four warps. The odd CTA has no multiplier, and relays for drawing.
- */
 template <class C>
-GPU_INLINE void pair_serve(const bwd_params &p)
+GPU_INLINE void pair_begin()
 {
     uint32_t smem = gpu::smem_base();
-    int warp = gpu::warp_index();
-    bool even = gpu::cluster_rank() == 0;
-    if (!gpu::elect_one()) {
-        return;
+    if (gpu::thread_index() == 0) {
+        bwd_init_barriers<C>(smem);
     }
+    if (gpu::warp_index() == MULTIPLIER) {
+        gpu::tmem_take_pair<gpu::TMEM_COLUMNS>(smem + bwd_smem<C>::TENSOR);
+        gpu::tmem_take_no_more_pair();
+    }
+    gpu::cluster_arrive();
+    gpu::cluster_wait();
+}
+
+template <class C>
+GPU_INLINE void pair_end()
+{
+    gpu::cluster_arrive(); /* the other CTA may still arrive, copy or multiply here */
+    gpu::cluster_wait();
+    if (gpu::warp_index() == MULTIPLIER) {
+        gpu::tmem_give_pair<gpu::TMEM_COLUMNS>(bwd_tensor<C>());
+    }
+}
+
+template <class C>
+GPU_INLINE void pair_serve(const bwd_params &p, uint32_t smem, int warp)
+{
     if (warp == LOADER) {
         load_all_pair<C>(p, smem);
     } else if (warp == DOUT_LOADER) {
         load_all_douts_pair<C>(p, smem);
-    } else if (warp == DRAWER && even) {
-        draw_pairs<C>(p, smem);
     } else if (warp == DRAWER) {
-        relay_all<C>(p, smem);
-    } else if (even) {
+        draw_or_relay<C>(p, smem);
+    } else if (gpu::cluster_rank() == 0) {
         multiply_all_pair<C>(p, smem, bwd_tensor<C>());
     }
 }
@@ -583,24 +549,9 @@ template <class C>
 __global__ void __launch_bounds__(C::THREADS, 1)
     bwd_pair_kernel(const __grid_constant__ bwd_params p)
 {
-    pair_init<C>(gpu::smem_base());
-    int warp = gpu::warp_index();
-    if (warp >= MULTIPLIER) {
-        gpu::registers_give<C::OTHER_REGISTERS>();
-        pair_serve<C>(p);
-        gpu::warp_sync(); /* cluster_arrive wants whole warps */
-    } else if (warp >= COMPUTE_WARPS) {
-        gpu::registers_take<C::COMPUTE_REGISTERS>();
-        compute_all<C>(p, gpu::smem_base(), bwd_lane_of(bwd_tensor<C>(), COMPUTE_WARPS));
-    } else {
-        gpu::registers_give<C::DQ_REGISTERS>();
-        reduce_all<C>(p, gpu::smem_base(), bwd_lane_of(bwd_tensor<C>(), DQ_WARPS));
-    }
-    gpu::cluster_arrive(); /* the other CTA may still arrive, copy or multiply here */
-    gpu::cluster_wait();
-    if (gpu::warp_index() == MULTIPLIER) {
-        gpu::tmem_give_pair<gpu::TMEM_COLUMNS>(bwd_tensor<C>());
-    }
+    pair_begin<C>();
+    bwd_roles<C, pair_serve<C>>(p);
+    pair_end<C>();
 }
 
 } // namespace sm100

@@ -41,11 +41,14 @@ struct bwd_config {
     static constexpr int D = DIM, DV = DIM_V; /* tensors may be narrower: maps read zeros, clip */
     static constexpr int M = TILE_ROWS;       /* queries of a step */
     static constexpr int N = TILE_ROWS;       /* keys of a tile */
+    static constexpr int Q_BOX = TILE_ROWS;   /* rows of a box of Q and dO, and */
+    static constexpr int K_BOX = TILE_ROWS;   /* of K and V */
     static constexpr bool SOFTCAP = CAPPED;
     static constexpr bool DETERMINISTIC = ORDERED;
     static constexpr bool ORDERS = false; /* tiles that write dQ (plan_tile.ordered) */
     static constexpr bool PAIR = false;   /* of CTAs that work on a tile together: bwd_pair, */
     static constexpr bool WIDE = false;   /* with half of the head dim each: bwd_wide */
+    static constexpr int CTAS = 1;        /* so many of them */
     static constexpr bool SMALL = D == PANEL && DV == PANEL;
     static constexpr int THREADS = ALL_WARPS * WARP_LANES;
     static constexpr uint32_t COMPUTERS = MULTIPLIER - COMPUTE_WARPS;
@@ -69,9 +72,9 @@ struct bwd_config {
     static constexpr int OTHER_REGISTERS = 512 - DQ_REGISTERS - 2 * COMPUTE_REGISTERS;
 };
 
-/* Where things lie in shared memory. */
+/* Where things lie in shared memory: operands and rings, which each kernel has of its own. */
 template <class C>
-struct bwd_smem {
+struct bwd_rings {
     static constexpr uint32_t K = 0;
     static constexpr uint32_t V = K + C::KEY_SLOTS * C::K_BYTES;
     static constexpr uint32_t Q = V + C::KEY_SLOTS * C::V_BYTES;
@@ -86,11 +89,29 @@ struct bwd_smem {
     static constexpr uint32_t Q_RING = V_RING + attn::ring_barriers(C::KEY_SLOTS);
     static constexpr uint32_t STATISTICS_RING = Q_RING; /* they come with Q */
     static constexpr uint32_t DOUT_RING = Q_RING + attn::ring_barriers(C::Q_STAGES);
-    static constexpr uint32_t S_FULL = DOUT_RING + attn::ring_barriers(C::DOUT_STAGES);
+    static constexpr uint32_t END = DOUT_RING + attn::ring_barriers(C::DOUT_STAGES);
+
+    /* One thread: the rings but for the tiles'. */
+    GPU_INLINE void init(uint32_t smem)
+    {
+        attn::ring_init<C::KEY_SLOTS>(smem + K_RING, 1, 1);
+        attn::ring_init<C::KEY_SLOTS>(smem + V_RING, 1, 1);
+        attn::ring_init<C::Q_STAGES>(smem + Q_RING, 1, 1);
+        attn::ring_init<C::DOUT_STAGES>(smem + DOUT_RING, 1, 1);
+    }
+};
+
+/* Behind them, what all kernels have. */
+template <class C>
+struct bwd_smem : bwd_rings<C> {
+    static constexpr uint32_t S_FULL = bwd_rings<C>::END;
     static constexpr uint32_t P_FULL = S_FULL + gpu::MBARRIER_BYTES;
     static constexpr uint32_t DP_FULL = P_FULL + gpu::MBARRIER_BYTES;
     static constexpr uint32_t DS_FULL = DP_FULL + gpu::MBARRIER_BYTES;
-    static constexpr uint32_t DQ_FULL = DS_FULL + gpu::MBARRIER_BYTES;
+    static constexpr uint32_t OF_PAIR = C::PAIR ? gpu::MBARRIER_BYTES : 0;
+    static constexpr uint32_t DS_IN = DS_FULL + gpu::MBARRIER_BYTES;
+    static constexpr uint32_t DS_RELAYED = DS_IN + OF_PAIR;
+    static constexpr uint32_t DQ_FULL = DS_RELAYED + OF_PAIR;
     static constexpr uint32_t DQ_EMPTY = DQ_FULL + gpu::MBARRIER_BYTES;
     static constexpr uint32_t MAY_DRAW = DQ_EMPTY + gpu::MBARRIER_BYTES;
     static constexpr uint32_t TENSOR = MAY_DRAW + gpu::MBARRIER_BYTES; /* address taken */
@@ -152,30 +173,25 @@ GPU_INLINE uint32_t bwd_statistics(uint32_t smem, uint32_t step)
            attn::ring_slot<C::STATISTICS_STAGES>(step) * (2 * C::ROW_BYTES);
 }
 
+/* One thread. Of a pair the warps of both tell the multiplier. */
 template <class C>
-GPU_INLINE void bwd_init(uint32_t smem)
+GPU_INLINE void bwd_init_barriers(uint32_t smem)
 {
     using S = bwd_smem<C>;
-    if (gpu::thread_index() == 0) {
-        attn::ring_init<C::TILE_SLOTS>(smem + S::TILE_RING, 1, C::TILE_READERS);
-        attn::ring_init<C::KEY_SLOTS>(smem + S::K_RING, 1, 1);
-        attn::ring_init<C::KEY_SLOTS>(smem + S::V_RING, 1, 1);
-        attn::ring_init<C::Q_STAGES>(smem + S::Q_RING, 1, 1);
-        attn::ring_init<C::DOUT_STAGES>(smem + S::DOUT_RING, 1, 1);
-        gpu::mbarrier_init(smem + S::S_FULL, 1);
-        gpu::mbarrier_init(smem + S::P_FULL, C::COMPUTERS);
-        gpu::mbarrier_init(smem + S::DP_FULL, 1);
-        gpu::mbarrier_init(smem + S::DS_FULL, C::COMPUTERS);
-        gpu::mbarrier_init(smem + S::DQ_FULL, 1);
-        gpu::mbarrier_init(smem + S::DQ_EMPTY, C::DQ_READERS);
-        gpu::mbarrier_init(smem + S::MAY_DRAW, 1);
-        gpu::mbarrier_init_fence();
+    attn::ring_init<C::TILE_SLOTS>(smem + S::TILE_RING, 1, C::TILE_READERS);
+    S::init(smem);
+    gpu::mbarrier_init(smem + S::S_FULL, 1);
+    gpu::mbarrier_init(smem + S::P_FULL, C::CTAS * C::COMPUTERS);
+    gpu::mbarrier_init(smem + S::DP_FULL, 1);
+    gpu::mbarrier_init(smem + S::DS_FULL, C::CTAS * C::COMPUTERS);
+    if constexpr (C::PAIR) {
+        gpu::mbarrier_init(smem + S::DS_IN, 1);
+        gpu::mbarrier_init(smem + S::DS_RELAYED, 1);
     }
-    if (gpu::warp_index() == MULTIPLIER) {
-        gpu::tmem_take<gpu::TMEM_COLUMNS>(smem + S::TENSOR);
-        gpu::tmem_take_no_more();
-    }
-    gpu::block_sync();
+    gpu::mbarrier_init(smem + S::DQ_FULL, 1);
+    gpu::mbarrier_init(smem + S::DQ_EMPTY, C::CTAS * C::DQ_READERS);
+    gpu::mbarrier_init(smem + S::MAY_DRAW, 1);
+    gpu::mbarrier_init_fence();
 }
 
 /* This thread's place among the compute or the dQ warps. */
@@ -214,14 +230,37 @@ GPU_INLINE void await_tensor(uint32_t barrier, uint32_t rounds)
     gpu::tcgen05_fence_after();
 }
 
-/* What all lanes of the warp have loaded, or stored, in tensor memory is done. */
-GPU_INLINE void hand_tensor(uint32_t barrier, const bwd_lane &me)
+/* ---- what loaders share ---- */
+
+/* The rest of the boxes' coordinates is the panel. */
+struct bwd_rows {
+    const gpu::tensor_map *map;
+    int32_t row, head, shift;
+};
+
+GPU_INLINE bwd_rows bwd_key_rows(const gpu::tensor_map *map, uint32_t tile)
 {
-    gpu::tcgen05_fence_before();
-    gpu::warp_sync();
-    if (me.leader) {
-        gpu::mbarrier_arrive(barrier);
-    }
+    attn::tile_place place = attn::tile_read_place(tile);
+    attn::tile_side k = attn::tile_read_k(tile);
+    return {map, gpu::ragged_row(k.len, place.row), place.head, gpu::ragged_shift(k.first, k.len)};
+}
+
+GPU_INLINE bwd_rows bwd_query_rows(const gpu::tensor_map *map, uint32_t tile,
+                                   const backward_tour &tour)
+{
+    attn::tile_side q = attn::tile_read_q(tile);
+    return {map, gpu::ragged_row(q.len, tour.m * TILE_ROWS), tour.head,
+            gpu::ragged_shift(q.first, q.len)};
+}
+
+/* Of a step; `full` expects their bytes. */
+template <class C>
+GPU_INLINE void load_statistics(const bwd_params &p, uint32_t smem, uint32_t tile,
+                                const backward_tour &tour, uint32_t step, uint32_t full)
+{
+    gpu::bulk_load(bwd_statistics<C>(smem, step),
+                   p.scratch.statistics + int64_t{2 * C::M} * attn::tour_unit(p, tile, tour),
+                   2 * C::ROW_BYTES, full);
 }
 
 /* ---- what is different where a pair of CTAs works on a tile (bwd_pair, bwd_wide) ---- */
@@ -245,18 +284,20 @@ GPU_INLINE int32_t bwd_first_key(const bwd_lane &me)
     return bwd_keys_before<C>() + (C::WIDE ? me.warp % 2 : me.warp) * WARP_LANES;
 }
 
-/* hand_tensor to the multiplier; of a pair it is in the even CTA. */
+/* To the multiplier, of a pair in the even CTA: what all lanes of the warp have loaded, or stored,
+ * in tensor memory is done. */
 template <class C>
 GPU_INLINE void bwd_hand(uint32_t barrier, const bwd_lane &me)
 {
+    gpu::tcgen05_fence_before();
+    gpu::warp_sync();
+    if (!me.leader) {
+        return;
+    }
     if constexpr (C::PAIR) {
-        gpu::tcgen05_fence_before();
-        gpu::warp_sync();
-        if (me.leader) {
-            gpu::mbarrier_arrive_cluster(gpu::cluster_map(barrier, 0));
-        }
+        gpu::mbarrier_arrive_cluster(gpu::cluster_map(barrier, 0));
     } else {
-        hand_tensor(barrier, me);
+        gpu::mbarrier_arrive(barrier);
     }
 }
 
@@ -271,6 +312,23 @@ GPU_INLINE void bwd_release_tile(uint32_t smem, uint32_t use)
     } else {
         attn::ring_release<C::TILE_SLOTS>(ring, use);
     }
+}
+
+/* Is tile `use` one, not the end mark? Its record has come. */
+template <class C>
+GPU_INLINE bool bwd_await_tile(uint32_t smem, uint32_t use)
+{
+    attn::ring_wait_full<C::TILE_SLOTS>(smem + bwd_smem<C>::TILE_RING, use);
+    return attn::tile_read_place(bwd_tile<C>(smem, use)).rows != 0;
+}
+
+/* One thread that needs no more of the record than how many steps there are. */
+template <class C>
+GPU_INLINE int32_t bwd_take_steps(const bwd_params &p, uint32_t smem, uint32_t use)
+{
+    int32_t count = bwd_steps(p, bwd_tile<C>(smem, use));
+    bwd_release_tile<C>(smem, use);
+    return count;
 }
 
 /*

@@ -150,11 +150,7 @@ GPU_INLINE void stream_all(const bwd_params &p, uint32_t smem)
 {
     using S = bwd_smem<C>;
     uint32_t piece = 0, use = 0;
-    for (;; use++) {
-        attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-        if (attn::tile_read_place(bwd_tile<C>(smem, use)).rows == 0) {
-            break;
-        }
+    for (; bwd_await_tile<C>(smem, use); use++) {
         piece = stream_tile<C>(p, smem, use, piece);
         if (gpu::cluster_rank() == 0) {
             gpu::mbarrier_arrive(smem + S::MAY_DRAW);
@@ -189,9 +185,7 @@ GPU_INLINE uint32_t load_tile_keys(const bwd_params &p, uint32_t smem, uint32_t 
         uint32_t full = attn::ring_full<C::STATISTICS_STAGES>(smem + S::STATISTICS_RING, step);
         attn::ring_wait_empty<C::STATISTICS_STAGES>(smem + S::STATISTICS_RING, step);
         gpu::mbarrier_arrive_expect(full, 2 * C::ROW_BYTES);
-        gpu::bulk_load(bwd_statistics<C>(smem, step),
-                       p.scratch.statistics + int64_t{2 * C::M} * attn::tour_unit(p, tile, tour),
-                       2 * C::ROW_BYTES, full);
+        load_statistics<C>(p, smem, tile, tour, step, full);
     }
     return step;
 }
@@ -201,11 +195,7 @@ GPU_INLINE void load_all_keys(const bwd_params &p, uint32_t smem)
 {
     using S = bwd_smem<C>;
     uint32_t step = 0, use = 0;
-    for (;; use++) {
-        attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-        if (attn::tile_read_place(bwd_tile<C>(smem, use)).rows == 0) {
-            break;
-        }
+    for (; bwd_await_tile<C>(smem, use); use++) {
         step = load_tile_keys<C>(p, smem, use, step);
         bwd_release_tile<C>(smem, use);
     }
@@ -232,13 +222,6 @@ GPU_INLINE void give_piece(uint32_t smem, uint32_t piece)
     give_slot<C::PIECES>(smem + bwd_smem<C>::STREAM_RING, piece);
 }
 
-template <class C, int COLUMNS>
-GPU_BOTH uint32_t wide_instruction(major a, major b)
-{
-    return gpu::tcgen05_instruction(gpu::element_of<typename C::T>::value == gpu::element::bf16,
-                                    TILE_ROWS, COLUMNS, a, b);
-}
-
 /* d (128 keys x 128 queries) = A B^T, A: K or V, B: the stream. Returns the piece after. */
 template <class C>
 GPU_INLINE uint32_t wide_scores(uint32_t smem, uint32_t d, uint32_t keys, int steps, uint32_t piece)
@@ -252,7 +235,7 @@ GPU_INLINE uint32_t wide_scores(uint32_t smem, uint32_t d, uint32_t keys, int st
         for (int k = 0; k < PIECE_STEPS; k++) {
             if (done + k < steps) {
                 gpu::tcgen05_multiply_pair(d, step_k<C::ROWS>(a, k), step_k<C::ROWS>(b, k),
-                                           wide_instruction<C, C::M>(major::k, major::k),
+                                           bwd_instruction<C, C::M>(major::k, major::k),
                                            done + k > 0);
             }
         }
@@ -276,7 +259,7 @@ GPU_INLINE uint32_t wide_sums(uint32_t smem, uint32_t d, uint32_t pairs, bool ad
         for (int k = 0; k < ROWS / K_STEP; k++) {
             gpu::tcgen05_multiply_pair(
                 d, advance(a, gpu::step_bytes_k(BLOCK_SWIZZLE, C::ROWS, static_cast<uint32_t>(k))),
-                step_mn(b, k), wide_instruction<C, 2 * SHARE>(major::k, major::mn), add || k > 0);
+                step_mn(b, k), bwd_instruction<C, 2 * SHARE>(major::k, major::mn), add || k > 0);
         }
         give_piece<C>(smem, piece);
         a = advance(a, ROWS / BLOCK * PANEL_STEP);
@@ -349,7 +332,7 @@ GPU_INLINE void wide_dq(uint32_t smem, uint32_t tensor, uint32_t step)
         gpu::tcgen05_multiply_pair(
             tensor + bwd_columns<C>::DQ,
             advance(ds, gpu::step_bytes_mn(BLOCK_SWIZZLE, static_cast<uint32_t>(k))),
-            step_mn(keys, k), wide_instruction<C, C::D>(major::mn, major::mn), k > 0);
+            step_mn(keys, k), bwd_instruction<C, C::D>(major::mn, major::mn), k > 0);
     }
     gpu::tcgen05_commit_pair(smem + S::DQ_FULL, BOTH_CTAS);
 }
@@ -392,16 +375,9 @@ GPU_INLINE wide_place wide_tile(const bwd_params &p, uint32_t smem, uint32_t ten
 template <class C>
 GPU_INLINE void multiply_all_wide(const bwd_params &p, uint32_t smem, uint32_t tensor)
 {
-    using S = bwd_smem<C>;
     wide_place at = {0, 0};
-    for (uint32_t use = 0;; use++) {
-        attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-        uint32_t tile = bwd_tile<C>(smem, use);
-        if (attn::tile_read_place(tile).rows == 0) {
-            break;
-        }
-        int32_t count = bwd_steps(p, tile);
-        bwd_release_tile<C>(smem, use);
+    for (uint32_t use = 0; bwd_await_tile<C>(smem, use); use++) {
+        int32_t count = bwd_take_steps<C>(p, smem, use);
         at = wide_tile<C>(p, smem, tensor, use, at, count);
     }
 }
@@ -485,15 +461,7 @@ GPU_INLINE void store_block(const bwd_params &p, uint32_t smem, uint32_t tile, b
     put_pairs(stage, 0, pairs, me);
     gpu::fence_async_smem();
     gpu::warp_sync();
-    if (me.leader) {
-        attn::tile_place place = attn::tile_read_place(tile);
-        attn::tile_side k = attn::tile_read_k(tile);
-        const attn::backward_set *set = attn::backward_set_of(p, place.set);
-        gpu::tma_store(is_dv ? &set->dv : &set->dk, stage, gpu::l2::evict_first, column,
-                       gpu::ragged_row(k.span, place.row + bwd_first_key<C>(me)), place.head,
-                       gpu::ragged_shift(k.first, k.span));
-        gpu::bulk_commit();
-    }
+    send_keys<C>(p, tile, is_dv, column, stage, me);
 }
 
 /* SHARE columns of dV or dK, shared out between the two warps of a quarter. */
@@ -569,7 +537,7 @@ GPU_INLINE void wide_reduce_step(const bwd_params &p, uint32_t smem, uint32_t ti
         }
         put_dq_columns<C>(x, slot, me);
         if (C::DETERMINISTIC && c == 0 && me.leader) {
-            attn::await_turn<C, 2 * C::DQ_READERS>(p, tile, tour, base);
+            attn::await_turn<C, C::CTAS * C::DQ_READERS>(p, tile, tour, base);
         }
         send_dq<C>(target + c * WARP_LANES, slot, me);
     }
@@ -580,26 +548,16 @@ GPU_INLINE void wide_reduce_step(const bwd_params &p, uint32_t smem, uint32_t ti
 
 /* ---- the kernel ---- */
 
-/* One thread of each of the last four warps. The odd CTA has no multiplier, and relays for drawing.
- */
 template <class C>
-GPU_INLINE void wide_serve(const bwd_params &p)
+GPU_INLINE void wide_serve(const bwd_params &p, uint32_t smem, int warp)
 {
-    uint32_t smem = gpu::smem_base();
-    int warp = gpu::warp_index();
-    bool even = gpu::cluster_rank() == 0;
-    if (!gpu::elect_one()) {
-        return;
-    }
     if (warp == LOADER) {
         stream_all<C>(p, smem);
     } else if (warp == DOUT_LOADER) {
         load_all_keys<C>(p, smem);
-    } else if (warp == DRAWER && even) {
-        draw_pairs<C>(p, smem);
     } else if (warp == DRAWER) {
-        relay_all<C>(p, smem);
-    } else if (even) {
+        draw_or_relay<C>(p, smem);
+    } else if (gpu::cluster_rank() == 0) {
         multiply_all_wide<C>(p, smem, bwd_tensor<C>());
     }
 }
@@ -608,24 +566,9 @@ template <class C>
 __global__ void __launch_bounds__(C::THREADS, 1)
     bwd_wide_kernel(const __grid_constant__ bwd_params p)
 {
-    wide_init<C>(gpu::smem_base());
-    int warp = gpu::warp_index();
-    if (warp >= MULTIPLIER) {
-        gpu::registers_give<C::OTHER_REGISTERS>();
-        wide_serve<C>(p);
-        gpu::warp_sync(); /* cluster_arrive wants whole warps */
-    } else if (warp >= COMPUTE_WARPS) {
-        gpu::registers_take<C::COMPUTE_REGISTERS>();
-        compute_all<C>(p, gpu::smem_base(), bwd_lane_of(bwd_tensor<C>(), COMPUTE_WARPS));
-    } else {
-        gpu::registers_give<C::DQ_REGISTERS>();
-        reduce_all<C>(p, gpu::smem_base(), bwd_lane_of(bwd_tensor<C>(), DQ_WARPS));
-    }
-    gpu::cluster_arrive(); /* the other CTA may still arrive, copy or multiply here */
-    gpu::cluster_wait();
-    if (gpu::warp_index() == MULTIPLIER) {
-        gpu::tmem_give_pair<gpu::TMEM_COLUMNS>(bwd_tensor<C>());
-    }
+    pair_begin<C>();
+    bwd_roles<C, wide_serve<C>>(p);
+    pair_end<C>();
 }
 
 } // namespace sm100

@@ -22,8 +22,10 @@ template <typename TYPE, int DIM, int DIM_V, bool CAPPED, bool ORDERED>
 struct bwd_wide_config : bwd_config<TYPE, DIM, DIM_V, CAPPED, ORDERED> {
     using one = bwd_config<TYPE, DIM, DIM_V, CAPPED, ORDERED>;
     static constexpr bool PAIR = true, WIDE = true;
-    static constexpr int N = TILE_ROWS;     /* keys of a tile */
-    static constexpr int ROWS = N / 2;      /* keys, and queries of a step, that are a CTA's */
+    static constexpr int CTAS = 2;
+    static constexpr int N = TILE_ROWS; /* keys of a tile */
+    static constexpr int ROWS = N / 2;  /* keys, and queries of a step, that are a CTA's */
+    static constexpr int Q_BOX = ROWS, K_BOX = ROWS;
     static constexpr int D_SHARE = DIM / 2; /* columns of dK and dQ that a CTA has operands for */
     static constexpr int DV_SHARE = DIM_V / 2;
     static constexpr int STATISTICS_STAGES = 2;
@@ -41,7 +43,7 @@ struct bwd_wide_config : bwd_config<TYPE, DIM, DIM_V, CAPPED, ORDERED> {
 };
 
 template <typename TYPE, int DIM, int DIM_V, bool CAPPED, bool ORDERED>
-struct bwd_smem<bwd_wide_config<TYPE, DIM, DIM_V, CAPPED, ORDERED>> {
+struct bwd_rings<bwd_wide_config<TYPE, DIM, DIM_V, CAPPED, ORDERED>> {
     using C = bwd_wide_config<TYPE, DIM, DIM_V, CAPPED, ORDERED>;
     static constexpr uint32_t K = 0; /* this CTA's keys */
     static constexpr uint32_t V = K + C::K_BYTES;
@@ -60,18 +62,16 @@ struct bwd_smem<bwd_wide_config<TYPE, DIM, DIM_V, CAPPED, ORDERED>> {
     static constexpr uint32_t K_RING = STREAM_RING + attn::ring_barriers(C::PIECES);
     static constexpr uint32_t V_RING = K_RING + attn::ring_barriers(1);
     static constexpr uint32_t KT_RING = V_RING + attn::ring_barriers(1);
-    static constexpr uint32_t S_FULL = KT_RING + attn::ring_barriers(1);
-    static constexpr uint32_t P_FULL = S_FULL + gpu::MBARRIER_BYTES;
-    static constexpr uint32_t DP_FULL = P_FULL + gpu::MBARRIER_BYTES;
-    static constexpr uint32_t DS_FULL = DP_FULL + gpu::MBARRIER_BYTES;
-    static constexpr uint32_t DS_IN = DS_FULL + gpu::MBARRIER_BYTES;
-    static constexpr uint32_t DS_RELAYED = DS_IN + gpu::MBARRIER_BYTES;
-    static constexpr uint32_t DQ_FULL = DS_RELAYED + gpu::MBARRIER_BYTES;
-    static constexpr uint32_t DQ_EMPTY = DQ_FULL + gpu::MBARRIER_BYTES;
-    static constexpr uint32_t MAY_DRAW = DQ_EMPTY + gpu::MBARRIER_BYTES;
-    static constexpr uint32_t TENSOR = MAY_DRAW + gpu::MBARRIER_BYTES; /* address taken */
-    static constexpr uint32_t BYTES = TENSOR + 16;
-    static_assert(BYTES <= gpu::SMEM_BYTES, "one CTA has all of an SM");
+    static constexpr uint32_t END = KT_RING + attn::ring_barriers(1);
+
+    GPU_INLINE void init(uint32_t smem)
+    {
+        attn::ring_init<C::STATISTICS_STAGES>(smem + STATISTICS_RING, 1, 1);
+        attn::ring_init<C::PIECES>(smem + STREAM_RING, 1, 1);
+        attn::ring_init<1>(smem + K_RING, 1, 1);
+        attn::ring_init<1>(smem + V_RING, 1, 1);
+        attn::ring_init<1>(smem + KT_RING, 1, 1);
+    }
 };
 
 /* Nothing lies on anything. Lanes 64 and up have the right half of each product's columns. */
@@ -86,36 +86,6 @@ struct bwd_columns<bwd_wide_config<TYPE, DIM, DIM_V, CAPPED, ORDERED>> {
     static constexpr uint32_t USED = DQ + C::D_SHARE;
     static_assert(USED <= gpu::TMEM_COLUMNS, "all there is");
 };
-
-template <class C>
-GPU_INLINE void wide_init(uint32_t smem)
-{
-    using S = bwd_smem<C>;
-    if (gpu::thread_index() == 0) {
-        attn::ring_init<C::TILE_SLOTS>(smem + S::TILE_RING, 1, C::TILE_READERS);
-        attn::ring_init<C::STATISTICS_STAGES>(smem + S::STATISTICS_RING, 1, 1);
-        attn::ring_init<C::PIECES>(smem + S::STREAM_RING, 1, 1);
-        attn::ring_init<1>(smem + S::K_RING, 1, 1);
-        attn::ring_init<1>(smem + S::V_RING, 1, 1);
-        attn::ring_init<1>(smem + S::KT_RING, 1, 1);
-        gpu::mbarrier_init(smem + S::S_FULL, 1);
-        gpu::mbarrier_init(smem + S::P_FULL, 2 * C::COMPUTERS);
-        gpu::mbarrier_init(smem + S::DP_FULL, 1);
-        gpu::mbarrier_init(smem + S::DS_FULL, 2 * C::COMPUTERS);
-        gpu::mbarrier_init(smem + S::DS_IN, 1);
-        gpu::mbarrier_init(smem + S::DS_RELAYED, 1);
-        gpu::mbarrier_init(smem + S::DQ_FULL, 1);
-        gpu::mbarrier_init(smem + S::DQ_EMPTY, 2 * C::DQ_READERS);
-        gpu::mbarrier_init(smem + S::MAY_DRAW, 1);
-        gpu::mbarrier_init_fence();
-    }
-    if (gpu::warp_index() == MULTIPLIER) {
-        gpu::tmem_take_pair<gpu::TMEM_COLUMNS>(smem + S::TENSOR);
-        gpu::tmem_take_no_more_pair();
-    }
-    gpu::cluster_arrive();
-    gpu::cluster_wait();
-}
 
 /* ---- where a piece of the stream, and a warp's block, lie ---- */
 

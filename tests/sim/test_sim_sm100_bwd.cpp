@@ -37,9 +37,7 @@ START_TEST(hazards_under_many_schedules)
 END_TEST
 
 const std::vector<spare_step> SPARE = {
-    {"warp_sync(); /* block_sync wants",
-     "the simulator lets lanes come to block_sync one by one",
-     {}},
+    {"warp_sync(); /* the end wants", "the simulator lets lanes come to block_sync one by one", {}},
     {"mbarrier_wait(smem + S::MAY_DRAW",
      "tiles are drawn late for balance; where tiles of a group wait for each other (cyclic order) "
      "one CTA must not draw two of them",

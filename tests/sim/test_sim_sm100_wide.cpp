@@ -39,7 +39,7 @@ START_TEST(hazards_under_many_schedules)
 END_TEST
 
 const std::vector<spare_step> SPARE = {
-    {"warp_sync(); /* cluster_arrive wants",
+    {"warp_sync(); /* the end wants",
      "the simulator lets lanes come to cluster_arrive one by one",
      {}},
     {"mbarrier_wait(smem + S::MAY_DRAW",

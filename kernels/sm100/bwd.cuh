@@ -41,7 +41,7 @@
  *
  * Per 128 x 128 step at d 128: 21 MFLOP, 2560 cycles of the tensor cores (8192 FLOP a cycle); 1024
  * of exponentials; shared memory 3328 cycles (operands 2048, dS 256, dQ 512 + 512), which is the
- * bound (77 % of the tensor cores' peak). At d 64: 1280, 1024 and 1920. Never run on hardware.
+ * bound (77 % of peak). At d 64 1280, 1024, 1920; with a softcap issue, 2600. Never on hardware.
  */
 #ifndef SM100_BWD_CUH
 #define SM100_BWD_CUH

@@ -21,9 +21,9 @@
  * A CTA may pass dS on as soon as dQ of the step before is done (DQ_FULL). It stages dV and dK
  * where nobody else writes: its own part of DS, and DS_OUT.
  *
- * Per 256 x 128 step and SM, as 128 x 128 in sm100/bwd: 2560 cycles of the tensor cores, 2688 of
- * shared memory instead of 3328. dQ lies on dP, so the next dP waits until dQ has been read: 64
- * columns here. Never run on hardware.
+ * Per 256 x 128 step and SM, as 128 x 128 in sm100/bwd: 2560 cycles of the tensor cores, 1024 of
+ * exponentials, 2688 of shared memory, the bound (95 %; with a softcap issue, 2802). dQ lies on
+ * dP, so the next dP waits until dQ has been read: 64 columns here. Never run on hardware.
  */
 #ifndef SM100_BWD_PAIR_CUH
 #define SM100_BWD_PAIR_CUH

@@ -32,8 +32,8 @@
  * units, shared memory 1536 (128 bytes a cycle: Q and K 64 KB, V 32 KB, for each half). Bound: the
  * tensor cores, if each softmax warpgroup keeps its chain (wait, load, maximum, exponentials,
  * store) under 2048 cycles. At d 64 products are 1024, exponentials still 1536: MUFU bound, with
- * FMA. Proven in simulation, never timed: the project has had no such GPU. sm100/notes.md has what
- * the machine code says.
+ * FMA. With a softcap MUFU takes 3600 and binds up to d 192. Proven in simulation, never timed: the
+ * project has had no such GPU. sm100/report.md has what the machine code says.
  */
 #ifndef SM100_FWD_CUH
 #define SM100_FWD_CUH

@@ -85,6 +85,12 @@ attn_status launch_running(attn_context *context, const attn_launch *launch)
 
 } // namespace
 
+const std::vector<item> backward_few = {{0, 300, 380, 0, 0, 1},
+                                        {0, 0, 128, 0, 0, 2},
+                                        {1, 130, 0, 0, 70, 3},
+                                        {1, 129, 290, 150, 0, 4},
+                                        {1, 60, 260, 0, 0, 5}};
+
 attn_shape backward_shape(attn_dtype dtype, int hq, int hkv, int d, int dv)
 {
     attn_shape shape = shape_of(dtype, hq, hkv, d, dv);
@@ -105,13 +111,9 @@ backward_case backward_case_of(const backward_kind &kind, const std::string &nam
     ck_abort_msg("no row for %s", name.c_str());
 }
 
-std::vector<backward_case> backward_hazards(const backward_kind &kind, int d, int dv)
+std::vector<backward_case> backward_hazards(const backward_kind &kind, int d, int dv,
+                                            const std::vector<item> &items)
 {
-    const std::vector<item> items = {{0, 300, 380, 0, 0, 1},
-                                     {0, 0, 128, 0, 0, 2},
-                                     {1, 130, 0, 0, 70, 3},
-                                     {1, 129, 290, 150, 0, 4},
-                                     {1, 60, 260, 0, 0, 5}};
     const struct {
         const char *name;
         attn_mask mask;

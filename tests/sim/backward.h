@@ -49,10 +49,12 @@ backward_case backward_case_of(const backward_kind &kind, const std::string &nam
  * The hazard cases of a head dim: GQA, full, causal and windowed, deterministic and not; empty
  * sides among long ones, odd numbers of key blocks, tiles of few steps. At most three of these,
  * because a group of tiles in the cyclic order needs as many CTAs at a time as it has tiles, and
- * three is what the simulator has.
+ * three is what the simulator has. The lengths are backward_few, or others as mixed.
  */
 constexpr int BACKWARD_HAZARDS = 5;
-std::vector<backward_case> backward_hazards(const backward_kind &kind, int d, int dv);
+extern const std::vector<item> backward_few;
+std::vector<backward_case> backward_hazards(const backward_kind &kind, int d, int dv,
+                                            const std::vector<item> &items = backward_few);
 
 /* The case with CTAs at a time by the seed, where the order allows any number of them. */
 backward_case backward_under(const backward_case &c, uint64_t seed);

@@ -60,6 +60,14 @@ const std::vector<std::vector<item>> WIDE_LENGTHS = {
     {{0, 65, 1, 70, 0, 1}, {1, 1, 65, 0, 140, 2}, {0, 130, 260, 0, 0, 3}},
 };
 
+/* As backward_few in fewer steps, which cost more here: three tiles; two, of whose last the second
+ * CTA has no key; two, of whose step it has no query. */
+const std::vector<item> WIDE_FEW = {{0, 200, 380, 0, 0, 1},
+                                    {0, 0, 128, 0, 0, 2},
+                                    {1, 130, 0, 0, 70, 3},
+                                    {1, 129, 150, 150, 0, 4},
+                                    {1, 60, 130, 0, 0, 5}};
+
 /* In this order; the first six are both passes'. */
 enum feature { DIM, HEAD, MASK, LENGTH, FP16, SOFTCAP, SINK, FORWARD_FEATURES };
 enum { DETERMINISTIC = SINK, BACKWARD_SINK, DLSE, DELTA, BACKWARD_FEATURES };
@@ -108,18 +116,21 @@ const backward_space sm100_backward = {
     {{64, 64}, {128, 128}},
     {{64, 64}, {128, 128}, {40, 56}, {104, 72}, {128, 64}, {64, 128}},
     HEADS,
-    LENGTHS};
+    LENGTHS,
+    {}};
 const backward_space sm100_backward_pairs = {{PAIR_ROWS, count_of(PAIR_ROWS), Q_BLOCK, false, 2, 4},
                                              {{128, 128}},
                                              {{128, 128}, {104, 72}, {72, 128}},
                                              {{1, 1}, {2, 1}, {6, 3}, {3, 1}},
-                                             PAIR_LENGTHS};
+                                             PAIR_LENGTHS,
+                                             {}};
 const backward_space sm100_backward_wide = {
     {WIDE_ROWS, count_of(WIDE_ROWS), Q_BLOCK, false, 2, 4},
     {{192, 128}, {256, 256}},
     {{192, 128}, {256, 256}, {136, 40}, {72, 256}, {200, 136}},
     {{1, 1}, {2, 1}, {2, 2}, {3, 1}},
-    WIDE_LENGTHS};
+    WIDE_LENGTHS,
+    WIDE_FEW};
 
 std::vector<int> forward_features()
 {
@@ -162,9 +173,12 @@ backward_case backward_feature_case(const backward_space &space, const std::vect
 
 std::vector<backward_case> backward_hazards(const backward_space &space)
 {
+    const std::vector<item> &items =
+        space.hazard_lengths.empty() ? backward_few : space.hazard_lengths;
     std::vector<backward_case> cases;
     for (const pair &dims : space.hazard_dims) {
-        for (const backward_case &c : backward_hazards(space.kind, dims.first, dims.second)) {
+        for (const backward_case &c :
+             backward_hazards(space.kind, dims.first, dims.second, items)) {
             cases.push_back(c);
         }
     }

@@ -18,6 +18,7 @@ struct backward_space {
     };
     std::vector<pair> hazard_dims, dims, heads; /* d, dv; of q, of k and v */
     std::vector<std::vector<item>> lengths;
+    std::vector<item> hazard_lengths; /* none: backward_few */
 };
 /* One CTA to a tile; pairs of them, for d and dv over 64; and for what is over 128. */
 extern const backward_space sm100_backward, sm100_backward_pairs, sm100_backward_wide;

@@ -4,7 +4,8 @@
  * the seed that shows it again. The figures are the simulator's cost on one core.
  *
  * soak --grid C/N [--case text]: part C, from 0 on, of N of the grid of the sm_100 kernels
- * (features.h), each case once against the fp64 answer, its number as the seed.
+ * (features.h), each case once against the fp64 answer, its number as the seed. N has no factor in
+ * common with how many values a feature has, or a part has few of these: take a prime.
  */
 #include <check.h>
 #include <stdio.h>

@@ -14,7 +14,7 @@
 namespace
 {
 
-constexpr uint64_t COVERING_SEEDS = 6, HAZARD_SEEDS = 20;
+constexpr uint64_t COVERING_SEEDS = 10, HAZARD_SEEDS = 20;
 constexpr int COVERING_PARTS = 10;
 
 START_TEST(every_pair_of_features)

@@ -16,7 +16,7 @@
 namespace
 {
 
-constexpr uint64_t COVERING_SEEDS = 2, HAZARD_SEEDS = 3;
+constexpr uint64_t COVERING_SEEDS = 10, HAZARD_SEEDS = 20;
 constexpr int COVERING_PARTS = 5, HAZARDS = 2 * BACKWARD_HAZARDS;
 
 START_TEST(every_pair_of_features)

@@ -18,7 +18,8 @@ extern "C" {
 /*
  * stream: a cudaStream_t (NULL: the default stream), not owned. plan_bytes: device memory and
  * pinned host memory for tile lists, 64 bytes per tile of 128 rows and head: a launch whose lists
- * need more fails. NULL without a usable device (attn_cuda_sms_min) or memory.
+ * need more fails. NULL without a usable device or memory. Whether it has SMs enough
+ * (attn_cuda_sms_min) is the caller's to ask: the simulator has three, and lists for these.
  */
 struct attn_context *attn_cuda_open(void *stream, size_t plan_bytes);
 

@@ -271,7 +271,6 @@ struct attn_context *attn_cuda_open(void *stream, size_t plan_bytes)
     bool usable =
         cudaGetDevice(&device) == cudaSuccess &&
         cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device) == cudaSuccess &&
-        sms >= attn_cuda_sms_min(attn_cuda_arch()) &&
         cudaMalloc(&context->counters, PIECE_ALIGNMENT) == cudaSuccess &&
         cudaMemset(context->counters, 0, PIECE_ALIGNMENT) == cudaSuccess &&
         cudaMalloc(&context->ring.device, context->ring.bytes) == cudaSuccess &&

@@ -16,17 +16,24 @@ extern "C" {
 #endif
 
 /*
+ * SMs that a device must have. Tiles of a deterministic backward without right edge may wait for
+ * their neighbours in a group of 64 (PLAN_GROUP of plan.h), a CTA each: with fewer at once they
+ * might wait for ever. A MIG slice of three sevenths of an H200 has 60.
+ */
+#define ATTN_CUDA_SMS_MIN 64
+
+/*
  * stream: a cudaStream_t (NULL: the default stream), not owned. plan_bytes: device memory and
  * pinned host memory for tile lists, 64 bytes per tile of 128 rows and head: a launch whose lists
  * need more fails. NULL without a usable device or memory. Whether it has SMs enough
- * (attn_cuda_sms_min) is the caller's to ask: the simulator has three, and lists for these.
+ * (ATTN_CUDA_SMS_MIN) is the caller's to ask: the simulator has three, and lists for these.
  */
 struct attn_context *attn_cuda_open(void *stream, size_t plan_bytes);
 
 /* Waits for the stream. */
 void attn_cuda_close(struct attn_context *context);
 
-/* How many CTAs launches use at most, of a backward attn_cuda_sms_min or more; 0: one for each SM.
+/* How many CTAs launches use at most, of a backward ATTN_CUDA_SMS_MIN or more; 0: one for each SM.
  * For tests and for sharing a GPU. */
 void attn_cuda_limit(struct attn_context *context, int32_t ctas);
 
@@ -37,14 +44,6 @@ enum attn_status attn_cuda_sum_dsink(struct attn_context *context,
 
 /* The arch whose rows the current device runs; ATTN_CPU if none does. */
 enum attn_arch attn_cuda_arch(void);
-
-/*
- * SMs a device of the arch must have: 64 (sm100: 128). Tiles of a deterministic backward without
- * right edge wait for their neighbours in a group of 64 (PLAN_GROUP of plan.h), each a CTA or, on
- * sm100, a pair: with fewer at once they might wait for ever. A MIG slice of three sevenths of an
- * H200 has 60.
- */
-int32_t attn_cuda_sms_min(enum attn_arch arch);
 
 #ifdef __cplusplus
 }

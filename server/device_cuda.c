@@ -370,10 +370,10 @@ static enum fas_status open_identity(struct device *device)
                         "%s is a %s of compute capability %d.%d: kernels are for 9.0, 10.0, 10.3",
                         device->name, properties.name, properties.major, properties.minor);
     }
-    if (properties.multiProcessorCount < attn_cuda_sms_min(device->arch)) {
+    if (properties.multiProcessorCount < ATTN_CUDA_SMS_MIN) {
         return fas_fail(cuda->error, FAS_INVALID_ARGUMENT, "device",
                         "%s has %d SMs (a slice of a GPU?): kernels need %d", device->name,
-                        properties.multiProcessorCount, attn_cuda_sms_min(device->arch));
+                        properties.multiProcessorCount, ATTN_CUDA_SMS_MIN);
     }
     device_cuda_uuid(device->ordinal, device->uuid);
     log_info("cuda_device", log_str("device", device->name), log_str("model", properties.name),

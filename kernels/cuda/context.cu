@@ -11,6 +11,7 @@ namespace
 {
 
 constexpr size_t PIECE_ALIGNMENT = 256;
+static_assert(ATTN_CUDA_SMS_MIN >= PLAN_GROUP, "who waits in a group finds all of it");
 
 size_t round_up(size_t bytes)
 {
@@ -320,9 +321,4 @@ enum attn_arch attn_cuda_arch(void)
         return ATTN_CPU;
     }
     return major == 9 && minor == 0 ? ATTN_SM90 : major == 10 ? ATTN_SM100 : ATTN_CPU;
-}
-
-int32_t attn_cuda_sms_min(enum attn_arch arch)
-{
-    return arch == ATTN_SM100 ? 2 * PLAN_GROUP : PLAN_GROUP;
 }

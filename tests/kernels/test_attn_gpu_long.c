@@ -36,7 +36,7 @@ static bool pick_row(int i)
 /* The fewest CTAs that a launch ends with: forward tiles wait for nobody. */
 static int32_t fewest_ctas(void)
 {
-    return row->pass == ATTN_FORWARD ? 1 : attn_cuda_sms_min(row->arch);
+    return row->pass == ATTN_FORWARD ? 1 : ATTN_CUDA_SMS_MIN;
 }
 
 /* One set of packed sequences of equal lengths on both sides, in device memory. */

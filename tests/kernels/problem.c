@@ -789,18 +789,19 @@ static double largest_of(const double *x, int64_t count)
     return largest;
 }
 
+/* at_least: what the largest element counts as, if it is smaller. */
 static void check_gradient(const struct problem *p, const char *what,
                            const struct attn_tensor *tensor, int64_t first, int rows, int heads,
-                           int width, const double *want)
+                           int width, const double *want, double at_least)
 {
     double largest = largest_of(want, (int64_t)rows * heads * width);
     double slack = 2 * p->rounding * largest;
     for (int head = 0; head < heads; head++) {
         for (int row = 0; row < rows; row++) {
             for (int c = 0; c < width; c++) {
-                check_close(what, p->shape.dtype,
-                            element(p->shape.dtype, tensor, first + row, head, c),
-                            want[((int64_t)head * rows + row) * width + c], largest, slack);
+                check_close(
+                    what, p->shape.dtype, element(p->shape.dtype, tensor, first + row, head, c),
+                    want[((int64_t)head * rows + row) * width + c], fmax(largest, at_least), slack);
             }
         }
     }
@@ -813,9 +814,13 @@ static void check_backward(const struct problem *p, const struct attn_sequence *
     struct gradients g;
     gradients_open(p, s, &g);
     answer_gradients(p, s, &g);
-    check_gradient(p, "dq", &set->dq, s->q_first, s->q_len, shape->hq, shape->d, g.dq);
-    check_gradient(p, "dk", &set->dk, s->k_first, s->k_len, shape->hkv, shape->d, g.dk);
-    check_gradient(p, "dv", &set->dv, s->k_first, s->k_len, shape->hkv, shape->dv, g.dv);
+    /* dP - delta is a difference of two sums of dv products, whose rounding grows with dv: 65
+     * queries of one key, dv 256, had dk off by 2.6e-5 of 0, and by 8.4e-6 a row two orders of its
+     * sums. */
+    double sums = shape->dv / 128.0;
+    check_gradient(p, "dq", &set->dq, s->q_first, s->q_len, shape->hq, shape->d, g.dq, sums);
+    check_gradient(p, "dk", &set->dk, s->k_first, s->k_len, shape->hkv, shape->d, g.dk, sums);
+    check_gradient(p, "dv", &set->dv, s->k_first, s->k_len, shape->hkv, shape->dv, g.dv, 0);
     double largest = shape->has_sink ? largest_of(g.dsink, shape->hq) : 0;
     for (int head = 0; head < shape->hq && shape->has_sink; head++) {
         check_close("dsink", ATTN_FP32, (double)set->dsink[s->index * shape->hq + head],

@@ -115,6 +115,15 @@ bool asked_for(const options &o, const std::string &name)
     return strstr(name.c_str(), o.only) != nullptr;
 }
 
+/* The case that is running, and the part of so many that is this one alone. */
+std::string running;
+
+void enter(const std::string &name, int number, int count)
+{
+    running = name + ": --grid " + std::to_string(number) + "/" + std::to_string(count) +
+              " --case '" + name + "'";
+}
+
 /* How many cases it were. */
 int soak_forward_grid(const options &o)
 {
@@ -122,6 +131,7 @@ int soak_forward_grid(const options &o)
     for (int i = o.part; i < forward_grid_count(); i += o.parts) {
         attention_case c = forward_grid_case(i);
         if (asked_for(o, c.name)) {
+            enter(c.name, i, forward_grid_count());
             attention_check(c, static_cast<uint64_t>(i) + 1);
             done++;
         }
@@ -136,6 +146,7 @@ int soak_backward_grid(const options &o, const backward_space &space)
         backward_case c = backward_grid_case(space, i);
         uint64_t seed = static_cast<uint64_t>(i) + 1;
         if (asked_for(o, c.name)) {
+            enter(c.name, i, backward_grid_count(space));
             backward_check(backward_under(c, seed), seed);
             done++;
         }
@@ -213,5 +224,8 @@ int main(int count, char **words)
     srunner_run_all(runner, CK_ENV);
     int failed = srunner_ntests_failed(runner);
     srunner_free(runner);
+    if (failed > 0 && !running.empty()) {
+        printf("that was %s\n", running.c_str());
+    }
     return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -1,5 +1,6 @@
 #include "tests/support/watch.h"
 
+#include <check.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -9,14 +10,14 @@ double watch_stat(struct fas_client *client, const char *name)
 {
     struct fas_stat stats[STATS_MAX];
     uint32_t count = 0;
-    fas_stats(client, ANSWER_MS, stats, STATS_MAX, &count, NULL);
+    ck_assert_int_eq(fas_stats(client, ANSWER_MS, stats, STATS_MAX, &count, NULL), FAS_OK);
     for (uint32_t i = 0; i < count; i++) {
         const char *end = *name == '.' ? strchr(stats[i].name, '.') : stats[i].name;
         if (end && strcmp(end, name) == 0) {
             return stats[i].value;
         }
     }
-    return -1;
+    ck_abort_msg("there is no number called %s", name);
 }
 
 double watch_for(struct fas_client *client, const char *name, double wanted)

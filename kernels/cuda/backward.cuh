@@ -40,9 +40,9 @@ struct backward_kernel {
 };
 
 /* A map of heads x rows x columns with boxes of box_rows x one panel. */
-inline bool backward_map(gpu::tensor_map *map, const backward_kernel &kernel, gpu::swizzle pattern,
-                         const attn_tensor &tensor, int32_t heads, int32_t columns,
-                         int32_t box_rows)
+static inline bool backward_map(gpu::tensor_map *map, const backward_kernel &kernel,
+                                gpu::swizzle pattern, const attn_tensor &tensor, int32_t heads,
+                                int32_t columns, int32_t box_rows)
 {
     /* With one head its stride is never used, and may be anything, also what TMA refuses. */
     int64_t head_stride = heads > 1 ? tensor.head_stride : tensor.row_stride;
@@ -51,8 +51,8 @@ inline bool backward_map(gpu::tensor_map *map, const backward_kernel &kernel, gp
     return gpu::tensor_map_encode(map, gpu::tensor_ragged(shape));
 }
 
-inline bool backward_set_make(backward_set *out, const backward_kernel &kernel,
-                              const attn_shape &shape, const attn_set &in)
+static inline bool backward_set_make(backward_set *out, const backward_kernel &kernel,
+                                     const attn_shape &shape, const attn_set &in)
 {
     int32_t q_box = kernel.q_box > 0 ? kernel.q_box : kernel.q_block;
     int32_t k_box = kernel.k_box > 0 ? kernel.k_box : kernel.k_block;
@@ -67,7 +67,7 @@ inline bool backward_set_make(backward_set *out, const backward_kernel &kernel,
            backward_map(&out->dv, kernel, keys, in.dv, shape.hkv, shape.dv, kernel.out_rows);
 }
 
-inline preprocess_set backward_preprocess_set(const attn_shape &shape, const attn_set &in)
+static inline preprocess_set backward_preprocess_set(const attn_shape &shape, const attn_set &in)
 {
     preprocess_set set = {};
     set.o = in.o;
@@ -84,7 +84,7 @@ inline preprocess_set backward_preprocess_set(const attn_shape &shape, const att
 }
 
 /* Rows of dQ that no tile of queries writes. */
-inline fill_set backward_query_fill_set(const attn_shape &shape, const attn_set &in)
+static inline fill_set backward_query_fill_set(const attn_shape &shape, const attn_set &in)
 {
     fill_set set = {};
     set.rows[0] = static_cast<uint8_t *>(in.dq.data);
@@ -94,7 +94,7 @@ inline fill_set backward_query_fill_set(const attn_shape &shape, const attn_set 
     return set;
 }
 
-inline fill_set backward_fill_set(const attn_shape &shape, const attn_set &in)
+static inline fill_set backward_fill_set(const attn_shape &shape, const attn_set &in)
 {
     fill_set set = {};
     set.rows[0] = static_cast<uint8_t *>(in.dk.data);
@@ -120,7 +120,7 @@ struct backward_layout {
     size_t dq, statistics, dsink, turns, bytes;
 };
 
-inline backward_layout backward_layout_of(int64_t stripes, int32_t hq, int32_t m, int32_t d)
+static inline backward_layout backward_layout_of(int64_t stripes, int32_t hq, int32_t m, int32_t d)
 {
     size_t units = static_cast<size_t>(stripes) * static_cast<size_t>(hq);
     backward_layout at = {};
@@ -139,7 +139,7 @@ constexpr int32_t ORDERED_KEYS = 1024;
 
 /* Is at least half of the work in such sequences? Bits do not depend on it: an order is what a
  * deterministic launch has anyway. */
-inline bool backward_mostly_short(const attn_launch *launch)
+static inline bool backward_mostly_short(const attn_launch *launch)
 {
     double brief = 0.0, all = 0.0;
     for (int32_t i = 0; i < launch->sequence_count; i++) {
@@ -151,7 +151,7 @@ inline bool backward_mostly_short(const attn_launch *launch)
     return 2.0 * brief >= all;
 }
 
-inline plan_shape backward_plan_shape(const attn_shape &shape, int32_t m, int32_t n)
+static inline plan_shape backward_plan_shape(const attn_shape &shape, int32_t m, int32_t n)
 {
     int32_t walked_bytes = 2 * (shape.d + shape.dv) + 4 * shape.d;
     return {ATTN_BACKWARD, shape.mask,          shape.hq, shape.hkv, m, n,
@@ -159,7 +159,7 @@ inline plan_shape backward_plan_shape(const attn_shape &shape, int32_t m, int32_
 }
 
 /* With a kernel for dQ nothing is added in memory, so no order is needed for the same bits. */
-inline plan_shape backward_keys_shape(const attn_shape &shape, const backward_kernel &kernel)
+static inline plan_shape backward_keys_shape(const attn_shape &shape, const backward_kernel &kernel)
 {
     plan_shape keys = backward_plan_shape(shape, kernel.q_block, kernel.k_block);
     if (kernel.queries != nullptr) {
@@ -172,7 +172,8 @@ inline plan_shape backward_keys_shape(const attn_shape &shape, const backward_ke
     return keys;
 }
 
-inline plan_shape backward_queries_shape(const attn_shape &shape, const backward_kernel &kernel)
+static inline plan_shape backward_queries_shape(const attn_shape &shape,
+                                                const backward_kernel &kernel)
 {
     return {ATTN_FORWARD,
             shape.mask,
@@ -209,8 +210,8 @@ struct backward_bag {
     cuda_plan keys, queries;
 };
 
-inline bool backward_luggage_take(attn_context *context, const attn_launch *launch,
-                                  backward_luggage *out)
+static inline bool backward_luggage_take(attn_context *context, const attn_launch *launch,
+                                         backward_luggage *out)
 {
     size_t sets = static_cast<size_t>(launch->set_count);
     size_t sequences = launch->shape.has_sink ? static_cast<size_t>(launch->sequence_count) : 0;
@@ -231,9 +232,9 @@ inline bool backward_luggage_take(attn_context *context, const attn_launch *laun
     return true;
 }
 
-inline bool backward_luggage_pack(attn_context *context, const attn_launch *launch,
-                                  const backward_kernel &kernel, const backward_luggage &luggage,
-                                  backward_params *p)
+static inline bool backward_luggage_pack(attn_context *context, const attn_launch *launch,
+                                         const backward_kernel &kernel,
+                                         const backward_luggage &luggage, backward_params *p)
 {
     const attn_shape &shape = launch->shape;
     for (int32_t i = 0; i < launch->set_count; i++) {
@@ -257,14 +258,14 @@ inline bool backward_luggage_pack(attn_context *context, const attn_launch *laun
     return cuda_piece_send(context, &luggage.piece);
 }
 
-inline int32_t backward_clamp_reach(bool bounded, int32_t reach)
+static inline int32_t backward_clamp_reach(bool bounded, int32_t reach)
 {
     return bounded && reach < MASK_ENDLESS ? reach : MASK_ENDLESS;
 }
 
 /* Tiles that wait for nobody all start at their first block: in step, they share it in L2. Clusters
  * are too few for a group whose tiles wait for each other. */
-inline turn_order backward_order(const attn_shape &shape, const backward_kernel &kernel)
+static inline turn_order backward_order(const attn_shape &shape, const backward_kernel &kernel)
 {
     bool cyclic = shape.deterministic && kernel.queries == nullptr && !shape.mask.has_left &&
                   kernel.cluster == 1 && kernel.k_block <= kernel.q_block;
@@ -273,9 +274,9 @@ inline turn_order backward_order(const attn_shape &shape, const backward_kernel 
                                 : turn_order::ascending;
 }
 
-inline void backward_params_fill(backward_params *p, attn_context *context,
-                                 const attn_launch *launch, const backward_kernel &kernel,
-                                 const cuda_plan &plan)
+static inline void backward_params_fill(backward_params *p, attn_context *context,
+                                        const attn_launch *launch, const backward_kernel &kernel,
+                                        const cuda_plan &plan)
 {
     const attn_shape &shape = launch->shape;
     backward_layout at = backward_layout_of(plan.stripe_count, shape.hq, kernel.q_block, kernel.d);
@@ -302,9 +303,10 @@ inline void backward_params_fill(backward_params *p, attn_context *context,
     p->scale = shape.softmax_scale;
 }
 
-inline bool backward_preprocess_run(attn_context *context, const attn_launch *launch,
-                                    const backward_kernel &kernel, const cuda_plan &plan,
-                                    const backward_luggage &luggage, const backward_params &p)
+static inline bool backward_preprocess_run(attn_context *context, const attn_launch *launch,
+                                           const backward_kernel &kernel, const cuda_plan &plan,
+                                           const backward_luggage &luggage,
+                                           const backward_params &p)
 {
     preprocess_params pre = {};
     pre.first = luggage.preprocess[0];
@@ -321,8 +323,8 @@ inline bool backward_preprocess_run(attn_context *context, const attn_launch *la
     return gpu::launch(config, kernel.preprocess, pre) == nullptr;
 }
 
-inline bool backward_main_run(attn_context *context, const backward_kernel &kernel,
-                              const cuda_plan &plan, const backward_params &p)
+static inline bool backward_main_run(attn_context *context, const backward_kernel &kernel,
+                                     const cuda_plan &plan, const backward_params &p)
 {
     int32_t clusters = cuda_ctas(context, plan.tile_count * kernel.cluster) / kernel.cluster;
     gpu::launch_config config = {(clusters > 0 ? clusters : 1) * kernel.cluster,
@@ -338,8 +340,8 @@ inline bool backward_main_run(attn_context *context, const backward_kernel &kern
 
 /* Its CTAs start where those of the main kernel end, before the last of them does: hence a counter
  * of its own. */
-inline bool backward_queries_run(attn_context *context, const backward_kernel &kernel,
-                                 const backward_bag &bag, backward_params p)
+static inline bool backward_queries_run(attn_context *context, const backward_kernel &kernel,
+                                        const backward_bag &bag, backward_params p)
 {
     p.tiles = bag.queries.tiles;
     p.tile_count = bag.queries.tile_count;
@@ -355,24 +357,24 @@ inline bool backward_queries_run(attn_context *context, const backward_kernel &k
     return p.tile_count == 0 || gpu::launch(config, kernel.queries, p) == nullptr;
 }
 
-inline bool backward_post_run(attn_context *context, const backward_kernel &kernel,
-                              const cuda_plan &plan, const backward_params &p)
+static inline bool backward_post_run(attn_context *context, const backward_kernel &kernel,
+                                     const cuda_plan &plan, const backward_params &p)
 {
     gpu::launch_config config = {plan.loose_count,       p.hq, 1,     kernel.post_threads,
                                  kernel.post_smem_bytes, 0,    false, context->stream};
     return gpu::launch(config, kernel.post, p) == nullptr;
 }
 
-inline bool backward_fill_run(attn_context *context, const cuda_plan &plan, int32_t heads,
-                              const fill_set *sets)
+static inline bool backward_fill_run(attn_context *context, const cuda_plan &plan, int32_t heads,
+                                     const fill_set *sets)
 {
     gpu::launch_config config = {plan.fill_count, heads,          1, FILL_THREADS, 0, 0,
                                  false,           context->stream};
     return plan.fill_count == 0 || gpu::launch(config, fill_kernel, sets, plan.fills) == nullptr;
 }
 
-inline bool backward_dsink_run(attn_context *context, const attn_launch *launch,
-                               const backward_luggage &luggage, const backward_params &p)
+static inline bool backward_dsink_run(attn_context *context, const attn_launch *launch,
+                                      const backward_luggage &luggage, const backward_params &p)
 {
     gpu::launch_config config = {launch->sequence_count, (p.hq + 31) / 32, 1, 32, 0, 0, false,
                                  context->stream};
@@ -381,8 +383,9 @@ inline bool backward_dsink_run(attn_context *context, const attn_launch *launch,
                        static_cast<const float *>(p.scratch.dsink), p.hq) == nullptr;
 }
 
-inline bool backward_bag_pack(attn_context *context, const attn_launch *launch,
-                              const backward_kernel &kernel, backward_bag *bag, backward_params *p)
+static inline bool backward_bag_pack(attn_context *context, const attn_launch *launch,
+                                     const backward_kernel &kernel, backward_bag *bag,
+                                     backward_params *p)
 {
     plan_shape keys = backward_keys_shape(launch->shape, kernel);
     plan_shape queries = backward_queries_shape(launch->shape, kernel);
@@ -394,8 +397,9 @@ inline bool backward_bag_pack(attn_context *context, const attn_launch *launch,
 
 /* All of it is there at once: when the ring wraps, what was taken before may be overwritten. Then
  * the lists just made are found again, and the next try needs room for less. */
-inline bool backward_bag_take(attn_context *context, const attn_launch *launch,
-                              const backward_kernel &kernel, backward_bag *bag, backward_params *p)
+static inline bool backward_bag_take(attn_context *context, const attn_launch *launch,
+                                     const backward_kernel &kernel, backward_bag *bag,
+                                     backward_params *p)
 {
     for (int tries = 0; tries < 3; tries++) {
         int64_t round = context->round;
@@ -410,9 +414,9 @@ inline bool backward_bag_take(attn_context *context, const attn_launch *launch,
 }
 
 /* dQ, when this part of the launch has added its shares, or by its own kernel. */
-inline bool backward_dq_run(attn_context *context, const attn_launch *launch,
-                            const backward_kernel &kernel, const backward_bag &bag,
-                            const backward_params &p)
+static inline bool backward_dq_run(attn_context *context, const attn_launch *launch,
+                                   const backward_kernel &kernel, const backward_bag &bag,
+                                   const backward_params &p)
 {
     if (kernel.queries != nullptr) {
         return backward_queries_run(context, kernel, bag, p) &&
@@ -423,8 +427,8 @@ inline bool backward_dq_run(attn_context *context, const attn_launch *launch,
     return !last || bag.keys.loose_count == 0 || backward_post_run(context, kernel, bag.keys, p);
 }
 
-inline attn_status backward_launch(attn_context *context, const attn_launch *launch,
-                                   const backward_kernel &kernel)
+static inline attn_status backward_launch(attn_context *context, const attn_launch *launch,
+                                          const backward_kernel &kernel)
 {
     backward_bag bag = {};
     backward_params p = {};
@@ -452,8 +456,8 @@ inline attn_status backward_launch(attn_context *context, const attn_launch *lau
 }
 
 /* Scratch of a launch; a sum over sequences of whole units, so monotone. */
-inline size_t backward_scratch_bytes(const attn_launch *launch, int32_t q_block, int32_t k_block,
-                                     int32_t d)
+static inline size_t backward_scratch_bytes(const attn_launch *launch, int32_t q_block,
+                                            int32_t k_block, int32_t d)
 {
     plan_shape shape = backward_plan_shape(launch->shape, q_block, k_block);
     int64_t stripes = plan_stripe_count(&shape, launch->sequences, launch->sequence_count);

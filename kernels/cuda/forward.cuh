@@ -28,8 +28,9 @@ struct forward_kernel {
 };
 
 /* A map of heads x rows x columns with boxes of box_rows x one panel. */
-inline bool forward_map(gpu::tensor_map *map, const forward_kernel &kernel,
-                        const attn_tensor &tensor, int32_t heads, int32_t columns, int32_t box_rows)
+static inline bool forward_map(gpu::tensor_map *map, const forward_kernel &kernel,
+                               const attn_tensor &tensor, int32_t heads, int32_t columns,
+                               int32_t box_rows)
 {
     /* With one head its stride is never used, and may be anything, also what TMA refuses. */
     int64_t head_stride = heads > 1 ? tensor.head_stride : tensor.row_stride;
@@ -39,8 +40,8 @@ inline bool forward_map(gpu::tensor_map *map, const forward_kernel &kernel,
     return gpu::tensor_map_encode(map, gpu::tensor_ragged(shape));
 }
 
-inline bool forward_set_make(forward_set *out, const forward_kernel &kernel,
-                             const attn_shape &shape, const attn_set &in)
+static inline bool forward_set_make(forward_set *out, const forward_kernel &kernel,
+                                    const attn_shape &shape, const attn_set &in)
 {
     out->lse = static_cast<uint8_t *>(in.lse.data);
     out->lse_row_stride = in.lse.row_stride;
@@ -52,12 +53,12 @@ inline bool forward_set_make(forward_set *out, const forward_kernel &kernel,
            forward_map(&out->o, kernel, in.o, shape.hq, shape.dv, kernel.o_rows);
 }
 
-inline int32_t clamp_reach(bool bounded, int32_t reach)
+static inline int32_t clamp_reach(bool bounded, int32_t reach)
 {
     return bounded && reach < MASK_ENDLESS ? reach : MASK_ENDLESS;
 }
 
-inline void forward_scales(forward_params *p, const attn_shape &shape)
+static inline void forward_scales(forward_params *p, const attn_shape &shape)
 {
     bool capped = shape.softcap > 0.0f;
     p->scale_log2 = (capped ? shape.softcap : shape.softmax_scale) * LOG2E;
@@ -67,8 +68,8 @@ inline void forward_scales(forward_params *p, const attn_shape &shape)
 }
 
 /* Rows that no tile writes. */
-inline bool forward_fill(attn_context *context, const attn_launch *launch, const cuda_plan &plan,
-                         const cuda_piece &piece)
+static inline bool forward_fill(attn_context *context, const attn_launch *launch,
+                                const cuda_plan &plan, const cuda_piece &piece)
 {
     const attn_shape &shape = launch->shape;
     fill_set *sets = reinterpret_cast<fill_set *>(piece.host);
@@ -90,8 +91,8 @@ inline bool forward_fill(attn_context *context, const attn_launch *launch, const
                        plan.fills) == nullptr;
 }
 
-inline bool forward_sets_make(attn_context *context, const attn_launch *launch,
-                              const forward_kernel &kernel, forward_params *p)
+static inline bool forward_sets_make(attn_context *context, const attn_launch *launch,
+                                     const forward_kernel &kernel, forward_params *p)
 {
     const attn_shape &shape = launch->shape;
     if (!forward_set_make(&p->first, kernel, shape, launch->sets[0])) {
@@ -112,8 +113,9 @@ inline bool forward_sets_make(attn_context *context, const attn_launch *launch,
     return more != nullptr && cuda_piece_send(context, &piece);
 }
 
-inline bool forward_run(attn_context *context, const attn_launch *launch, const cuda_plan &plan,
-                        const forward_kernel &kernel, forward_params *p)
+static inline bool forward_run(attn_context *context, const attn_launch *launch,
+                               const cuda_plan &plan, const forward_kernel &kernel,
+                               forward_params *p)
 {
     forward_scales(p, launch->shape);
     p->tiles = plan.tiles;
@@ -128,8 +130,8 @@ inline bool forward_run(attn_context *context, const attn_launch *launch, const 
     return gpu::launch(config, kernel.start, *p) == nullptr;
 }
 
-inline attn_status forward_launch(attn_context *context, const attn_launch *launch,
-                                  const forward_kernel &kernel)
+static inline attn_status forward_launch(attn_context *context, const attn_launch *launch,
+                                         const forward_kernel &kernel)
 {
     const attn_shape &shape = launch->shape;
     plan_shape wanted = {ATTN_FORWARD,

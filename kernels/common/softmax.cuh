@@ -99,23 +99,42 @@ GPU_INLINE gpu::f32x2 softmax_raise(const float (&s)[N / 2], softmax_state &stat
     return {factor[0], factor[1]};
 }
 
-/* Scores become probabilities relative to the maxima, and join the sums. */
+/* Scores become probabilities relative to the maxima. Returned is what they add to the sums. */
 template <int N, bool MASKED>
-GPU_INLINE void softmax_exponentials(float (&s)[N / 2], softmax_state &state, float scale)
+GPU_INLINE gpu::f32x2 softmax_exponentials(float (&s)[N / 2], const softmax_state &state,
+                                           float scale)
 {
     float shift[2] = {softmax_shift<MASKED>(state.top[0], scale),
                       softmax_shift<MASKED>(state.top[1], scale)};
-    float even[2] = {state.sum[0], state.sum[1]}, odd[2] = {0.0f, 0.0f};
+    float sum[2] = {0.0f, 0.0f};
 #pragma unroll
     for (int i = 0; i < N / 2; i += 2) {
         int row = i / 2 % 2;
         s[i] = gpu::exp2_approx(gpu::fma_f32(s[i], scale, -shift[row]));
         s[i + 1] = gpu::exp2_approx(gpu::fma_f32(s[i + 1], scale, -shift[row]));
-        even[row] += s[i];
-        odd[row] += s[i + 1];
+        sum[row] += s[i];
+        sum[row] += s[i + 1];
     }
-    state.sum[0] = even[0] + odd[0];
-    state.sum[1] = even[1] + odd[1];
+    return {sum[0], sum[1]};
+}
+
+/*
+ * Exponentials can also be taken before maxima are looked at. Sums of a block up to this say that
+ * none of a lane's was larger than it, which fits fp16; those of a block that outgrew the maxima by
+ * more are larger, infinite or NaN. Past 2^SLACK for each of the N / 4 (at most 44) of a lane, so
+ * that softmax_raise will raise a maximum.
+ */
+constexpr float SUM_MAX = 32768.0f;
+
+GPU_INLINE bool softmax_outgrown(gpu::f32x2 sums)
+{
+    return !(sums.x <= SUM_MAX && sums.y <= SUM_MAX);
+}
+
+GPU_INLINE void softmax_add(softmax_state &state, gpu::f32x2 sums)
+{
+    state.sum[0] += sums.x;
+    state.sum[1] += sums.y;
 }
 
 /* What becomes of a finished row: o is multiplied by scale; a row without keys has scale 0. */

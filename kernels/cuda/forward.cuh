@@ -43,6 +43,9 @@ static inline bool forward_map(gpu::tensor_map *map, const forward_kernel &kerne
 static inline bool forward_set_make(forward_set *out, const forward_kernel &kernel,
                                     const attn_shape &shape, const attn_set &in)
 {
+    out->keys = static_cast<const uint8_t *>(in.k.data);
+    out->keys_row_stride = in.k.row_stride;
+    out->keys_head_stride = in.k.head_stride;
     out->lse = static_cast<uint8_t *>(in.lse.data);
     out->lse_row_stride = in.lse.row_stride;
     out->lse_head_stride = in.lse.head_stride;

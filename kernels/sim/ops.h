@@ -41,6 +41,7 @@ bool warp_elect(where at);
 void matrix_store(uint32_t row_address, const uint32_t *registers, int count, bool transposed,
                   where at);
 void matrix_load(uint32_t row_address, uint32_t *registers, int count, bool transposed, where at);
+void warp_multiply(float *d, const uint32_t *a, const uint32_t *b, bool bf16, where at);
 
 /* barriers of the block (barrier.cpp) */
 void named_sync(int id, int threads, where at);

@@ -1,5 +1,6 @@
 #include <string.h>
 
+#include "sim/half.h"
 #include "sim/machine.h"
 #include "sim/ops.h"
 #include "sim/shadow.h"
@@ -190,6 +191,52 @@ void matrix_load(uint32_t row_address, uint32_t *registers, int count, bool tran
         registers[i] = word;
     }
     warp_meet("ldmatrix", at, 0, meet::values_only);
+}
+
+namespace
+{
+
+/* Rows of 16 elements, of which lane 4 r + c brings columns 2 c, 2 c + 1 in the low word of its
+ * value, 2 c + 8 and 2 c + 9 in the high one. */
+struct fragment_rows {
+    float row[8][16];
+};
+
+fragment_rows bring_rows(uint32_t low, uint32_t high, bool bf16, where at)
+{
+    warp_meet("mma", at, low | static_cast<uint64_t>(high) << 32, meet::values_only, gather_rows);
+    const uint64_t *all = self().of->meeting.out;
+    fragment_rows rows;
+    for (int lane = 0; lane < LANES; lane++) {
+        for (int i = 0; i < 4; i++) {
+            uint16_t half = static_cast<uint16_t>(all[lane] >> 16 * i);
+            rows.row[lane / 4][2 * (lane % 4) + i % 2 + i / 2 * 8] = half_to_float(half, bf16);
+        }
+    }
+    return rows;
+}
+
+float dot(const float *a, const float *b)
+{
+    float sum = 0;
+    for (int i = 0; i < 16; i++) {
+        sum += a[i] * b[i];
+    }
+    return sum;
+}
+
+} // namespace
+
+void warp_multiply(float *d, const uint32_t *a, const uint32_t *b, bool bf16, where at)
+{
+    fragment_rows low = bring_rows(a[0], a[2], bf16, at);
+    fragment_rows high = bring_rows(a[1], a[3], bf16, at);
+    fragment_rows columns = bring_rows(b[0], b[1], bf16, at);
+    int row = self().lane / 4, column = 2 * (self().lane % 4);
+    for (int i = 0; i < 2; i++) {
+        d[i] += dot(low.row[row], columns.row[column + i]);
+        d[2 + i] += dot(high.row[row], columns.row[column + i]);
+    }
 }
 
 } // namespace sim

@@ -31,6 +31,7 @@
 #include "common/mask.cuh"
 #include "common/softmax.cuh"
 #include "gpu/barrier.cuh"
+#include "gpu/mma.cuh"
 #include "gpu/registers.cuh"
 #include "sm90/fwd_data.cuh"
 
@@ -247,11 +248,64 @@ GPU_INLINE void first_block(fwd_registers<C> &r, attn::softmax_state &state, con
         prepare_scores<C, false>(r, p, work, n, me);
     }
     attn::softmax_raise<C::N, true, true>(r.s, state, p.scale_log2);
-    attn::softmax_exponentials<C::N, true>(r.s, state, p.scale_log2);
+    attn::softmax_add(state, attn::softmax_exponentials<C::N, true>(r.s, state, p.scale_log2));
     pack_fragment<typename C::T, C::N>(r.p, r.s);
 }
 
-/* One more key block n: on entry p holds block n + 1, on return block n. */
+/*
+ * The scores of this warp's rows against block n, which no mask cuts, once more: its stage may hold
+ * other keys by now, so they come from memory. A sum over columns may take them in any order: a
+ * lane brings eight neighbouring ones, enough for two products.
+ */
+template <class C>
+GPU_INLINE void scores_again(fwd_registers<C> &r, const fwd_params &p, uint32_t smem,
+                             const fwd_work &work, int32_t n, const fwd_lane &me)
+{
+    const fwd_set *set = attn::forward_set_of(p, attn::tile_read_place(work.tile).set);
+    uint32_t q = uniform_tile(fwd_q<C>(smem, work.use));
+    uint32_t row = static_cast<uint32_t>(me.wg * WG_ROWS + me.warp * WARP_ROWS + me.lane / 4);
+    int64_t key = int64_t{attn::tile_read_k(work.tile).first} + n * C::N + me.lane / 4;
+    const uint8_t *keys = set->keys + key * set->keys_row_stride +
+                          part_of<C>(work.tile, me.wg).head / p.group * set->keys_head_stride;
+#pragma unroll
+    for (int i = 0; i < C::N / 2; i += 4, keys += 8 * set->keys_row_stride) {
+        float s[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll 1 /* rare, and in a hurry for registers */
+        for (int32_t c = me.lane % 4 * 8; c < C::D; c += 32) {
+            gpu::u32x4 k = gpu::global_load_if(c < p.d, keys + 2 * c, gpu::u32x4{0, 0, 0, 0});
+            uint32_t column = 2 * static_cast<uint32_t>(c);
+            gpu::u32x4 low =
+                gpu::smem_load<gpu::u32x4>(gpu::tile_address(SWIZZLE, q, C::M, row, column));
+            gpu::u32x4 high =
+                gpu::smem_load<gpu::u32x4>(gpu::tile_address(SWIZZLE, q, C::M, row + 8, column));
+            gpu::mma_16x8x16<typename C::T>(s, {low.x, high.x, low.y, high.y}, {k.x, k.y});
+            gpu::mma_16x8x16<typename C::T>(s, {low.z, high.z, low.w, high.w}, {k.z, k.w});
+        }
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            r.s[i + j] = s[j];
+        }
+    }
+}
+
+/* Block n outgrew the maxima before it: its probabilities with maxima that take it in. Returned is
+ * what they add to the sums. */
+template <class C>
+GPU_INLINE gpu::f32x2 grow(fwd_registers<C> &r, attn::softmax_state &state, const fwd_params &p,
+                           uint32_t smem, const fwd_work &work, int32_t n, const fwd_lane &me)
+{
+    scores_again<C>(r, p, smem, work, n, me);
+    prepare_scores<C, false>(r, p, work, n, me);
+    scale_rows(r.o, attn::softmax_raise<C::N, false, true>(r.s, state, p.scale_log2));
+    return attn::softmax_exponentials<C::N, true>(r.s, state, p.scale_log2);
+}
+
+/*
+ * One more key block n: on entry p holds block n + 1, on return block n. Where no mask cuts it the
+ * exponentials do not wait for the block's maxima: they are taken relative to those of the blocks
+ * before, and only if their sums say that these were outgrown are they taken again. So a quarter of
+ * the instructions between two products is gone, and all others run under them.
+ */
 template <class C, bool MASKED>
 GPU_INLINE void step_block(fwd_registers<C> &r, attn::softmax_state &state, const fwd_params &p,
                            uint32_t smem, fwd_work &work, int32_t n, bool add, const fwd_lane &me)
@@ -259,16 +313,22 @@ GPU_INLINE void step_block(fwd_registers<C> &r, attn::softmax_state &state, cons
     issue_both<C>(r, smem, work, add, me);
     finish_scores<1>(r, smem, work.block + 1, me);
     prepare_scores<C, MASKED>(r, p, work, n, me);
-    gpu::f32x2 factor = attn::softmax_raise<C::N, false, MASKED>(r.s, state, p.scale_log2);
+    gpu::f32x2 factor = {1.0f, 1.0f};
+    if constexpr (MASKED) { /* a row may see its first keys here */
+        factor = attn::softmax_raise<C::N, false, true>(r.s, state, p.scale_log2);
+    }
+    gpu::f32x2 sums = attn::softmax_exponentials<C::N, MASKED>(r.s, state, p.scale_log2);
     /* V is needed by the next step only. Here it is also a branch, over which the compiler does not
-     * lift the wait of finish_values, so that the maxima are found under the products. What is done
-     * to O and p after the wait is done in the shadow of the exponentials. */
+     * lift the wait of finish_values, so that the exponentials run under the products. */
     attn::ring_wait_full<C::STAGES>(smem + fwd_smem<C>::V_RING, work.block + 1);
     finish_values<0, C>(r, smem, work, me);
-    if (gpu::vote_any(factor.x != 1.0f || factor.y != 1.0f)) {
+    if (MASKED && gpu::vote_any(factor.x != 1.0f || factor.y != 1.0f)) {
         scale_rows(r.o, factor);
     }
-    attn::softmax_exponentials<C::N, MASKED>(r.s, state, p.scale_log2);
+    if (!MASKED && gpu::vote_any(attn::softmax_outgrown(sums))) {
+        sums = grow<C>(r, state, p, smem, work, n, me);
+    }
+    attn::softmax_add(state, sums);
     pack_fragment<typename C::T, C::N>(r.p, r.s);
     work.block++;
 }

@@ -10,6 +10,7 @@
 #define TESTS_KERNELS_PROBLEM_H
 
 #include "kernels/attn.h"
+#include "tests/kernels/element.h"
 
 /* One sequence to place. Equal seeds and lengths have equal data, wherever they lie. */
 struct item {
@@ -55,6 +56,11 @@ void problem_close(struct problem *problem);
  * comes out for it is then no more to be checked. */
 void problem_spoil(struct problem *problem, int i);
 
+/* Scores rise towards a sequence's first keys, by 20 and then 100 more, for one row in four, half
+ * of that for another, fall as much for a third: more than exp of fp32 holds. A forward, before the
+ * run. */
+void problem_steepen(struct problem *problem);
+
 /* Runs it in poisoned scratch between canaries, and checks that nothing foreign was touched. */
 void problem_run(struct problem *problem, struct attn_context *context);
 
@@ -72,11 +78,5 @@ void problem_check(const struct problem *problem);
 
 /* The results of sequence i of one and j of the other are the same bits. */
 void problem_check_same(const struct problem *a, int i, const struct problem *b, int j);
-
-/* Element (row, head, c) of a tensor. */
-double element(enum attn_dtype dtype, const struct attn_tensor *tensor, int64_t row, int head,
-               int c);
-void set_element(enum attn_dtype dtype, const struct attn_tensor *tensor, int64_t row, int head,
-                 int c, double value);
 
 #endif

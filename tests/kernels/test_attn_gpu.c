@@ -99,8 +99,9 @@ static size_t no_scratch(const struct attn_launch *launch)
     return 0;
 }
 
-/* spoiled: the sequence whose inputs are not finite; NOBODY: every result is checked. */
-enum { NOBODY = -1 };
+/* spoiled: the sequence whose inputs are not finite; NOBODY: every result is checked; STEEP: as
+ * well, of steep scores. */
+enum { NOBODY = -1, STEEP = -2 };
 
 static struct problem *run_spoiled(const struct attn_shape *shape, const struct item *items,
                                    int count, int spoiled)
@@ -109,7 +110,9 @@ static struct problem *run_spoiled(const struct attn_shape *shape, const struct 
     ck_assert_ptr_nonnull(context);
     struct problem *p = problem_open(shape, items, count);
     p->rounding = shape->dtype == ATTN_BF16 ? 0x1p-8 : 0x1p-11;
-    if (spoiled != NOBODY) {
+    if (spoiled == STEEP) {
+        problem_steepen(p);
+    } else if (spoiled != NOBODY) {
         problem_spoil(p, spoiled);
     }
     mirror.count = 0;
@@ -124,7 +127,7 @@ static struct problem *run_spoiled(const struct attn_shape *shape, const struct 
         must(cudaFree(range->device));
     }
     attn_cuda_close(context);
-    if (spoiled == NOBODY) {
+    if (spoiled < 0) {
         problem_check(p);
     }
     return p;
@@ -248,6 +251,22 @@ START_TEST(nothing_on_one_side)
 }
 END_TEST
 
+START_TEST(scores_that_outgrow_exp)
+{
+    if (!pick_row(_i) || real_row->pass == ATTN_BACKWARD) {
+        return;
+    }
+    for (int m = 0; m < MASKS; m++) {
+        struct attn_shape shape = shape_for(m % 2 ? ATTN_FP16 : ATTN_BF16, 4, 2);
+        shape.d -= m % 2 * 24;
+        shape.mask = masks[m];
+        if (!real_row->refuse || !real_row->refuse(&shape)) {
+            problem_close(run_spoiled(&shape, few, FEW, STEEP));
+        }
+    }
+}
+END_TEST
+
 START_TEST(bits_are_the_sequences_own)
 {
     if (!pick_row(_i)) {
@@ -312,6 +331,7 @@ int main(void)
     tcase_add_loop_test(all, softcap_and_sink, 0, (int)rows);
     tcase_add_loop_test(all, odd_head_dims, 0, (int)rows);
     tcase_add_loop_test(all, nothing_on_one_side, 0, (int)rows);
+    tcase_add_loop_test(all, scores_that_outgrow_exp, 0, (int)rows);
     tcase_add_loop_test(all, bits_are_the_sequences_own, 0, (int)rows);
     tcase_add_loop_test(all, a_neighbour_that_is_not_finite_does_not_leak, 0, (int)rows);
     suite_add_tcase(suite, all);

@@ -174,12 +174,18 @@ void attention_check_nan(const attention_case &c, uint64_t seed, int key)
     attn_cuda_close(context);
 }
 
-void attention_check(const attention_case &c, uint64_t seed)
+namespace
+{
+
+void check(const attention_case &c, uint64_t seed, bool steep)
 {
     sim::device device;
     attn_context *context = attn_cuda_open(&device, PLAN_BYTES);
     problem *p = problem_open(&c.shape, c.items.data(), static_cast<int>(c.items.size()));
     prepare(&device, p, c.shape, seed);
+    if (steep) {
+        problem_steepen(p);
+    }
     running = {&c, &device, seed};
     attn_row row = {};
     row.name = c.row->name;
@@ -189,4 +195,16 @@ void attention_check(const attention_case &c, uint64_t seed)
     problem_check(p);
     problem_close(p);
     attn_cuda_close(context);
+}
+
+} // namespace
+
+void attention_check(const attention_case &c, uint64_t seed)
+{
+    check(c, seed, false);
+}
+
+void attention_check_steep(const attention_case &c, uint64_t seed)
+{
+    check(c, seed, true);
 }

@@ -61,4 +61,7 @@ void attention_check_nan(const attention_case &c, uint64_t seed, int key);
 /* One launch against the fp64 answer and with canaries; for Check tests. */
 void attention_check(const attention_case &c, uint64_t seed);
 
+/* The same with scores that outgrow the maxima of the blocks before by more than exp can hold. */
+void attention_check_steep(const attention_case &c, uint64_t seed);
+
 #endif

@@ -14,6 +14,7 @@
 #include "gpu/launch.cuh"
 #include "gpu/math.cuh"
 #include "gpu/mbarrier.cuh"
+#include "gpu/mma.cuh"
 #include "gpu/smem.cuh"
 #include "gpu/tma.cuh"
 #include "gpu/warp.cuh"
@@ -326,6 +327,37 @@ START_TEST(stmatrix_and_ldmatrix_place_fragments)
 }
 END_TEST
 
+/* Element (r, c) of A is r + c / 16, of B r - c / 4, all exact: lanes bring what gpu/mma says. */
+START_TEST(mma_places_fragments)
+{
+    sim::device d;
+    ran(d, run(&d, 32, [] {
+            auto a = [](int r, int c) {
+                return static_cast<float>(r) + static_cast<float>(c) / 16;
+            };
+            auto b = [](int r, int c) { return static_cast<float>(r) - static_cast<float>(c) / 4; };
+            int row = lane_index() / 4, column = lane_index() % 4 * 2;
+            uint32_t left[4], right[2];
+            for (int i = 0; i < 4; i++) {
+                int r = row + i % 2 * 8, c = column + i / 2 * 8;
+                left[i] = pack<fp16>(a(r, c), a(r, c + 1));
+            }
+            for (int i = 0; i < 2; i++) {
+                right[i] = pack<fp16>(b(row, column + 8 * i), b(row, column + 8 * i + 1));
+            }
+            float got[4] = {1, 2, 3, 4};
+            mma_16x8x16<fp16>(got, left, right);
+            for (int i = 0; i < 4; i++) {
+                float want = static_cast<float>(i + 1);
+                for (int k = 0; k < 16; k++) {
+                    want += a(row + i / 2 * 8, k) * b(column + i % 2, k);
+                }
+                ck_assert_float_eq_tol(got[i], want, 1e-3f);
+            }
+        }));
+}
+END_TEST
+
 START_TEST(sixteen_bit_floats_round_like_the_hardware)
 {
     ck_assert_uint_eq(pack<bf16>(1.0f, -2.0f), 0xc0003f80);
@@ -356,6 +388,7 @@ int main()
     tcase_add_test(tests, ragged_loads_read_zeros_and_stores_write_nothing_past_the_sequence);
     tcase_add_test(tests, wgmma_multiplies_every_layout);
     tcase_add_test(tests, stmatrix_and_ldmatrix_place_fragments);
+    tcase_add_test(tests, mma_places_fragments);
     tcase_add_test(tests, sixteen_bit_floats_round_like_the_hardware);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

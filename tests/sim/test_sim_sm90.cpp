@@ -57,6 +57,35 @@ START_TEST(forward_of_odd_head_dims)
 }
 END_TEST
 
+START_TEST(forward_of_scores_that_outgrow_exp)
+{
+    const attention_row &row = attention_rows_sm90[static_cast<size_t>(_i)];
+    for (size_t m = 0; m < attention_masks.size(); m++) {
+        attn_shape shape =
+            shape_of(m % 2 ? ATTN_FP16 : ATTN_BF16, 2, 1, row.d - m % 2 * 24, row.dv);
+        shape.mask = attention_masks[m];
+        shape.softcap = m == 1 ? 150.0f : 0.0f;
+        attention_check_steep({"steep", &row, shape, attention_few}, m + 1);
+    }
+}
+END_TEST
+
+/* A NaN among the keys, in a block with and in one without a mask, costs the rows that see it and
+ * no other. */
+START_TEST(nan_costs_the_rows_that_see_it)
+{
+    const attention_row &row = attention_rows_sm90[static_cast<size_t>(_i)];
+    for (size_t mask = 0; mask < 2; mask++) {
+        attention_case c = {
+            row.name, &row, shape_of(ATTN_BF16, 1, 1, row.d, row.dv), {{0, 400, 400, 0, 0, 1}}};
+        c.shape.mask = attention_masks[mask];
+        for (int key : {128 + 6, 398}) {
+            attention_check_nan(c, 1, key);
+        }
+    }
+}
+END_TEST
+
 START_TEST(bits_do_not_depend_on_the_schedule)
 {
     for (const attention_case &c : attention_hazards(attention_rows_sm90)) {
@@ -102,6 +131,8 @@ int main()
     tcase_add_loop_test(tests, forward_of_ragged_batches_under_every_mask, 0, rows);
     tcase_add_loop_test(tests, forward_with_softcap_and_sink, 0, rows);
     tcase_add_loop_test(tests, forward_of_odd_head_dims, 0, rows);
+    tcase_add_loop_test(tests, forward_of_scores_that_outgrow_exp, 0, rows);
+    tcase_add_loop_test(tests, nan_costs_the_rows_that_see_it, 0, rows);
     tcase_add_test(tests, bits_do_not_depend_on_the_schedule);
     tcase_add_test(tests, every_left_out_step_is_caught);
     suite_add_tcase(suite, tests);

@@ -44,6 +44,7 @@ struct config {
     uint64_t arena_bytes;               /* per device; 0: by the device's memory */
     uint64_t scratch_bytes;             /* per device, out of the arena; 0: an eighth of it */
     uint64_t plan_bytes;                /* per GPU, and pinned on the host */
+    uint64_t spin_us;                   /* 0: by processors and devices */
 
     /* How much is held at once. */
     uint32_t slots; /* requests, of all clients, from REQUEST to DONE */

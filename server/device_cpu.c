@@ -8,7 +8,6 @@
 
 #include <assert.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +17,7 @@
 #include "server/arena.h"
 #include "server/clock.h"
 #include "server/fault.h"
+#include "server/topology.h"
 
 /* Without arena-bytes: as the option's help says. */
 #define CPU_ARENA_PART 8u
@@ -163,13 +163,11 @@ static enum fas_status open_memory(struct device *device, const struct config *c
 /* The cores this process may use, shared by the CPU devices. */
 static int default_threads(const struct config *config)
 {
-    cpu_set_t set;
     int devices = 0;
     for (const char *at = config->device; (at = strstr(at, "cpu:")); at++) {
         devices++;
     }
-    int cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    int threads = cores / (devices > 0 ? devices : 1);
+    int threads = topology_processors() / (devices > 0 ? devices : 1);
     return threads > 0 ? threads : 1;
 }
 

@@ -1,11 +1,14 @@
 /*
- * topology.h: which processors are near a device of the PCI bus, as Linux says in /sys. Memory a
- * thread touches first lies near the processor it runs on.
+ * topology.h: which processors there are, and which of them near a device of the PCI bus, as Linux
+ * says in /sys. Memory a thread touches first lies near the processor it runs on.
  */
 #ifndef SERVER_TOPOLOGY_H
 #define SERVER_TOPOLOGY_H
 
 #include <stdbool.h>
+
+/* How many this process may use. */
+int topology_processors(void);
 
 /* Binds the calling thread to the processors near "0000:1b:00.0", as far as the process may use
  * them. False: nothing is known, or none of them is allowed; the thread stays where it is. */

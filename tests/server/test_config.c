@@ -97,6 +97,8 @@ START_TEST(what_is_no_number_is_refused)
         {"slots", "0"},
         {"slots", "65537"},
         {"chunk-bytes", "5MiB"},
+        {"spin-time", "50"},
+        {"spin-time", "11ms"},
         {"hello-timeout", "0"},
         {"log-level", "a very long level"},
     };

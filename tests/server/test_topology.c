@@ -1,6 +1,8 @@
 /* Lists of processors as Linux writes them. */
 #include "server/topology.h"
 
+#include <sched.h>
+
 #include "tests/support/check_main.h"
 
 START_TEST(lists_are_read)
@@ -31,11 +33,23 @@ START_TEST(a_device_that_is_not_there_moves_nobody)
 }
 END_TEST
 
+START_TEST(processors_are_those_it_may_use)
+{
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(sched_getcpu(), &one);
+    ck_assert_int_ge(topology_processors(), 1);
+    ck_assert_int_eq(sched_setaffinity(0, sizeof one, &one), 0);
+    ck_assert_int_eq(topology_processors(), 1);
+}
+END_TEST
+
 int main(void)
 {
     static const struct check_row rows[] = {
         {"lists", &lists_are_read},
         {"wrong", &anything_else_is_no_list},
+        {"processors", &processors_are_those_it_may_use},
         {"absent", &a_device_that_is_not_there_moves_nobody},
     };
     return check_main("topology", rows, sizeof rows / sizeof rows[0]);

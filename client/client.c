@@ -18,6 +18,8 @@
 #define CALLS_DEFAULT 64u
 /* A call's id holds its slot in 16 bits. */
 #define CALLS_MAX 65535u
+/* More keeps a processor from others for longer than a sleep costs. */
+#define SPIN_US_MAX 10000u
 /* Enough for 25 Gbit/s at 20 ms; results go straight to their place, so it costs no memory. */
 #define RESULT_WINDOW_DEFAULT ((uint64_t)64 << 20)
 /* Of a silence: how often it is looked at, so a loss is noticed at most so much later. */
@@ -141,6 +143,10 @@ static enum fas_status options_check(const struct fas_connect_options *options,
     if (options->connections > FAS_LANES_MAX) {
         return fas_fail(error, FAS_INVALID_ARGUMENT, "connections", "%u are more than %u",
                         options->connections, FAS_LANES_MAX);
+    }
+    if (options->spin_us > SPIN_US_MAX) {
+        return fas_fail(error, FAS_INVALID_ARGUMENT, "spin_us", "%u are more than %u",
+                        options->spin_us, SPIN_US_MAX);
     }
     for (size_t i = 0; i < sizeof(options->reserved) / sizeof(options->reserved[0]); i++) {
         if (options->reserved[i] != 0) {

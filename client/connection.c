@@ -12,6 +12,9 @@
  * takes it back when nobody has waited for LINGER_NS, or at once when the owner needs it (callbacks
  * run on the library's threads). A thread in `poll` is called away by an eventfd.
  *
+ * A thread that sleeps runs some 10 us after its answer has come. So a waiter looks for spin_ns
+ * before it sleeps, if what was awaited last had come that soon and nothing is being sent.
+ *
  * Sending. tx_active says that somebody has the role; whoever takes it asks the owner for a batch
  * and either sends that in passing or hands it to the send thread, which goes on asking until there
  * is nothing to send.
@@ -25,6 +28,7 @@
 
 #include <assert.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,6 +56,11 @@
 #define LINGER_NS 5000000u
 
 #define NS_PER_MS 1000000u
+
+/* Awake, a short request takes an H200's daemon some 50 us. Beside the waiter the daemon has two
+ * threads awake. */
+#define SPIN_US_DEFAULT 100u
+#define SPIN_PROCESSORS_MIN 4
 
 static_assert(BATCH_RANGES_MAX <= STREAM_IOV_MAX, "a batch is one send");
 
@@ -96,6 +105,8 @@ struct connection {
     uint8_t *payload;
     uint64_t payload_left;
     bool flowing; /* more is likely there: the last receive filled its room, or a payload's part */
+    bool prompt;  /* what was awaited last came within spin_ns */
+    uint64_t spin_ns;
 };
 
 static uint64_t now_ns(void)
@@ -477,16 +488,39 @@ static bool rx_read(struct connection *c, uint32_t timeout_ms)
 
 /* ---- who receives ---- */
 
-/* Waits until there is something to receive (true), or until kicked, or so long (-1: for ever). In
- * bulk more has often come by now, and looking costs as much as trying. */
-static bool rx_await(struct connection *c, int timeout_ms)
+/* 0: for ever. */
+static int poll_until(struct pollfd fds[2], uint64_t until_ns)
+{
+    return poll(fds, 2, until_ns ? (int)ms_until(until_ns) : -1);
+}
+
+/* The same, which looks for spin_ns before it sleeps, where that was long enough the last time. */
+static int poll_awake(struct connection *c, struct pollfd fds[2], uint64_t until_ns)
+{
+    uint64_t began_ns = now_ns(), asleep_ns = began_ns + c->spin_ns;
+    asleep_ns = until_ns && until_ns < asleep_ns ? until_ns : asleep_ns;
+    int ready = 0;
+    while (c->prompt && ready == 0 && now_ns() < asleep_ns) {
+        ready = poll(fds, 2, 0);
+    }
+    if (ready == 0) {
+        ready = poll_until(fds, until_ns);
+    }
+    c->prompt = ready > 0 && now_ns() - began_ns < c->spin_ns;
+    return ready;
+}
+
+/* Waits until there is something to receive (true), or until kicked, or until then (0: for ever).
+ * In bulk more has often come by now, and looking costs as much as trying. */
+static bool rx_await(struct connection *c, uint64_t until_ns, bool awake)
 {
     if (c->flowing) {
         return true;
     }
     struct pollfd fds[2] = {{.fd = c->kind->fd(c->stream), .events = POLLIN},
                             {.fd = c->kick, .events = POLLIN}};
-    if (poll(fds, 2, timeout_ms) > 0 && fds[1].revents) {
+    int ready = awake ? poll_awake(c, fds, until_ns) : poll_until(fds, until_ns);
+    if (ready > 0 && fds[1].revents) {
         uint64_t count;
         pthread_mutex_lock(c->lock);
         c->kicked = read(c->kick, &count, sizeof(count)) < 0;
@@ -517,8 +551,9 @@ static void rx_as_waiter(struct connection *c, const struct waiter *waiter, uint
     c->rx_active = true;
     c->rx_waiter = pthread_self();
     do {
+        bool awake = !c->tx_active; /* else it would be in the sender's way */
         pthread_mutex_unlock(c->lock);
-        good = !rx_await(c, until_ns ? (int)ms_until(until_ns) : -1) || rx_read(c, 0);
+        good = !rx_await(c, until_ns, awake) || rx_read(c, 0);
         pthread_mutex_lock(c->lock);
     } while (good && !c->failed && !c->eager && !waiter->done(waiter->context) &&
              (until_ns == 0 || now_ns() < until_ns));
@@ -623,7 +658,7 @@ static void rx_share(struct connection *c)
         if (!rx_leave_to_others(c)) {
             c->rx_active = c->rx_by_thread = true;
             pthread_mutex_unlock(c->lock);
-            if (rx_await(c, (int)ms_until(c->tick_ns))) {
+            if (rx_await(c, c->tick_ns, false)) {
                 rx_read(c, 0);
             }
             pthread_mutex_lock(c->lock);
@@ -715,6 +750,15 @@ static void cond_init(pthread_cond_t *cond)
     pthread_condattr_destroy(&attributes);
 }
 
+static uint64_t spin_ns(const struct fas_connect_options *options)
+{
+    cpu_set_t allowed;
+    bool spare = sched_getaffinity(0, sizeof(allowed), &allowed) == 0 &&
+                 CPU_COUNT(&allowed) >= SPIN_PROCESSORS_MIN;
+    uint64_t us = options->spin_us ? options->spin_us : spare ? SPIN_US_DEFAULT : 0;
+    return us * 1000u;
+}
+
 enum fas_status connection_open(const struct fas_connect_options *options,
                                 const struct connection_owner *owner, struct connection *first,
                                 struct connection **connection, struct fas_error *error)
@@ -736,6 +780,7 @@ enum fas_status connection_open(const struct fas_connect_options *options,
     cond_init(&c->tx_work);
     cond_init(&c->rx_work);
     cond_init(&c->rx_left);
+    c->spin_ns = spin_ns(options);
     c->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     c->buffer = malloc(BUFFER_BYTES);
     enum fas_status status = FAS_OK;

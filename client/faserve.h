@@ -78,6 +78,10 @@ struct fas_connect_options {
     uint32_t connections;          /* that share the tensors of large calls; 0: 1; 8 at most */
     uint32_t cuda_device;          /* whose memory fas_alloc gives: 1 + the program's number of a
                                       GPU; 0: the daemon's first */
+    uint32_t spin_us;              /* how long who waits looks for an answer that is likely to come
+                                      by then, before it sleeps; 0: 100 where the process may use 4
+                                      processors or more, else never; 1: as good as never; 10000 at
+                                      most */
     uint64_t result_window_bytes;  /* results on the way at once; 0: 64 MiB */
     uint64_t reserved[7];
 };

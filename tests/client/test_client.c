@@ -502,6 +502,10 @@ START_TEST(connect_checks_its_options)
     ck_assert_int_eq(fas_connect(&options, &client, &error), FAS_INVALID_ARGUMENT);
     ck_assert_str_eq(error.field, "connections");
     options.connections = 0;
+    options.spin_us = 10001;
+    ck_assert_int_eq(fas_connect(&options, &client, &error), FAS_INVALID_ARGUMENT);
+    ck_assert_str_eq(error.field, "spin_us");
+    options.spin_us = 0;
     options.reserved[3] = 1;
     ck_assert_int_eq(fas_connect(&options, &client, NULL), FAS_INVALID_ARGUMENT);
 }

@@ -168,6 +168,13 @@ long daemon_resident_kib(const struct daemon *daemon)
     return strtol(kib, NULL, 10);
 }
 
+long daemon_sleeps(const struct daemon *daemon)
+{
+    char switches[STATUS_LINE_BYTES];
+    read_status(daemon, "voluntary_ctxt_switches:", switches);
+    return strtol(switches, NULL, 10);
+}
+
 int daemon_descriptors(const struct daemon *daemon)
 {
     char path[64];

@@ -42,6 +42,8 @@ int daemon_wait(struct daemon *daemon);
 bool daemon_alive(const struct daemon *daemon);
 int daemon_descriptors(const struct daemon *daemon);
 long daemon_resident_kib(const struct daemon *daemon);
+/* How often its loop went to sleep. */
+long daemon_sleeps(const struct daemon *daemon);
 
 /* Prints its log: what a failed test needs. */
 void daemon_print_log(const struct daemon *daemon);

@@ -1,5 +1,6 @@
 /* A request's way through a live daemon and back: every answer is the kernel's, bit for bit. */
 #include <string.h>
+#include <sys/resource.h>
 
 #include "tests/support/check_main.h"
 #include "tests/support/daemon.h"
@@ -13,12 +14,18 @@ enum { MANY = 48 };
 static struct daemon server;
 static struct fas_client *client;
 
-static void start(const char *const *arguments)
+static void start_awake(const char *const *arguments, uint32_t spin_us)
 {
     struct fas_error error;
     daemon_start(&server, arguments);
-    struct fas_connect_options options = {.url = server.url, .connections = daemon_connections()};
+    struct fas_connect_options options = {
+        .url = server.url, .connections = daemon_connections(), .spin_us = spin_us};
     ck_assert_msg(fas_connect(&options, &client, &error) == FAS_OK, "%s", error.text);
+}
+
+static void start(const char *const *arguments)
+{
+    start_awake(arguments, 0);
 }
 
 static void stop(void)
@@ -180,6 +187,57 @@ START_TEST(two_devices_share_the_work)
 }
 END_TEST
 
+enum { LOOKED_FOR = 100, OFTEN = LOOKED_FOR / 2 };
+
+struct sleeps {
+    long daemon, own;
+};
+
+static struct sleeps sleeps_so_far(void)
+{
+    struct rusage usage;
+    ck_assert_int_eq(getrusage(RUSAGE_THREAD, &usage), 0);
+    return (struct sleeps){daemon_sleeps(&server), usage.ru_nvcsw};
+}
+
+/* How often the daemon's loop, and this thread, sleep in so many calls, one after the other. */
+static struct sleeps sleeps_of_calls(void)
+{
+    static const struct job_shape shape = {FAS_FP32, 1, 1, 8, 8, 1, 16, true, false};
+    struct random random = random_open(11);
+    struct job job;
+    job_forward(&job, &shape, &random);
+    run_and_check(&job);
+    struct sleeps before = sleeps_so_far();
+    for (int i = 0; i < LOOKED_FOR; i++) {
+        run_and_check(&job);
+    }
+    struct sleeps after = sleeps_so_far();
+    job_close(&job);
+    return (struct sleeps){after.daemon - before.daemon, after.own - before.own};
+}
+
+/* The time is so long that a busy machine does not use it up. One of the two at a time: the other's
+ * processor is for the kernel. */
+START_TEST(who_looks_for_news_does_not_sleep)
+{
+    static const char *const looks[] = {
+        "--device", "cpu:0", "--arena-bytes", "64MiB", "--spin-time", "10ms", NULL};
+    static const char *const rests[] = {
+        "--device", "cpu:0", "--arena-bytes", "64MiB", "--spin-time", "1us", NULL};
+    start_awake(looks, 1);
+    struct sleeps sleeps = sleeps_of_calls();
+    ck_assert_int_lt(sleeps.daemon, OFTEN);
+    ck_assert_int_ge(sleeps.own, OFTEN);
+    stop();
+    start_awake(rests, 10000);
+    sleeps = sleeps_of_calls();
+    ck_assert_int_ge(sleeps.daemon, OFTEN);
+    ck_assert_int_lt(sleeps.own, OFTEN);
+    stop();
+}
+END_TEST
+
 int main(void)
 {
     static const struct check_row rows[] = {
@@ -188,6 +246,7 @@ int main(void)
         {"retained", &a_retained_forward_needs_only_do_for_its_backward},
         {"evicted", &the_least_recently_used_handle_makes_room},
         {"devices", &two_devices_share_the_work},
+        {"awake", &who_looks_for_news_does_not_sleep},
     };
     return check_main("path", rows, sizeof rows / sizeof rows[0]);
 }

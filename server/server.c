@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "server/clock.h"
 #include "server/intake.h"
 #include "server/log.h"
 #include "server/reply.h"
@@ -158,6 +159,7 @@ void server_measure(struct server *server, uint64_t now_us)
 {
     struct stats *stats = &server->stats;
     stats_set(stats, STATS_UPTIME_US, (double)(now_us - server->started_us));
+    stats_set(stats, STATS_CPU_US, (double)clock_cpu_us());
     stats_set(stats, STATS_READY, server->draining ? 0 : 1);
     stats_set(stats, STATS_CONNECTIONS, server->connections.open);
     stats_set(stats, STATS_REQUESTS_IN_FLIGHT, server->slots.count - server->slots.free_count);

@@ -26,6 +26,8 @@ const struct stats_row stats_counter_rows[STATS_COUNTERS] = {
 
 const struct stats_row stats_gauge_rows[STATS_GAUGES] = {
     [STATS_UPTIME_US] = {"uptime_us", "uptime_seconds", NULL, "Time since the start."},
+    [STATS_CPU_US] = {"cpu_us", "cpu_seconds_total", NULL,
+                      "Processor time of all the daemon's threads."},
     [STATS_READY] = {"ready", "ready", NULL, "1 while requests are accepted, 0 when draining."},
     [STATS_CONNECTIONS] = {"connections", "connections", NULL, "Connections now."},
     [STATS_REQUESTS_IN_FLIGHT] = {"requests_in_flight", "requests_in_flight", NULL,

@@ -33,6 +33,7 @@ enum stats_counter {
 
 enum stats_gauge {
     STATS_UPTIME_US,
+    STATS_CPU_US,
     STATS_READY, /* 1: accepts requests */
     STATS_CONNECTIONS,
     STATS_REQUESTS_IN_FLIGHT,

@@ -93,9 +93,9 @@ static void print_head(const struct frame *frame, const char *server)
     printf("%s, %s, up %llu:%02llu:%02llu\n", server,
            level(frame, "", "ready") > 0 ? "ready" : "draining", (unsigned long long)(up_s / 3600),
            (unsigned long long)(up_s / 60 % 60), (unsigned long long)(up_s % 60));
-    printf("%.0f connection%s, %.0f of %.0f requests in flight\n\n", connections,
-           table_plural(connections), level(frame, "", "requests_in_flight"),
-           level(frame, "", "slots"));
+    printf("%.0f connection%s, %.0f of %.0f requests in flight, %.2f processors busy\n\n",
+           connections, table_plural(connections), level(frame, "", "requests_in_flight"),
+           level(frame, "", "slots"), rate(frame, "", "cpu_us") * 1e-6);
 }
 
 static void print_work(const struct frame *frame)

@@ -192,13 +192,14 @@ def check_top():
     expect(done.returncode == 0, done)
     lines = done.stdout.splitlines()
     expect(max(map(len, lines)) <= 80, "past 80 columns", max(lines, key=len))
-    for word in ("ready", "forward", "backward", "inline", "queue", "cpu:0"):
+    for word in ("ready", "forward", "backward", "inline", "queue", "cpu:0", "processors"):
         expect(any(word in line for line in lines), word, "is not in the frame", done.stdout)
     done = fasctl("top", "--once", "--interval", "0.5", "--json")
     frame = json.loads(done.stdout)
     expect(frame["per_second"]["forward.requests"] > 0, frame)
     expect(frame["levels"]["forward.requests"] >= frame["per_second"]["forward.requests"] *
            frame["seconds"] * 0.99, frame)
+    expect(0 < frame["per_second"]["cpu_us"] < 1.1e6 * os.cpu_count(), frame)
     expect(frame["per_second"]["connections"] == 0 and frame["levels"]["connections"] >= 2, frame)
     load.wait(60)
     done = fasctl("top", "--interval", "0")

@@ -148,6 +148,7 @@ def check_numbers(daemon):
     for direction in ("in", "out"):
         moved = grew("payload_bytes_total", direction=direction, place="inline")
         expect(stats[f"bytes_{direction}.inline"] == moved > 0, moved)
+    expect(0 < grew("cpu_seconds_total") < 1.1 * os.cpu_count() * grew("uptime_seconds"), after)
     computed = sum(grew("device_flops_total", device=f"cpu:{i}") for i in range(2))
     expect(abs(computed / sum(grew("flops_total", **{"pass": p})
                               for p in ("forward", "backward")) - 1) < 1e-9, computed)

@@ -2,7 +2,7 @@
  * bench_race: variants of the GPU kernels beside each other, by turns, in one process.
  *
  * usage: bench_race [option...] LIBRARY...
- *   --only TEXT     batches whose name holds it
+ *   --only LIST     batches whose name holds one of these texts, with commas between: "mixed,1x"
  *   --dims D        batches of this head_dim
  *   --scores TEXT   of "fwd bwd det", those that are in it; followed by 'full' or 'causal' only
  * that mask: --scores "fwd det causal"
@@ -10,10 +10,13 @@
  *   --runs N        timed calls a turn (10)
  *   --pause MS      before each turn (50): a GPU at its power limit lowers its clock
  *   --lens FOLDER   files of lengths (tests/bench/lens)
- * A library is the target kernels_race of some version of this tree. A GPU's clock moves a result
+ *   --json FILE     also the milliseconds of each turn
+ * A library is the target kernels_race of some version of this tree, or whatever else has that
+ * one's three functions: other people's kernels behind them race, too. A GPU's clock moves a result
  * by some 5 % with its place in a run, so only columns of one row compare, and turns alternate. The
  * first library's results are what the others' are compared with: "same" is bit for bit, else the
- * largest relative L2 distance of any result. All results are NaN beforehand.
+ * largest relative L2 distance of any result. All results are NaN beforehand. A library that does
+ * not serve a shape has no number there; where the first one does not, there is no row.
  */
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
@@ -22,6 +25,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "kernels/attn_cuda.h"
 #include "tests/bench/workload.h"
@@ -31,6 +35,7 @@ enum { VARIANTS_MAX = 12, ROUNDS_MAX = 32, RESULTS = 5, PLAN_BYTES = 64 << 20 };
 struct options {
     const char *only, *scores, *lens;
     int dims, rounds, runs, pause_ms;
+    FILE *json;
 };
 
 struct variant {
@@ -38,6 +43,7 @@ struct variant {
     struct attn_context *context;
     enum attn_arch arch;
     const struct attn_row *(*select)(enum attn_arch, const struct attn_shape *, const char **);
+    bool serves;           /* what is being timed */
     void *result[RESULTS]; /* on the host */
     double ms[ROUNDS_MAX];
 };
@@ -45,7 +51,7 @@ struct variant {
 struct race {
     struct options options;
     struct variant variants[VARIANTS_MAX];
-    int count;
+    int count, rows; /* of variants, of the report */
     const struct batch *batch;
     struct work work;
     struct attn_set set;
@@ -105,7 +111,8 @@ static bool prepare(struct race *race, struct variant *v, int score, struct run 
                                    .sequences = race->work.sequences,
                                    .sequence_count = race->work.count}};
     run->row = v->select(v->arch, &run->launch.shape, &reason);
-    if (!run->row) {
+    v->serves = run->row != NULL;
+    if (!v->serves) {
         return false;
     }
     run->launch.scratch_bytes = run->row->scratch_bytes(&run->launch);
@@ -223,27 +230,71 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double tflops_of(const struct race *race, struct variant *v, int score)
+static double tflops_of(const struct race *race, const struct variant *v, int score)
 {
+    double ms[ROUNDS_MAX];
     size_t rounds = (size_t)race->options.rounds;
-    qsort(v->ms, rounds, sizeof v->ms[0], compare_doubles);
-    return workload_flops(race->batch, &race->work, score) / v->ms[rounds / 2] * 1e-9;
+    memcpy(ms, v->ms, sizeof ms);
+    qsort(ms, rounds, sizeof ms[0], compare_doubles);
+    return workload_flops(race->batch, &race->work, score) / ms[rounds / 2] * 1e-9;
+}
+
+static void report_json(const struct race *race, const struct variant *v, double tflops,
+                        double away)
+{
+    FILE *json = race->options.json;
+    fprintf(json, "%s{\"library\": \"%s\"", v == race->variants ? "" : ", ", v->name);
+    for (int i = 0; v->serves && i < race->options.rounds; i++) {
+        fprintf(json, "%s%.4f", i ? ", " : ", \"ms\": [", v->ms[i]);
+    }
+    if (v->serves) {
+        fprintf(json, "], \"tflops\": %.1f, \"away\": ", tflops);
+        fprintf(json, isnan(away) ? "null" : "%.1e", away);
+    }
+    fprintf(json, "}");
+}
+
+static void report_variant(const struct race *race, const struct variant *v, int score)
+{
+    double first = tflops_of(race, &race->variants[0], score), mine = 0, away = 0;
+    if (!v->serves) {
+        printf(" |      -");
+    } else if (v == race->variants) {
+        mine = first;
+        printf(" | %6.1f", mine);
+    } else {
+        mine = tflops_of(race, v, score);
+        away = compare(race, v, score);
+        printf(" | %6.1f %+5.1f%% ", mine, (mine / first - 1) * 100);
+        printf(away == 0 ? "same" : "%.1e", away);
+    }
+    if (race->options.json) {
+        report_json(race, v, mine, away);
+    }
 }
 
 static void report(struct race *race, int score)
 {
     const struct batch *b = race->batch;
-    double first = tflops_of(race, &race->variants[0], score);
-    printf("%-15s %2d/%-2d d%d/%-3d %-14s fa3 %3d | %6.1f", b->name, b->hq, b->hkv, b->d, b->dv,
-           workload_score_names[score], b->fa3[score], first);
-    for (int i = 1; i < race->count; i++) {
-        struct variant *v = &race->variants[i];
-        double away = compare(race, v, score), mine = tflops_of(race, v, score);
-        printf(" | %6.1f %+5.1f%% ", mine, (mine / first - 1) * 100);
-        printf(away == 0 ? "same" : "%.1e", away);
+    FILE *json = race->options.json;
+    printf("%-15s %2d/%-2d d%d/%-3d %-14s fa3 %3d", b->name, b->hq, b->hkv, b->d, b->dv,
+           workload_score_names[score], b->fa3[score]);
+    if (json) {
+        fprintf(json,
+                "%s\n  {\"batch\": \"%s\", \"hq\": %d, \"hkv\": %d, \"d\": %d, \"dv\": %d, "
+                "\"pass\": \"%s\", \"of\": [",
+                race->rows++ ? "," : "", b->name, b->hq, b->hkv, b->d, b->dv,
+                workload_score_names[score]);
+    }
+    for (int i = 0; i < race->count; i++) {
+        report_variant(race, &race->variants[i], score);
     }
     printf("\n");
     fflush(stdout);
+    if (json) {
+        fprintf(json, "]}");
+        fflush(json);
+    }
 }
 
 /* The output and LSE that a backward of this mask starts from, by the first variant. */
@@ -256,30 +307,51 @@ static void run_forward(struct race *race, int score)
     }
 }
 
-static void race_score(struct race *race, int score)
+static void take_turns(struct race *race, struct run *runs)
 {
     const struct options *o = &race->options;
-    struct run runs[VARIANTS_MAX] = {0};
-    run_forward(race, score);
-    for (int i = 0; i < race->count; i++) {
-        if (!prepare(race, &race->variants[i], score, &runs[i])) {
-            fprintf(stderr, "bench_race: %s does not serve it\n", race->variants[i].name);
-            exit(EXIT_FAILURE);
-        }
-        keep_results(race, &race->variants[i], score, &runs[i]);
-    }
     for (int round = 0; round < o->rounds; round++) {
         for (int k = 0; k < race->count; k++) {
             int i = (k + round) % race->count;
-            workload_rest(o->pause_ms);
-            race->variants[i].ms[round] = workload_time(launch, &runs[i], o->runs);
+            if (race->variants[i].serves) {
+                workload_rest(o->pause_ms);
+                race->variants[i].ms[round] = workload_time(launch, &runs[i], o->runs);
+            }
         }
     }
-    report(race, score);
+}
+
+static void race_score(struct race *race, int score)
+{
+    struct run runs[VARIANTS_MAX] = {0};
+    run_forward(race, score);
+    for (int i = 0; i < race->count; i++) {
+        if (prepare(race, &race->variants[i], score, &runs[i])) {
+            keep_results(race, &race->variants[i], score, &runs[i]);
+        }
+    }
+    if (race->variants[0].serves) {
+        take_turns(race, runs);
+        report(race, score);
+    }
     for (int i = 0; i < race->count; i++) {
         must(cudaFree(runs[i].launch.scratch));
     }
     drop_results(race);
+}
+
+/* Whether the name holds one of the texts. */
+static bool named(const char *name, const char *list)
+{
+    bool found = *list == 0;
+    for (const char *text = list; *text && !found;) {
+        char one[64];
+        size_t length = strcspn(text, ",");
+        snprintf(one, sizeof one, "%.*s", (int)length, text);
+        found = strstr(name, one) != NULL;
+        text += length + (text[length] == ',');
+    }
+    return found;
 }
 
 static bool wanted(const struct options *o, int score)
@@ -297,7 +369,7 @@ static void race_all(struct race *race)
     const struct options *o = &race->options;
     for (int i = 0; i < count; i++) {
         race->batch = &batches[i];
-        if (!strstr(batches[i].name, o->only) || (o->dims && o->dims != batches[i].d)) {
+        if (!named(batches[i].name, o->only) || (o->dims && o->dims != batches[i].d)) {
             continue;
         }
         if (!workload_read(&race->work, &batches[i], o->lens)) {
@@ -320,10 +392,20 @@ static int within(const char *text, int max)
     return value < 1 ? 1 : value > max ? max : value;
 }
 
+static FILE *open_json(const char *path)
+{
+    FILE *file = fopen(path, "w");
+    if (!file) {
+        perror(path);
+        exit(EXIT_FAILURE);
+    }
+    return file;
+}
+
 static void parse(struct race *race, int argc, char **argv)
 {
     struct options *o = &race->options;
-    *o = (struct options){"", "fwd bwd det", "tests/bench/lens", 0, 3, 10, 50};
+    *o = (struct options){"", "fwd bwd det", "tests/bench/lens", 0, 3, 10, 50, NULL};
     for (int i = 1; i < argc; i++) {
         const char *next = i + 1 < argc ? argv[i + 1] : "";
         if (strncmp(argv[i], "--", 2) != 0) {
@@ -347,11 +429,23 @@ static void parse(struct race *race, int argc, char **argv)
             o->pause_ms = atoi(next);
         } else if (strcmp(argv[i - 1], "--lens") == 0) {
             o->lens = next;
+        } else if (strcmp(argv[i - 1], "--json") == 0) {
+            o->json = open_json(next);
         } else {
             fprintf(stderr, "bench_race: no option %s\n", argv[i - 1]);
             exit(2);
         }
     }
+}
+
+static void print_head(FILE *json)
+{
+    struct cudaDeviceProp device;
+    time_t now = time(NULL);
+    char date[32];
+    must(cudaGetDeviceProperties(&device, 0));
+    strftime(date, sizeof date, "%Y-%m-%d %H:%M UTC", gmtime(&now));
+    fprintf(json, "{\"gpu\": \"%s\", \"date\": \"%s\", \"rows\": [", device.name, date);
 }
 
 int main(int argc, char **argv)
@@ -367,6 +461,14 @@ int main(int argc, char **argv)
         printf(" | %s", race.variants[i].name);
     }
     printf("\n");
+    FILE *json = race.options.json;
+    if (json) {
+        print_head(json);
+    }
     race_all(&race);
+    if (json) {
+        fprintf(json, "\n]}\n");
+        fclose(json);
+    }
     return EXIT_SUCCESS;
 }

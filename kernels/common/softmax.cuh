@@ -119,16 +119,41 @@ GPU_INLINE gpu::f32x2 softmax_exponentials(float (&s)[N / 2], const softmax_stat
 }
 
 /*
- * Exponentials can also be taken before maxima are looked at. Sums of a block up to this say that
- * none of a lane's was larger than it, which fits fp16; those of a block that outgrew the maxima by
- * more are larger, infinite or NaN. Past 2^SLACK for each of the N / 4 (at most 44) of a lane, so
- * that softmax_raise will raise a maximum.
+ * Exponentials can also be taken before maxima are looked at, relative to those of the blocks
+ * before. SUM_MAX: a lane's sum of a block up to it says that none of its probabilities is larger,
+ * so all fit fp16; the N / 4 (at most 44) of a lane that are within 2^SLACK stay below. Up to
+ * SUM_HELD they are as exact as any, but for their scale; past it, or where a row had seen no key,
+ * they may be infinite.
  */
-constexpr float SUM_MAX = 32768.0f;
+constexpr float SUM_MAX = 0x1p15f, SUM_HELD = 0x1p100f;
 
-GPU_INLINE bool softmax_outgrown(gpu::f32x2 sums)
+/* One of both rows is more than that, or NaN. */
+GPU_INLINE bool sums_past(gpu::f32x2 sums, float most)
 {
-    return !(sums.x <= SUM_MAX && sums.y <= SUM_MAX);
+    return !(sums.x <= most && sums.y <= most);
+}
+
+/*
+ * Rows whose sum of a block is past SUM_MAX in one of the four lanes: their maxima rise by a whole
+ * number of powers of two, which makes the largest sum one of 1 to 2. Returned are the factors, 1
+ * for other rows, by which the block's probabilities and sums, and all that was accumulated before,
+ * shrink without rounding; the sums before already have.
+ */
+GPU_INLINE gpu::f32x2 softmax_shrink(softmax_state &state, gpu::f32x2 sums, float scale)
+{
+    const float lane_sum[2] = {sums.x, sums.y};
+    float factor[2];
+#pragma unroll
+    for (int row = 0; row < 2; row++) {
+        constexpr int32_t BIAS = 127;
+        float largest = quad_max(lane_sum[row]);
+        int32_t power = static_cast<int32_t>(gpu::float_bits(largest) >> 23) - BIAS;
+        power = largest > SUM_MAX ? power : 0;
+        factor[row] = gpu::bits_float(static_cast<uint32_t>(BIAS - power) << 23);
+        state.sum[row] *= factor[row];
+        state.top[row] += static_cast<float>(power) * gpu::rcp_approx(scale);
+    }
+    return {factor[0], factor[1]};
 }
 
 GPU_INLINE void softmax_add(softmax_state &state, gpu::f32x2 sums)

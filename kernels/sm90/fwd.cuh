@@ -253,9 +253,10 @@ GPU_INLINE void first_block(fwd_registers<C> &r, attn::softmax_state &state, con
 }
 
 /*
- * The scores of this warp's rows against block n, which no mask cuts, once more: its stage may hold
- * other keys by now, so they come from memory. A sum over columns may take them in any order: a
- * lane brings eight neighbouring ones, enough for two products.
+ * The scores of this warp's rows against block n, which no mask cuts, once more. Its stage may hold
+ * other keys by now, so they come from memory, some 20 us: for jumps that exp of fp32 does not
+ * hold. A sum over columns may take them in any order: a lane brings eight neighbouring ones,
+ * enough for two products.
  */
 template <class C>
 GPU_INLINE void scores_again(fwd_registers<C> &r, const fwd_params &p, uint32_t smem,
@@ -288,23 +289,30 @@ GPU_INLINE void scores_again(fwd_registers<C> &r, const fwd_params &p, uint32_t 
     }
 }
 
-/* Block n outgrew the maxima before it: its probabilities with maxima that take it in. Returned is
- * what they add to the sums. */
+/* Block n outgrew the maxima before it: these rise, and it and O become relative to them. In and
+ * out: what the block adds to the sums. */
 template <class C>
 GPU_INLINE gpu::f32x2 grow(fwd_registers<C> &r, attn::softmax_state &state, const fwd_params &p,
-                           uint32_t smem, const fwd_work &work, int32_t n, const fwd_lane &me)
+                           uint32_t smem, const fwd_work &work, int32_t n, gpu::f32x2 sums,
+                           const fwd_lane &me)
 {
-    scores_again<C>(r, p, smem, work, n, me);
-    prepare_scores<C, false>(r, p, work, n, me);
-    scale_rows(r.o, attn::softmax_raise<C::N, false, true>(r.s, state, p.scale_log2));
-    return attn::softmax_exponentials<C::N, true>(r.s, state, p.scale_log2);
+    if (gpu::vote_any(attn::sums_past(sums, attn::SUM_HELD))) {
+        scores_again<C>(r, p, smem, work, n, me);
+        prepare_scores<C, false>(r, p, work, n, me);
+        scale_rows(r.o, attn::softmax_raise<C::N, false, true>(r.s, state, p.scale_log2));
+        return attn::softmax_exponentials<C::N, true>(r.s, state, p.scale_log2);
+    }
+    gpu::f32x2 factor = attn::softmax_shrink(state, sums, p.scale_log2);
+    scale_rows(r.o, factor);
+    scale_rows(r.s, factor);
+    return {sums.x * factor.x, sums.y * factor.y};
 }
 
 /*
  * One more key block n: on entry p holds block n + 1, on return block n. Where no mask cuts it the
  * exponentials do not wait for the block's maxima: they are taken relative to those of the blocks
- * before, and only if their sums say that these were outgrown are they taken again. So a quarter of
- * the instructions between two products is gone, and all others run under them.
+ * before, and if their sums say that these were outgrown, they shrink, or are taken again. So a
+ * quarter of the instructions between two products is gone, and all others run under them.
  */
 template <class C, bool MASKED>
 GPU_INLINE void step_block(fwd_registers<C> &r, attn::softmax_state &state, const fwd_params &p,
@@ -325,8 +333,8 @@ GPU_INLINE void step_block(fwd_registers<C> &r, attn::softmax_state &state, cons
     if (MASKED && gpu::vote_any(factor.x != 1.0f || factor.y != 1.0f)) {
         scale_rows(r.o, factor);
     }
-    if (!MASKED && gpu::vote_any(attn::softmax_outgrown(sums))) {
-        sums = grow<C>(r, state, p, smem, work, n, me);
+    if (!MASKED && gpu::vote_any(attn::sums_past(sums, attn::SUM_MAX))) {
+        sums = grow<C>(r, state, p, smem, work, n, sums, me);
     }
     attn::softmax_add(state, sums);
     pack_fragment<typename C::T, C::N>(r.p, r.s);

@@ -148,6 +148,18 @@ def functions(listing):
     return found
 
 
+def usual(stretch):
+    """Its instructions, without those of blocks that outgrew the maxima, which a branch skips."""
+    at = {label: i for i, (label, _, _) in enumerate(stretch) if label}
+    skipped = set()
+    for i, (_, predicate, code) in enumerate(stretch):
+        target = re.match(r"BRA.*(\.L_x_\d+)", code)
+        over = range(i + 1, at.get(target.group(1), 0) if predicate and target else 0)
+        if any(stretch[j][2].startswith("HMMA") for j in over):  # their scores once more
+            skipped.update(over)
+    return [code for i, (_, _, code) in enumerate(stretch) if code and i not in skipped]
+
+
 def loops(body):
     """Stretches of instructions that end with a branch back to their start. One over an EXIT is no
     loop: that branch leads back from code that was put behind the end, out of the way."""
@@ -156,7 +168,7 @@ def loops(body):
         target = re.match(r"BRA.*(\.L_x_\d+)", code)
         stretch = body[at[target.group(1)]:i + 1] if target else []
         if stretch and not any(c == "EXIT" and not predicate for _, predicate, c in stretch):
-            yield [c for _, _, c in stretch if c]
+            yield usual(stretch)
 
 
 def count(code, prefix):
@@ -202,8 +214,9 @@ Written by kernels/cuda/report.py, bf16 under 90a; nothing here is measured but 
 Registers: at launch, then what roles move to. Bytes of shared memory: from the plan structs.
 Instructions are those of a consumer warp in one pass of the loop that makes P, for as many scores
 of its warpgroup as the column says. Where the two consumers do different things: those of one + the
-other. Code that most passes skip (in the backward, masks) is in it, waits count once. Other roles:
-instructions of a pass of their loop, a thread each.
+other. Code that most passes skip (in the backward, masks) is in it, but for that of the forward for
+blocks that outgrew the maxima; waits count once. Other roles: instructions of a pass of their loop,
+a thread each.
 
 Cycles: of an SM for 128 queries x 128 keys: products (4096 FLOP a cycle), MUFU (16 lanes a cycle),
 ALU (64), issue (a warp's instruction a cycle of each scheduler: the consumers'), shared memory (128

@@ -29,8 +29,8 @@ struct bwd_registers {
     float dq[C::DQ_COLUMNS / 2];
     float dk[C::D / 2];
     float dv[C::DV / 2];
-    uint32_t p[C::M / K_STEP][4];  /* P^T, the operand of dV */
-    uint32_t ds[C::M / K_STEP][4]; /* dS^T, the operand of dK; before: see make_p */
+    uint32_t p[C::P_PARTS][C::PART_STEPS][4]; /* P^T, the operand of dV */
+    uint32_t ds[C::M / K_STEP][4];            /* dS^T, the operand of dK; before: see make_p */
 };
 
 /* One step as a consumer sees it. What only masked blocks need is read again from the record. */
@@ -113,19 +113,22 @@ GPU_INLINE void begin_dp(bwd_registers<C> &r, uint32_t smem, uint32_t step, cons
     }
 }
 
-/* Scores in s become probabilities, packed in p. With a softcap, what dP - delta is to be
- * multiplied with is another number, and goes to ds, which is free until dS is made. */
+/* Scores in s, of a part of the queries, become probabilities, packed in p. With a softcap, what
+ * dP - delta is to be multiplied with is another number, and goes to ds, which is free until dS is
+ * made. */
 template <class C>
-GPU_INLINE void make_p(bwd_registers<C> &r, const bwd_params &p, const bwd_row_values<C> &lse)
+GPU_INLINE void make_p(bwd_registers<C> &r, const bwd_params &p, const bwd_row_values<C> &lse,
+                       int part)
 {
 #pragma unroll
-    for (int j = 0; j < C::M / 8; j++) {
+    for (int i = 0; i < 2 * C::PART_STEPS; i++) {
+        int j = 2 * C::PART_STEPS * part + i;
 #pragma unroll
         for (int row = 0; row < 2; row++) {
             float *x = &r.s[4 * j + 2 * row];
             float low = attn::probability<C::SOFTCAP>(x[0], p, lse.x[j].x);
             float high = attn::probability<C::SOFTCAP>(x[1], p, lse.x[j].y);
-            r.p[j / 2][j % 2 * 2 + row] = gpu::pack<typename C::T>(low, high);
+            r.p[part][i / 2][i % 2 * 2 + row] = gpu::pack<typename C::T>(low, high);
             if constexpr (C::SOFTCAP) {
                 r.ds[j / 2][j % 2 * 2 + row] = gpu::pack<typename C::T>(x[0], x[1]);
             }
@@ -137,13 +140,13 @@ GPU_INLINE void make_p(bwd_registers<C> &r, const bwd_params &p, const bwd_row_v
 template <class C>
 GPU_INLINE void make_ds(bwd_registers<C> &r, const bwd_row_values<C> &delta)
 {
-    const auto &factors = C::SOFTCAP ? r.ds : r.p;
 #pragma unroll
     for (int j = 0; j < C::M / 8; j++) {
+        const auto &p = r.p[j / 2 / C::PART_STEPS][j / 2 % C::PART_STEPS];
 #pragma unroll
         for (int row = 0; row < 2; row++) {
             int i = j % 2 * 2 + row;
-            gpu::f32x2 factor = gpu::unpack<typename C::T>(factors[j / 2][i]);
+            gpu::f32x2 factor = gpu::unpack<typename C::T>(C::SOFTCAP ? r.ds[j / 2][i] : p[i]);
             const float *x = &r.dp[4 * j + 2 * row];
             float low = C::DELTA_FIRST ? x[0] : x[0] - delta.x[j].x;
             float high = C::DELTA_FIRST ? x[1] : x[1] - delta.x[j].y;
@@ -277,14 +280,14 @@ GPU_INLINE void wait_staging(uint32_t smem, const bwd_step &at, const bwd_lane &
     gpu::barrier_sync<STAGING_FREE>(BWD_CONSUMERS);
 }
 
-/* dV += P^T dO, as one group. */
+/* dV += P^T dO over a part of the queries. */
 template <class C>
-GPU_INLINE void issue_dv(bwd_registers<C> &r, uint32_t smem, const bwd_step &at)
+GPU_INLINE void add_dv(bwd_registers<C> &r, uint32_t smem, const bwd_step &at, int part)
 {
-    gpu::wgmma_fence(r.dv, r.p);
-    multiply_rn<typename C::T, C::DV, C::M>(r.dv, r.p, operand_mn<C::M>(bwd_dout<C>(smem, at.step)),
-                                            !at.first);
-    gpu::wgmma_commit();
+    uint64_t dout = operand_mn<C::M>(bwd_dout<C>(smem, at.step));
+    gpu::wgmma_fence(r.dv, r.p[part]);
+    multiply_rn<typename C::T, C::DV, C::M / C::P_PARTS>(
+        r.dv, r.p[part], step_mn(dout, part * C::PART_STEPS), !at.first || part > 0);
 }
 
 /* dK += dS^T Q, as one group. */
@@ -328,8 +331,8 @@ GPU_INLINE bwd_lane forgotten_lane(const bwd_lane &me)
     return {gpu::shuffle(me.wg, 0), me.lane, gpu::shuffle(me.warp, 0), me.leader};
 }
 
-/* From S^T, issued as the only group, to P^T; dP^T runs. What can be is read before the wait:
- * shared memory is busy, an answer takes some 200 cycles. */
+/* From S^T, issued as the only group, to P^T and dV, which is a group of its own; dP^T runs. What
+ * can be is read before the wait: shared memory is busy, an answer takes some 200 cycles. */
 template <class C>
 GPU_INLINE void begin_step(bwd_registers<C> &r, const bwd_params &p, uint32_t smem, bwd_step &at,
                            const bwd_lane &me)
@@ -350,7 +353,12 @@ GPU_INLINE void begin_step(bwd_registers<C> &r, const bwd_params &p, uint32_t sm
     if (at.m < blocks.clear_first || at.m >= blocks.clear_last) {
         mask_step<C>(r, p, smem, at, me);
     }
-    make_p<C>(r, p, lse);
+#pragma unroll
+    for (int part = 0; part < C::P_PARTS; part++) {
+        make_p<C>(r, p, lse, part);
+        add_dv<C>(r, smem, at, part);
+    }
+    gpu::wgmma_commit();
 }
 
 /*
@@ -363,7 +371,6 @@ GPU_INLINE void step_within(bwd_registers<C> &r, const bwd_params &p, uint32_t s
 {
     using S = bwd_smem<C>;
     begin_step<C>(r, p, smem, at, me);
-    issue_dv<C>(r, smem, at);
     /* Known since dP was issued. It is a branch, over which the compiler does not lift the wait for
      * dP: else the exponentials would start when dP is there. */
     attn::ring_wait_full<C::DOUT_STAGES>(smem + S::DOUT_RING, at.step);
@@ -441,7 +448,6 @@ GPU_INLINE void step_behind(bwd_registers<C> &r, const bwd_params &p, uint32_t s
 {
     using S = bwd_smem<C>;
     begin_step<C>(r, p, smem, at, me);
-    issue_dv<C>(r, smem, at);
     if constexpr (!FIRST) {
         meet_dq<C>(r, smem, at.step - 1, me);
     }

@@ -130,18 +130,25 @@ START_TEST(wide_bits_never_depend_on_the_schedule)
 END_TEST
 
 /* In a launch of mostly short sequences tiles of the long one add to sums that begin with zero,
- * those of short ones write dQ themselves, one alone, two in turn; else all of them add. With any
- * number of CTAs at a time. */
+ * those of short ones write dQ themselves, one alone, two in turn; else all of them add. Where bits
+ * are asked for all of them write, unless most is longer by far. With any number of CTAs at a time.
+ */
 START_TEST(short_sequences_beside_a_long_one)
 {
-    bool mostly = _i < 4;
-    const std::vector<item> items = {{0, mostly ? 40 : 170, mostly ? 1100 : 1030, 0, 0, 1},
+    const struct {
+        int q_len, k_len; /* of the long one */
+        bool causal, deterministic;
+    } loop[] = {{40, 1100, false, false}, {40, 1100, true, false},   {40, 1100, false, false},
+                {40, 1100, true, true},   {170, 1030, false, false}, {170, 1030, true, true},
+                {21, 7200, false, true},  {21, 7200, true, true}};
+    const auto &now = loop[_i];
+    const std::vector<item> items = {{0, now.q_len, now.k_len, 0, 0, 1},
                                      {1, 200, 300, 0, 0, 2},
                                      {0, 65, 128, 0, 0, 3},
                                      {1, 5, 129, 0, 0, 4}};
     attn_shape shape = backward_shape(ATTN_BF16, 2, 1, 128, 120);
-    shape.mask = _i % 2 == 0 ? FULL : CAUSAL;
-    shape.deterministic = _i == 3 || _i == 5;
+    shape.mask = now.causal ? CAUSAL : FULL;
+    shape.deterministic = now.deterministic;
     backward_case c = backward_case_of(OF_128, "", shape, items);
     c.resident = shape.deterministic ? sim::PROCESSORS : 1 + _i % sim::PROCESSORS;
     backward_check(c, static_cast<uint64_t>(_i) + 1);
@@ -201,7 +208,7 @@ int main()
     tcase_add_test(tests, head_dims_far_apart);
     tcase_add_loop_test(tests, deterministic_bits_do_not_depend_on_the_schedule, 0, 2);
     tcase_add_loop_test(tests, wide_bits_never_depend_on_the_schedule, 0, 2);
-    tcase_add_loop_test(tests, short_sequences_beside_a_long_one, 0, 6);
+    tcase_add_loop_test(tests, short_sequences_beside_a_long_one, 0, 8);
     TCase *left_out = tcase_create("left_out");
     tcase_set_timeout(left_out, 600);
     tcase_add_loop_test(left_out, every_left_out_step_is_caught, 0, LEFT_OUTS);

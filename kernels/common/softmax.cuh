@@ -120,12 +120,13 @@ GPU_INLINE gpu::f32x2 softmax_exponentials(float (&s)[N / 2], const softmax_stat
 
 /*
  * Exponentials can also be taken before maxima are looked at, relative to those of the blocks
- * before. SUM_MAX: a lane's sum of a block up to it says that none of its probabilities is larger,
- * so all fit fp16; the N / 4 (at most 44) of a lane that are within 2^SLACK stay below. Up to
- * SUM_HELD they are as exact as any, but for their scale; past it, or where a row had seen no key,
- * they may be infinite.
+ * before: they are as exact as any, but for their scale. A lane's sum of a block says how large
+ * they can be. SUM_HELD: sums, and O of values up to 2^60, stay in fp32, and probabilities in bf16,
+ * which has its range; past it, or where a row had seen no key, they may be infinite. SUM_FP16: no
+ * probability is too large for fp16; the N / 4 (at most 44) of a lane that are within 2^SLACK stay
+ * below.
  */
-constexpr float SUM_MAX = 0x1p15f, SUM_HELD = 0x1p100f;
+constexpr float SUM_HELD = 0x1p60f, SUM_FP16 = 0x1p15f;
 
 /* One of both rows is more than that, or NaN. */
 GPU_INLINE bool sums_past(gpu::f32x2 sums, float most)
@@ -134,7 +135,7 @@ GPU_INLINE bool sums_past(gpu::f32x2 sums, float most)
 }
 
 /*
- * Rows whose sum of a block is past SUM_MAX in one of the four lanes: their maxima rise by a whole
+ * Rows whose sum of a block is past SUM_FP16 in one of the four lanes: their maxima rise by a whole
  * number of powers of two, which makes the largest sum one of 1 to 2. Returned are the factors, 1
  * for other rows, by which the block's probabilities and sums, and all that was accumulated before,
  * shrink without rounding; the sums before already have.
@@ -148,7 +149,7 @@ GPU_INLINE gpu::f32x2 softmax_shrink(softmax_state &state, gpu::f32x2 sums, floa
         constexpr int32_t BIAS = 127;
         float largest = quad_max(lane_sum[row]);
         int32_t power = static_cast<int32_t>(gpu::float_bits(largest) >> 23) - BIAS;
-        power = largest > SUM_MAX ? power : 0;
+        power = largest > SUM_FP16 ? power : 0;
         factor[row] = gpu::bits_float(static_cast<uint32_t>(BIAS - power) << 23);
         state.sum[row] *= factor[row];
         state.top[row] += static_cast<float>(power) * gpu::rcp_approx(scale);

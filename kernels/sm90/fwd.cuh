@@ -20,10 +20,10 @@
  * Per 128 x 128 block at d 128: 8.4 MFLOP, 2048 cycles of the tensor cores; shared memory 160 KB
  * read and 64 KB written, 1792 cycles; 16384 exponentials, 1024 cycles. Bound: tensor cores, and in
  * launches of many milliseconds the power cap (1665 of 1980 MHz).
- * Measured on an H200, 2026-11-22, bf16, 16 heads, TFLOP/s full / causal, GEMM beside it 775 to
- * 796: 4 x 8192 d 128 745 / 696 (flash-attention 3 in the same run, dense: 755 / 734), d 64 598 /
- * 548, d 96 669 / 587; 8 heads: d 192 and 128 762 / 665, d 256 821 / 710. 2026-11-29: 4 x 8192 d
- * 128 732 / 704, short1024 394 / 260, with 32/8 heads 432 / 303. notes.md has the rest.
+ * Measured on an H200, 2026-11-29, bf16, 16 heads, TFLOP/s full / causal, GEMM of the day 785, in
+ * brackets flash-attention 3 in the same run: 4 x 8192 d 128 784 / 731 [730 / 680], mixed64 673 /
+ * 700 [619 / 630], short1024 388 / 259 [299 / 200], d 64 596 / 548 [567 / 529]; 8 heads: d 192 and
+ * 128 819 / 741, d 256 814 / 695 [788 / 724]. notes.md has the rest.
  */
 #ifndef SM90_FWD_CUH
 #define SM90_FWD_CUH
@@ -296,7 +296,7 @@ GPU_INLINE gpu::f32x2 grow(fwd_registers<C> &r, attn::softmax_state &state, cons
                            uint32_t smem, const fwd_work &work, int32_t n, gpu::f32x2 sums,
                            const fwd_lane &me)
 {
-    if (gpu::vote_any(attn::sums_past(sums, attn::SUM_HELD))) {
+    if (C::WIDE || gpu::vote_any(attn::sums_past(sums, attn::SUM_HELD))) {
         scores_again<C>(r, p, smem, work, n, me);
         prepare_scores<C, false>(r, p, work, n, me);
         scale_rows(r.o, attn::softmax_raise<C::N, false, true>(r.s, state, p.scale_log2));
@@ -311,8 +311,9 @@ GPU_INLINE gpu::f32x2 grow(fwd_registers<C> &r, attn::softmax_state &state, cons
 /*
  * One more key block n: on entry p holds block n + 1, on return block n. Where no mask cuts it the
  * exponentials do not wait for the block's maxima: they are taken relative to those of the blocks
- * before, and if their sums say that these were outgrown, they shrink, or are taken again. So a
- * quarter of the instructions between two products is gone, and all others run under them.
+ * before, and only where their sums say that these were outgrown by far are they taken again, or
+ * in fp16 shrunk. So a third of the instructions of a step is gone, and the others run under
+ * products.
  */
 template <class C, bool MASKED>
 GPU_INLINE void step_block(fwd_registers<C> &r, attn::softmax_state &state, const fwd_params &p,
@@ -333,7 +334,7 @@ GPU_INLINE void step_block(fwd_registers<C> &r, attn::softmax_state &state, cons
     if (MASKED && gpu::vote_any(factor.x != 1.0f || factor.y != 1.0f)) {
         scale_rows(r.o, factor);
     }
-    if (!MASKED && gpu::vote_any(attn::sums_past(sums, attn::SUM_MAX))) {
+    if (!MASKED && gpu::vote_any(attn::sums_past(sums, C::SUM_MAX))) {
         sums = grow<C>(r, state, p, smem, work, n, sums, me);
     }
     attn::softmax_add(state, sums);

@@ -7,6 +7,7 @@
 
 #include "common/forward.cuh"
 #include "common/ring.cuh"
+#include "common/softmax.cuh"
 #include "common/tile.cuh"
 #include "gpu/bulk.cuh"
 #include "gpu/fence.cuh"
@@ -33,6 +34,9 @@ struct fwd_config {
     static constexpr int D = DIM, DV = DIM_V; /* tensors may be narrower: maps read zeros, clip */
     static constexpr int N = KEYS;            /* keys of a block */
     static constexpr bool SOFTCAP = CAPPED;
+    /* A probability may be as large as fp32 holds, or only as fp16. */
+    static constexpr bool WIDE = gpu::element_of<T>::value == gpu::element::bf16;
+    static constexpr float SUM_MAX = WIDE ? attn::SUM_HELD : attn::SUM_FP16;
     static constexpr int WGS = WARPGROUPS;  /* consumers */
     static constexpr int M = WGS * WG_ROWS; /* query rows of a tile */
     static constexpr int THREADS = (WGS + 1) * WARPGROUP;

@@ -1,8 +1,8 @@
 /*
  * common/softmax: the online softmax of one thread's two rows of a wgmma accumulator fragment.
  *
- * Row r is spread over the four lanes of a quad. Maxima are exchanged in every step, sums only at
- * the end. Everything is in log2 units: p = 2^(s * scale - max * scale).
+ * Row r is spread over the four lanes of a quad. Maxima are exchanged when they are taken, sums
+ * only at the end. Everything is in log2 units: p = 2^(s * scale - max * scale).
  */
 #ifndef COMMON_SOFTMAX_CUH
 #define COMMON_SOFTMAX_CUH

@@ -254,9 +254,9 @@ GPU_INLINE void first_block(fwd_registers<C> &r, attn::softmax_state &state, con
 
 /*
  * The scores of this warp's rows against block n, which no mask cuts, once more. Its stage may hold
- * other keys by now, so they come from memory, some 20 us: for jumps that exp of fp32 does not
- * hold. A sum over columns may take them in any order: a lane brings eight neighbouring ones,
- * enough for two products.
+ * other keys by now, so they come from memory, which may take some 20 us (reckoned, not timed): for
+ * jumps that exp of fp32 does not hold. A sum over columns may take them in any order: a lane
+ * brings eight neighbouring ones, enough for two products.
  */
 template <class C>
 GPU_INLINE void scores_again(fwd_registers<C> &r, const fwd_params &p, uint32_t smem,

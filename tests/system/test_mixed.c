@@ -1,7 +1,7 @@
 /*
  * Both passes and several shapes in flight at once, in small batches, so that launches of one kind
- * follow those of another all the time: every answer has the bits that it has alone. On a GPU
- * launches may overlap, except those that share the scratch.
+ * follow those of another, on the same scratch, all the time: every answer has the bits that it has
+ * alone.
  */
 #include <string.h>
 

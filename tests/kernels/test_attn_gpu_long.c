@@ -323,23 +323,30 @@ START_TEST(offsets_beyond_two_to_the_31_elements)
 }
 END_TEST
 
+static void add_row(Suite *suite, const char *name, int i)
+{
+    TCase *tcase = tcase_create(name);
+    tcase_set_timeout(tcase, 120);
+    tcase_add_loop_test(tcase, bits_do_not_depend_on_the_grid, i, i + 1);
+    tcase_add_loop_test(tcase, a_thousand_runs_give_the_same_bits, i, i + 1);
+    tcase_add_loop_test(tcase, the_fewest_ctas_end_the_longest_sequence, i, i + 1);
+    tcase_add_loop_test(tcase, bits_do_not_depend_on_a_longer_neighbour, i, i + 1);
+    tcase_add_loop_test(tcase, offsets_beyond_two_to_the_31_elements, i, i + 1);
+    suite_add_tcase(suite, tcase);
+}
+
 int main(void)
 {
     if (attn_cuda_arch() == ATTN_CPU) {
         printf("no GPU with kernels of its own here\n");
         return 77;
     }
-    size_t rows;
-    attn_rows(&rows);
+    size_t count;
+    const struct attn_row *rows = attn_rows(&count);
     Suite *suite = suite_create("attn_gpu_long");
-    TCase *all = tcase_create("all");
-    tcase_set_timeout(all, 120);
-    tcase_add_loop_test(all, bits_do_not_depend_on_the_grid, 0, (int)rows);
-    tcase_add_loop_test(all, a_thousand_runs_give_the_same_bits, 0, (int)rows);
-    tcase_add_loop_test(all, the_fewest_ctas_end_the_longest_sequence, 0, (int)rows);
-    tcase_add_loop_test(all, bits_do_not_depend_on_a_longer_neighbour, 0, (int)rows);
-    tcase_add_loop_test(all, offsets_beyond_two_to_the_31_elements, 0, (int)rows);
-    suite_add_tcase(suite, all);
+    for (int i = 0; (size_t)i < count; i++) { /* CK_RUN_CASE=sm90_fwd_128: of that row alone */
+        add_row(suite, rows[i].name, i);
+    }
     SRunner *runner = srunner_create(suite);
     srunner_set_fork_status(runner, CK_NOFORK); /* a CUDA context does not survive a fork */
     srunner_run_all(runner, CK_ENV);

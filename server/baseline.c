@@ -21,7 +21,9 @@
 #define RUNS_MIN 3
 #define RUNS_MAX 10000
 #define PIECE_BYTES FAS_ROW_BYTES_MAX /* a slab has that much */
-#define LSE_TYPICAL 5.0f              /* of some hundred keys: any finite value times the same */
+#define NUMBERS_BYTES (16 * PIECE_BYTES)
+#define LSE_TYPICAL 5.0f /* of some hundred keys: any finite value times the same */
+#define SETS_MAX 256
 
 /* How a request is timed. */
 struct pace {
@@ -33,6 +35,7 @@ struct pace {
 struct timing {
     struct pace pace;
     struct request request;
+    int32_t sets; /* as many requests, one after the other in the arena */
     int runs;
     uint64_t us[RUNS_MAX];
     uint64_t began_us, ended_us; /* all runs */
@@ -160,14 +163,31 @@ static void fill_numbers(bool fp32, uint64_t *state, uint8_t *piece, uint64_t by
     }
 }
 
+/* A piece of them. Gigabytes of new numbers take seconds, so pieces are cut from the same ones,
+ * each from a place of its own: where q met itself in k, weights would be other than usual. */
+static const uint8_t *some_numbers(bool fp32, uint64_t offset)
+{
+    static uint8_t *numbers[2];
+    uint64_t state = 88172645463325252u;
+    if (!numbers[fp32]) {
+        numbers[fp32] = malloc(NUMBERS_BYTES + PIECE_BYTES);
+        if (!numbers[fp32]) {
+            abort();
+        }
+        fill_numbers(fp32, &state, numbers[fp32], NUMBERS_BYTES + PIECE_BYTES);
+    }
+    state = offset;
+    return numbers[fp32] + random_next(&state) % NUMBERS_BYTES / 4 * 4;
+}
+
 /* A piece of the request's span, at `offset` of it. */
-static void fill_piece(const struct request *request, uint64_t *state, uint64_t offset,
-                       uint8_t *piece, uint64_t bytes)
+static void fill_piece(const struct request *request, uint64_t offset, uint8_t *piece,
+                       uint64_t bytes)
 {
     uint64_t first = request->layout.offsets[FAS_LSE];
     uint64_t last = first + fas_tensor_bytes(&request->wire.dims, FAS_LSE);
     float *floats = (float *)(void *)piece;
-    fill_numbers(request->wire.dims.dtype == FAS_FP32, state, piece, bytes);
+    memcpy(piece, some_numbers(request->wire.dims.dtype == FAS_FP32, offset), bytes);
     for (uint64_t i = 0; request->wire.pass == FAS_BACKWARD && i < bytes / 4; i++) {
         if (offset + 4 * i >= first && offset + 4 * i < last) {
             floats[i] = LSE_TYPICAL;
@@ -175,19 +195,19 @@ static void fill_piece(const struct request *request, uint64_t *state, uint64_t 
     }
 }
 
-/* The request's span at the start of the arena, piece by piece. */
-static enum fas_status fill(struct device *device, const struct request *request,
+/* The request's span in the arena, piece by piece. */
+static enum fas_status fill(struct device *device, const struct request *request, uint64_t span,
                             struct fas_error *error)
 {
-    uint64_t state = 88172645463325252u;
     enum fas_status status = FAS_OK;
     for (uint64_t at = 0; at < request->layout.bytes && status == FAS_OK; at += PIECE_BYTES) {
         uint64_t left = request->layout.bytes - at;
-        struct device_copy copy = {
-            .arena_offset = at, .width = left < PIECE_BYTES ? left : PIECE_BYTES, .height = 1};
+        struct device_copy copy = {.arena_offset = span + at,
+                                   .width = left < PIECE_BYTES ? left : PIECE_BYTES,
+                                   .height = 1};
         struct device_completion completion;
-        copy.host = device->host_reaches_arena ? device->arena + at : device->staging;
-        fill_piece(request, &state, at, copy.host, copy.width);
+        copy.host = device->host_reaches_arena ? device->arena + span + at : device->staging;
+        fill_piece(request, at, copy.host, copy.width);
         if (device->ops->upload(device, &copy, 0)) {
             status = await(device, &completion, error);
         }
@@ -246,38 +266,65 @@ static enum fas_status pace_launches(struct device *device, struct device_launch
     }
 }
 
+/* Fills the spans, and binds them. */
+static enum fas_status open_sets(struct device *device, const struct timing *timing, bool filled,
+                                 struct attn_set sets[SETS_MAX], struct fas_error *error)
+{
+    const struct request *request = &timing->request;
+    enum fas_status status = FAS_OK;
+    for (int32_t i = 0; i < timing->sets && status == FAS_OK; i++) {
+        uint64_t span = (uint64_t)i * request->layout.bytes;
+        sets[i] = request_bind(request, device->arena + span, NULL, NULL);
+        status = filled ? FAS_OK : fill(device, request, span, error);
+    }
+    return status;
+}
+
 static enum fas_status time_launches(struct device *device, struct timing *timing, bool filled,
                                      struct fas_error *error)
 {
+    static struct attn_set sets[SETS_MAX];
     struct request *request = &timing->request;
-    struct attn_set set = request_bind(request, device->arena, NULL, NULL);
-    struct device_launch launch = {.row = request->row,
-                                   .launch = {.shape = request->shape,
-                                              .sets = &set,
-                                              .sequences = request->sequences,
-                                              .set_count = 1,
-                                              .sequence_count = request->sequence_count,
-                                              .scratch = device->scratch,
-                                              .scratch_bytes = device->scratch_bytes,
-                                              .parts = timing->pace.parts}};
+    struct device_launch launch = {
+        .row = request->row,
+        .launch = {.shape = request->shape,
+                   .sets = sets,
+                   .sequences = request->sequences,
+                   .set_count = timing->sets,
+                   .sequence_count = request->sequence_count * timing->sets,
+                   .scratch = device->scratch,
+                   .scratch_bytes = device->scratch_bytes,
+                   .parts = timing->pace.parts}};
     timing->runs = 0;
-    enum fas_status status = filled ? FAS_OK : fill(device, request, error);
+    enum fas_status status = open_sets(device, timing, filled, sets, error);
     status = status == FAS_OK ? pace_launches(device, &launch, timing, error) : status;
     qsort(timing->us, (size_t)timing->runs, sizeof timing->us[0], by_value);
     return status;
 }
 
-static enum fas_status fit(const struct device *device, struct request *request,
+static enum fas_status fit(const struct device *device, struct timing *timing,
                            struct fas_error *error)
 {
+    struct request *request = &timing->request;
+    uint64_t sets = (uint64_t)timing->sets;
     request_layout(request);
-    if (request->layout.bytes > device->arena_bytes ||
-        request->scratch_bytes > device->scratch_bytes) {
+    if (sets * request->layout.bytes > device->arena_bytes ||
+        sets * request->scratch_bytes > device->scratch_bytes) {
         return fas_fail(error, FAS_INVALID_ARGUMENT, "arena-bytes",
-                        "%llu bytes and %zu of scratch do not fit",
-                        (unsigned long long)request->layout.bytes, request->scratch_bytes);
+                        "%llu bytes and %llu of scratch do not fit",
+                        (unsigned long long)(sets * request->layout.bytes),
+                        (unsigned long long)(sets * request->scratch_bytes));
     }
     return FAS_OK;
+}
+
+/* The sequences of the first set are there: those of the others are like them. */
+static void repeat_sequences(struct attn_sequence *sequences, int32_t count, int32_t sets)
+{
+    for (int32_t i = count; i < count * sets; i++) {
+        sequences[i] = sequences[i % count];
+        sequences[i].set = i / count;
+    }
 }
 
 /* With the arrays in hand. */
@@ -294,7 +341,8 @@ static enum fas_status time_lengths(struct device *device, const cJSON *object, 
     }
     if (status == FAS_OK) {
         request_sequences(&timing->request, lengths, sequences);
-        status = fit(device, &timing->request, error);
+        repeat_sequences(sequences, lengths->batch, timing->sets);
+        status = fit(device, timing, error);
     }
     return status == FAS_OK ? time_launches(device, timing, filled, error) : status;
 }
@@ -307,9 +355,14 @@ static enum fas_status time_request(struct device *device, const cJSON *object, 
     const cJSON *lengths_k = cJSON_GetObjectItemCaseSensitive(object, "lengths_k");
     int32_t *cu_q = read_lengths(lengths_q, &count_q);
     int32_t *cu_k = read_lengths(lengths_k ? lengths_k : lengths_q, &count_k);
-    struct attn_sequence *sequences = calloc((size_t)count_q + 1, sizeof *sequences);
+    double sets = number(object, "sets", 1);
+    timing->sets = sets >= 1 && sets <= SETS_MAX ? (int32_t)sets : 0;
+    size_t room = (size_t)count_q * (size_t)timing->sets + 1;
+    struct attn_sequence *sequences = calloc(room, sizeof *sequences);
     enum fas_status status;
-    if (cu_q && cu_k && sequences && count_q > 0 && count_q == count_k) {
+    if (timing->sets == 0) {
+        status = fas_fail(error, FAS_INVALID_ARGUMENT, "sets", "not 1 to %d", SETS_MAX);
+    } else if (cu_q && cu_k && sequences && count_q > 0 && count_q == count_k) {
         const struct wire_lengths lengths = {
             .batch = count_q, .cu_seqlens_q = cu_q, .cu_seqlens_k = cu_k};
         status = time_lengths(device, object, filled, &lengths, sequences, timing, error);
@@ -351,9 +404,10 @@ static cJSON *describe(const struct timing *timing)
     const struct request *request = &timing->request;
     cJSON *object = cJSON_CreateObject();
     cJSON_AddStringToObject(object, "kernel", request->row->name);
-    cJSON_AddNumberToObject(object, "sequences", request->sequence_count);
-    cJSON_AddNumberToObject(object, "tokens", (double)request->cost.tokens);
-    cJSON_AddNumberToObject(object, "flops", request->cost.flops);
+    const double sets = timing->sets;
+    cJSON_AddNumberToObject(object, "sequences", sets * request->sequence_count);
+    cJSON_AddNumberToObject(object, "tokens", sets * (double)request->cost.tokens);
+    cJSON_AddNumberToObject(object, "flops", sets * request->cost.flops);
     cJSON_AddNumberToObject(object, "runs", timing->runs);
     cJSON_AddNumberToObject(object, "mean_us",
                             (double)(timing->ended_us - timing->began_us) / timing->runs);

@@ -14,11 +14,12 @@
  *         "lengths_q": [512, 300],        one per sequence
  *         "lengths_k": [512, 300],        absent: as lengths_q
  *         "left": 128, "right": 0,        window; absent: open. Causal is "right": 0
+ *         "sets": 1,                      so many such requests, each with its own tensors
  *         "softcap": 0, "deterministic": false } ] }
  *
  * Only hq, d and lengths_q have to be there; hkv is hq, dv is d, the rest as above or off. What is
  * timed is the kernel's call on random data in the device's memory, one launch of the whole
- * request but for `parts`.
+ * request, or of all its `sets`, but for `parts`.
  *
  * Printed, JSON again:
  *   { "device": "cpu:0",

@@ -38,6 +38,7 @@ static char *spec_text(const struct baseline_load *load)
     cJSON_AddNumberToObject(request, "d", shape->d);
     cJSON_AddNumberToObject(request, "dv", shape->dv);
     cJSON_AddItemToObject(request, "lengths_q", lengths_of(load));
+    cJSON_AddNumberToObject(request, "sets", load->sets);
     if (shape->causal) {
         cJSON_AddNumberToObject(request, "right", 0);
     }

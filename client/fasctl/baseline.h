@@ -17,10 +17,11 @@ struct baseline {
     FILE *to, *from;
 };
 
-/* What is timed: `copies` requests of the shape as one launch. */
+/* What is timed as one launch: `sets` requests with tensors of their own, of `copies` of the
+ * shape's sequences each. */
 struct baseline_load {
     const struct shape *shape;
-    int copies, in_flight, parts;
+    int copies, sets, in_flight, parts;
     double seconds;
 };
 

@@ -175,9 +175,12 @@ static void print_beside(struct table *table, const struct row *row)
                    table_us(b->bound_us), b->over_bound, 100 * b->busy[BESIDE_UPLOAD],
                    100 * b->busy[BESIDE_COMPUTE], 100 * b->busy[BESIDE_DOWNLOAD]);
     } else if (row->callers > 2) {
-        table_cell(table, "in process as one launch %.0f tokens/s, so %.1f %% (%.1f to %.1f)",
+        table_cell(table,
+                   "in process as one launch %.0f tokens/s, so %.1f %% (%.1f to %.1f); there by "
+                   "request %.1f %%, by batch %.1f %%",
                    (double)row->tokens / b->union_us * 1e6, 100 * b->of_union.median,
-                   100 * b->of_union.min, 100 * b->of_union.max);
+                   100 * b->of_union.min, 100 * b->of_union.max, 100 * b->sets_of_union.median,
+                   100 * b->batches_of_union.median);
     } else if (row->callers == 2) {
         table_cell(table, "in process %s, so %.1f %% (%.1f to %.1f)", table_us(b->in_process_us),
                    100 * b->of_in_process.median, 100 * b->of_in_process.min,
@@ -274,6 +277,8 @@ static void print_json(const struct bench *bench)
             {"of_union", row->beside.of_union.median},
             {"of_union_min", row->beside.of_union.min},
             {"of_union_max", row->beside.of_union.max},
+            {"sets_of_union", row->beside.sets_of_union.median},
+            {"batches_of_union", row->beside.batches_of_union.median},
             {"cut_us", row->beside.cut_us},
             {"cut_over", row->beside.cut_over.median},
             {"cut_over_min", row->beside.cut_over.min},

@@ -17,7 +17,7 @@
 
 /* One round. */
 struct turn {
-    double in_process_us, in_process_p50_us, union_us, cut_us, served_us;
+    double in_process_us, in_process_p50_us, union_us, sets_us, batches_us, cut_us, served_us;
 };
 
 /* ---- how busy the devices were ---- */
@@ -54,37 +54,47 @@ static void busy_add(struct beside *beside, const struct busy *from, const struc
 
 /* ---- rounds ---- */
 
+static bool time_one(const struct beside_options *options, const struct baseline_load *load,
+                     double *us_of_each)
+{
+    struct baseline_times times;
+    bool good = baseline_time(options->baseline, load, &times);
+    *us_of_each = good ? times.mean_us / (load->copies * load->sets) : 0;
+    return good;
+}
+
+/* All callers' requests as one launch, as if they were one request; the same as requests; and as
+ * many of these as a batch has, launch after launch. Of `one`, which is of a single request. */
+static bool time_crowd(const struct load *load, const struct beside_options *options,
+                       const struct outcome *outcome, const struct baseline_load *one,
+                       struct turn *turn)
+{
+    struct baseline_load all = *one, sets = *one, batches = *one;
+    all.copies = sets.sets = load->callers;
+    batches.sets = outcome->requests > 0 ? (int)(outcome->batch_requests + 0.5) : 1;
+    return time_one(options, &all, &turn->union_us) && time_one(options, &sets, &turn->sets_us) &&
+           time_one(options, &batches, &turn->batches_us);
+}
+
 static bool time_in_process(const struct load *load, const struct beside_options *options,
-                            double seconds, struct turn *turn)
+                            const struct outcome *outcome, struct turn *turn)
 {
     struct baseline_times times;
     struct baseline_load one = {.shape = &load->shape,
                                 .copies = 1,
+                                .sets = 1,
                                 .in_flight = load->callers < 2 ? load->callers : 2,
                                 .parts = 1,
-                                .seconds = seconds};
+                                .seconds = load->seconds};
     if (!baseline_time(options->baseline, &one, &times)) {
         return false;
     }
     turn->in_process_us = times.mean_us;
     turn->in_process_p50_us = times.p50_us;
-    if (options->parts > 1) {
-        struct baseline_load cut = one;
-        cut.parts = options->parts;
-        if (!baseline_time(options->baseline, &cut, &times)) {
-            return false;
-        }
-        turn->cut_us = times.mean_us;
-    }
-    if (load->callers > 2) {
-        struct baseline_load all = one;
-        all.copies = load->callers;
-        if (!baseline_time(options->baseline, &all, &times)) {
-            return false;
-        }
-        turn->union_us = times.mean_us / load->callers;
-    }
-    return true;
+    struct baseline_load cut = one;
+    cut.parts = options->parts;
+    return (options->parts <= 1 || time_one(options, &cut, &turn->cut_us)) &&
+           (load->callers <= 2 || time_crowd(load, options, outcome, &one, turn));
 }
 
 static bool serve(struct load *load, const struct beside_options *options, struct outcome *outcome,
@@ -107,7 +117,7 @@ static bool take_turn(struct load *load, const struct beside_options *options, b
                       struct outcome *outcome, struct turn *turn, struct beside *beside)
 {
     return (!serve_first || serve(load, options, outcome, turn, beside)) &&
-           (!options->baseline || time_in_process(load, options, load->seconds, turn)) &&
+           (!options->baseline || time_in_process(load, options, outcome, turn)) &&
            (serve_first || serve(load, options, outcome, turn, beside));
 }
 
@@ -118,6 +128,8 @@ static void add(struct turn *to, const struct turn *turn, double part)
     to->in_process_us += part * turn->in_process_us;
     to->in_process_p50_us += part * turn->in_process_p50_us;
     to->union_us += part * turn->union_us;
+    to->sets_us += part * turn->sets_us;
+    to->batches_us += part * turn->batches_us;
     to->cut_us += part * turn->cut_us;
     to->served_us += part * turn->served_us;
 }
@@ -167,6 +179,8 @@ static void conclude(const struct load *load, const struct outcome *outcome, str
     const size_t one = offsetof(struct turn, in_process_us);
     const size_t served = offsetof(struct turn, served_us);
     const size_t all = offsetof(struct turn, union_us), cut = offsetof(struct turn, cut_us);
+    const size_t sets = offsetof(struct turn, sets_us);
+    const size_t batches = offsetof(struct turn, batches_us);
     const size_t p50 = offsetof(struct turn, in_process_p50_us);
     beside->rounds = rounds;
     beside->in_process_us = spread_of(turns, count, one, NULL).median;
@@ -175,6 +189,8 @@ static void conclude(const struct load *load, const struct outcome *outcome, str
     beside->cut_us = spread_of(turns, count, cut, NULL).median;
     beside->of_in_process = spread_of(turns, count, one, &served);
     beside->of_union = spread_of(turns, count, all, &served);
+    beside->sets_of_union = spread_of(turns, count, all, &sets);
+    beside->batches_of_union = spread_of(turns, count, all, &batches);
     beside->cut_over = spread_of(turns, count, cut, &one);
     if (load->place == FAS_PLACE_REGION) {
         double in_us = outcome->bytes_in / BUS_IN_BYTES_PER_US;
@@ -194,11 +210,11 @@ bool beside_run(struct load *load, const struct beside_options *options, struct 
     memset(outcome, 0, sizeof(*outcome));
     load->seconds /= count;
     load->requests = (load->requests + count - 1) / count;
-    if (options->baseline && !time_in_process(load, options, load->seconds, &warm_up)) {
+    if (options->baseline && !time_in_process(load, options, outcome, &warm_up)) {
         return false;
     }
-    for (int i = 0; i < count; i++) {
-        if (!take_turn(load, options, i % 2 == 1, outcome, &turns[i], beside)) {
+    for (int i = 0; i < count; i++) { /* the load goes first, and says how large batches are */
+        if (!take_turn(load, options, i % 2 == 0, outcome, &turns[i], beside)) {
             return false;
         }
     }

@@ -5,8 +5,10 @@
  * begun by either, are one measurement, and a GPU that has rested is not measured at all.
  *
  * A request's time in process is that of its launches back to back, as many ahead as a daemon that
- * is kept busy has; with more than two callers also that of all their requests as one launch; with
- * parts also that of the request cut. Then the bound of what is copied: the bus one way, the bus
+ * is kept busy has; with more than two callers also that of all their requests as one launch, of
+ * the same with tensors of their own for each, and of launches of as many as the daemon's batches
+ * have: that says what of a crowd's loss is the kernel's, and what the daemon's. With parts also
+ * that of the request cut. Then the bound of what is copied: the bus one way, the bus
  * the other way, the kernel, whichever takes longest.
  */
 #ifndef FASCTL_BESIDE_H
@@ -28,9 +30,10 @@ struct beside {
     int rounds;                                                /* 0: nothing was in process */
     double in_process_us, in_process_p50_us, union_us, cut_us; /* of a request; medians */
     struct spread of_in_process, of_union; /* tokens/s served, as parts of those in process */
-    struct spread cut_over;                /* time in process, cut over uncut */
-    double bound_us, over_bound;           /* 0: nothing is copied */
-    double busy[BESIDE_LANES];             /* part of the time, of all devices */
+    struct spread sets_of_union, batches_of_union; /* in process, as parts of the union's */
+    struct spread cut_over;                        /* time in process, cut over uncut */
+    double bound_us, over_bound;                   /* 0: nothing is copied */
+    double busy[BESIDE_LANES];                     /* part of the time, of all devices */
 };
 
 struct beside_options {

@@ -207,24 +207,46 @@ def check_top():
 
 
 def check_baseline():
-    """By turns with the same work in process: each request, all of them as one, one in parts."""
+    """By turns with the same work in process: each request, all of them as one, all in one launch,
+    as many as a batch has, one in parts."""
     program = FASERVED + " --device cpu:0 --arena-bytes 32MiB --log-level error"
     load = ["bench", "--lengths", "2x64", "--seconds", "0.2", "--callers", "3", "--baseline"]
     done = fasctl(*load, program, "--rounds", "3", "--parts", "2", "--json")
     expect(done.returncode == 0, done)
     (row,) = json.loads(done.stdout)
     expect(row["rounds"] == 3 and row["requests"] >= 20, row)
-    for name in ("in_process_us", "in_process_p50_us", "union_us", "cut_us"):
+    for name in ("in_process_us", "in_process_p50_us", "union_us", "cut_us", "sets_of_union",
+                 "batches_of_union"):
         expect(row[name] > 0, name, row)
     for name in ("of_in_process", "of_union", "cut_over"):
         expect(0 < row[name + "_min"] <= row[name] <= row[name + "_max"], name, row)
     expect(row["bytes_in"] == 128 * 64 * 2 * (8 + 2 + 2), row)
     done = fasctl(*load, program)
     expect(done.returncode == 0 and "in process as one launch" in done.stdout, done)
+    expect("by request" in done.stdout and "by batch" in done.stdout, done)
     done = fasctl(*load, "false")
     expect(done.returncode == 1 and "no answer" in done.stderr, done)
     done = fasctl("bench", "--bulk", "--json", "--baseline", program)  # it ends, too
     expect(done.returncode == 0 and len(json.loads(done.stdout)) == 2, done)
+
+
+def baseline(request):
+    """faserved --baseline on one request, for a moment."""
+    command = [FASERVED, "--device", "cpu:0", "--arena-bytes", "16MiB", "--baseline", "-"]
+    return subprocess.run(command, input=json.dumps({"seconds": 0.01, "requests": [request]}),
+                          text=True, capture_output=True, timeout=60, check=False)
+
+
+def check_sets():
+    """As many requests in one launch, each with its own tensors."""
+    request = {"hq": 4, "d": 64, "lengths_q": [16, 9], "right": 0}
+    (one,) = json.loads(baseline(request).stdout)["requests"]
+    (three,) = json.loads(baseline({**request, "sets": 3}).stdout)["requests"]
+    for name in ("sequences", "tokens", "flops"):
+        expect(three[name] == 3 * one[name] > 0, name, one, three)
+    for sets, field in ((0, "sets"), (257, "sets"), (256, "arena-bytes")):
+        done = baseline({**request, "lengths_q": [16, 9, 100], "sets": sets})
+        expect(done.returncode == 64 and field in done.stderr, done)
 
 
 def main():
@@ -248,6 +270,7 @@ def main():
         (row,) = json.loads(done.stdout)
         expect(row["requests"] >= 20 and row["p99_us"] >= row["p50_us"] > 0, row)
     check_baseline()
+    check_sets()
     expect(fasctl("ping").returncode == 0, "the daemon is gone")
     print("fasctl: ok")
 

@@ -2,7 +2,7 @@
  * stream.h: the byte stream under a connection, of one of two kinds: a socket of our own
  * (stream_socket.c), which any thread may read (a unix socket can bring descriptors, too), and
  * nng's stream for tls (stream_nng.c), with nng's threads underneath. The URL's scheme chooses.
- * Used by connection.c only.
+ * Used by connection.c and connection_receive.c only.
  *
  * One thread sends and one receives at a time; any thread may close.
  */

@@ -56,6 +56,13 @@ GPU_INLINE void global_store_if(bool wanted, void *target, T value)
     }
 }
 
+/* Nobody wants these 128 bytes any more, at a multiple of as many: what L2 has of them need not go
+ * to memory. Until they are written again they may hold anything. */
+GPU_INLINE void global_discard(void *line)
+{
+    asm volatile("discard.global.L2 [%0], 128;" ::"l"(line) : "memory");
+}
+
 /* Returns the value before. Relaxed: orders nothing else. */
 GPU_INLINE int32_t atomic_add(int32_t *target, int32_t value)
 {

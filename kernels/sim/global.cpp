@@ -99,6 +99,17 @@ void global_write(void *to, const void *from, size_t bytes, where at)
     memcpy(to, from, bytes);
 }
 
+void global_discard(void *line, where at)
+{
+    constexpr size_t LINE = 128;
+    if (reinterpret_cast<uintptr_t>(line) % LINE != 0) {
+        fail_at(at, "global_discard at %p is not aligned", line);
+    }
+    check("global_discard", line, LINE, true, at);
+    order_access("global_discard", line, LINE, true, 0, at);
+    memset(line, 0xff, LINE);
+}
+
 int32_t global_fetch_add(int32_t *at_address, int32_t value, bool orders, where at)
 {
     check("atomic_add", at_address, 4, true, at);

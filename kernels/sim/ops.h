@@ -185,6 +185,7 @@ void fence_async_global(where at);
 /* global memory (global.cpp) */
 void global_read(const void *from, void *to, size_t bytes, where at);
 void global_write(void *to, const void *from, size_t bytes, where at);
+void global_discard(void *line, where at); /* which holds NaN then */
 /* From any context; only the range and the buffer's use are checked. */
 bool global_usable(const void *at_address, size_t bytes, bool write, std::string *why);
 int32_t global_fetch_add(int32_t *at_address, int32_t value, bool orders, where at);

@@ -103,6 +103,7 @@ __global__ void __launch_bounds__(256, 1)
            global_load_if(sum > 0, out, 0.0f);
     global_store(out + block_x() + block_y() + block_z(), sum);
     global_store_if(sum > 1, out + grid_x() + grid_y() + grid_z(), f32x4{sum, 1, 2, 3});
+    global_discard(out);
     red_add(out, sum);
     red_add(out, f32x4{sum, sum, sum, sum});
     flag_wait(flag, atomic_add(flag, 1));

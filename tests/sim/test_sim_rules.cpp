@@ -3,6 +3,7 @@
  * out in the tests; kernel(...) is run by every thread of one block.
  */
 #include <functional>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <string>
@@ -598,6 +599,25 @@ START_TEST(a_flag_orders_threads_of_a_block_too)
 }
 END_TEST
 
+START_TEST(what_is_discarded_is_gone)
+{
+    size_t beyond = reinterpret_cast<uintptr_t>(sums.data()) % 128;
+    f32x4 *line = sums.data() + (128 - beyond) / 16;
+    auto discard = [=](f32x4 *at) {
+        return [=] {
+            if (thread_index() == 0) {
+                global_store(at, f32x4{1, 2, 3, 4});
+                global_discard(at);
+            }
+        };
+    };
+    line[8].x = 5;
+    accept(32, discard(line));
+    ck_assert(isnan(line[0].x) && isnan(line[7].w) && line[8].x == 5);
+    refuse("global_discard", 32, discard(line + 1));
+}
+END_TEST
+
 START_TEST(flags_that_never_come_are_a_deadlock)
 {
     static int32_t flag;
@@ -634,6 +654,7 @@ int main()
     tcase_add_test(tests, registers_are_a_budget);
     tcase_add_test(tests, bad_tensor_maps_are_refused);
     tcase_add_test(tests, a_flag_orders_threads_of_a_block_too);
+    tcase_add_test(tests, what_is_discarded_is_gone);
     tcase_add_test(tests, flags_that_never_come_are_a_deadlock);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

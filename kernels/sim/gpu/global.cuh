@@ -42,6 +42,11 @@ GPU_INLINE void global_store_if(bool wanted, void *target, T value, sim::where a
     }
 }
 
+GPU_INLINE void global_discard(void *line, sim::where at = SIM_HERE)
+{
+    sim::global_discard(line, at);
+}
+
 GPU_INLINE int32_t atomic_add(int32_t *target, int32_t value, sim::where at = SIM_HERE)
 {
     return sim::global_fetch_add(target, value, false, at);

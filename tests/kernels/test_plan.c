@@ -474,6 +474,49 @@ START_TEST(tiles_in_turn_do_not_begin_together)
 }
 END_TEST
 
+/*
+ * Nor do those of short ordered sequences: before the second tile of a head come the first ones of
+ * as many heads as fit L2, of up to two sequences. Here 32 MB are 128 heads of 256 rows: all of two
+ * sequences with 16 heads or 64, of one with 128, half of one with 256.
+ */
+START_TEST(ordered_sequences_are_listed_together)
+{
+    enum { SEQUENCES = 4, LENGTH = 256 };
+    static const int32_t heads[] = {16, 64, 128, 256}, distances[] = {32, 128, 128, 128};
+    static struct batch b;
+    for (int i = 0; i < 8; i++) {
+        int32_t distance = distances[i / 2];
+        b.shape = (struct plan_shape){.pass = ATTN_BACKWARD,
+                                      .mask = {.has_right = i % 2},
+                                      .hq = heads[i / 2],
+                                      .hkv = heads[i / 2],
+                                      .q_block = 64,
+                                      .k_block = 128,
+                                      .walked_bytes = 1024,
+                                      .ordered_keys = 1024};
+        b.count = SEQUENCES;
+        for (int32_t s = 0; s < SEQUENCES; s++) {
+            b.sequences[s] = (struct attn_sequence){.q_first = s * LENGTH,
+                                                    .k_first = s * LENGTH,
+                                                    .q_len = LENGTH,
+                                                    .k_len = LENGTH,
+                                                    .q_span = LENGTH,
+                                                    .k_span = LENGTH};
+        }
+        b.size = plan_measure(&b.shape, b.sequences, SEQUENCES);
+        must(b.size.tiles == 2 * SEQUENCES * heads[i / 2]);
+        plan_make(&b.shape, b.sequences, SEQUENCES, b.tiles, b.fills);
+        for (int64_t t = 0; t < b.size.tiles; t++) {
+            const struct plan_tile *tile = &b.tiles[t];
+            bool first = (tile->row == 0) == !b.shape.mask.has_right;
+            const struct plan_tile *other = first ? tile + distance : tile - distance;
+            must(other->head == tile->head && other->sequence == tile->sequence &&
+                 other->row != tile->row);
+        }
+    }
+}
+END_TEST
+
 /* The last tiles of a causal launch are its shortest: no SM works alone at the end. */
 START_TEST(long_tiles_start_first)
 {
@@ -568,6 +611,7 @@ int main(void)
     tcase_add_test(all, ordered_tiles_write_all_of_a_sequence);
     tcase_add_test(all, a_tile_waits_only_for_tiles_before_it_or_in_its_group);
     tcase_add_test(all, tiles_in_turn_do_not_begin_together);
+    tcase_add_test(all, ordered_sequences_are_listed_together);
     tcase_add_test(all, long_tiles_start_first);
     tcase_add_test(all, parts_are_even_and_leave_groups_whole);
     suite_add_tcase(suite, all);

@@ -24,8 +24,10 @@
  * Ordered tiles (plan_tile; an instance of their own, for launches of mostly short sequences: it
  * costs long ones 1 to 5 %) are those of short sequences, or all of a deterministic launch. The
  * first key block stores its share of a block of dQ, the others add theirs in turn, the last finds
- * the sum in its slot, adds its own share and writes the result: no zeros, no postprocess. So a
- * writer grants a slot for each use, with word of what is to be done.
+ * the sum in its slot, adds its own share and writes the result: no zeros, no postprocess, and the
+ * sum is not written back to memory. So a writer grants a slot for each use, with word of what is
+ * to be done. Such tiles are short: K of the next one comes where V was, as soon as that is free,
+ * and its first S is multiplied while dK, dV and the last share of dQ leave.
  *
  * Turns: a block of dQ has a turn counter; a writer waits until the key blocks before its
  * own have added their shares. common/turn.cuh says who comes before whom. The writers then have
@@ -64,12 +66,18 @@ struct bwd_config {
      * deterministic launches are as much slower. */
     static constexpr bool READ_AHEAD =
         !DELTA_FIRST && !ORDERED && gpu::element_of<T>::value == gpu::element::bf16;
-    /* Where one slot of dQ does (with it d 64 and a softcap spill), there is room for a third
-     * stage: 3 %. */
-    static constexpr bool ONE_DQ = DQ_BEHIND && M == BWD_WG_ROWS;
-    static constexpr int DQ_SLOTS = ONE_DQ ? 1 : 2;
     static constexpr bool ORDERS = ALSO_ORDERS; /* tiles that write dQ (plan_tile.ordered) */
-    static_assert(ONE_DQ || !ORDERS, "a slot is granted for one use at a time");
+    /* Where one slot of dQ does (with it d 64 and a softcap spill), there is room for a third
+     * stage: 3 %. Where tiles are ordered, a slot's way to the next share is longer than a step. */
+    static constexpr bool ONE_DQ = DQ_BEHIND && M == BWD_WG_ROWS && !ORDERS;
+    static constexpr int DQ_SLOTS = ONE_DQ ? 1 : 2;
+    /* Where tiles are short: S of a tile's first step is multiplied at the end of the one before,
+     * and dK and dV leave ahead of the last share of dQ (see begin_next_tile, keys_stage). Long
+     * ones are up to 3 % slower with parts of that, and no faster with all of it. */
+    static constexpr bool AHEAD = ORDERS;
+    static_assert(!AHEAD || (DQ_BEHIND && N > M && D == DV),
+                  "never drawn late; K and V change places");
+    static_assert(DQ_SLOTS == BWD_WRITERS || !ORDERS, "each writer has a slot of each consumer");
     static constexpr int DQ_ROUNDS = ORDERED || ORDERS ? BWD_WRITERS : DQ_SLOTS;
     /* P is made, and dV multiplied, in parts of the queries, so that the tensor cores have work
      * under the exponentials: at d 64, where these take as long as the products, 1 to 2 % faster in
@@ -90,35 +98,53 @@ struct bwd_config {
     static_assert(M == BWD_WG_ROWS || DQ_BY_ROWS, "a step has 64 or 128 queries");
     static_assert(DQ_COLUMNS == PANEL, "a consumer's share of dQ is one piece");
     static_assert(tile_bytes(BWD_WG_ROWS, DV) <= DS_BYTES, "a consumer's dV is staged in dS");
-    static_assert(tile_bytes(BWD_WG_ROWS, D) <= BWD_PIECE_BYTES, "a consumer's dK is staged in dQ");
+    static_assert(AHEAD || tile_bytes(BWD_WG_ROWS, D) <= BWD_PIECE_BYTES, "its dK in dQ");
+    static_assert(!AHEAD || M == BWD_WG_ROWS, "or in a stage of Q, whose panels are the same");
 };
 
-/* dV goes out through this consumer's stage of dS, dK through its slot of dQ. step: the next one.
- */
+/* Where a consumer's dK and dV wait to leave, after step `last` of a tile. */
+struct bwd_keys_stage {
+    uint32_t dk, dv;
+};
+
+/* One of them in this consumer's stage of dS; the other in its next slot of dQ or, not to wait for
+ * that, in the last stage of Q or dO, which it holds for so long. */
+template <class C>
+GPU_INLINE bwd_keys_stage keys_stage(uint32_t smem, uint32_t last, const bwd_lane &me)
+{
+    uint32_t ds = smem + bwd_smem<C>::DS + static_cast<uint32_t>(me.wg) * C::DS_BYTES;
+    if constexpr (!C::AHEAD) {
+        return {bwd_dq<C>(smem, me.wg, last + 1), ds};
+    }
+    return me.wg == 0 ? bwd_keys_stage{ds, bwd_dout<C>(smem, last)}
+                      : bwd_keys_stage{bwd_q<C>(smem, last), ds};
+}
+
+/* dK and dV to memory. last: the tile's last step. */
 template <class C>
 GPU_INLINE void store_keys(const bwd_registers<C> &r, const bwd_params &p, uint32_t smem,
-                           uint32_t use, uint32_t step, const bwd_lane &me)
+                           const bwd_step &last, const bwd_lane &me)
 {
-    using S = bwd_smem<C>;
     using T = typename C::T;
-    uint32_t wg = static_cast<uint32_t>(me.wg);
-    uint32_t dv_stage = smem + S::DS + wg * C::DS_BYTES;
-    uint32_t dk_use = dq_use<C>(step, use), dk_stage = bwd_dq<C>(smem, me.wg, dk_use);
-    gpu::barrier_sync<STAGING_FREE>(BWD_CONSUMERS); /* no consumer multiplies dS any more */
-    stage_rows<T, C::DV>(r.dv, 1.0f, dv_stage, p.dv, me);
-    bwd_wait_dq<C>(smem, me.wg, dk_use);
-    stage_rows<T, C::D>(r.dk, p.scale, dk_stage, p.d, me);
+    bwd_keys_stage stage = keys_stage<C>(smem, last.step, me);
+    gpu::barrier_sync<STAGING_FREE>(BWD_CONSUMERS); /* no consumer multiplies what lies there */
+    stage_rows<T, C::DV>(r.dv, 1.0f, stage.dv, p.dv, me);
+    if constexpr (!C::AHEAD) {
+        bwd_wait_dq<C>(smem, me.wg, last.step + 1);
+    }
+    stage_rows<T, C::D>(r.dk, p.scale, stage.dk, p.d, me);
     gpu::fence_async_smem();
     gpu::warp_sync();
     if (me.leader) {
-        attn::tile_place place = attn::tile_read_place(bwd_tile<C>(smem, use));
-        attn::tile_side k = attn::tile_read_k(bwd_tile<C>(smem, use));
+        uint32_t tile = bwd_tile<C>(smem, last.use);
+        attn::tile_place place = attn::tile_read_place(tile);
+        attn::tile_side k = attn::tile_read_k(tile);
         const bwd_set *set = attn::backward_set_of(p, place.set);
         int32_t row = place.row + me.wg * BWD_WG_ROWS;
-        send_rows<C::DV>({&set->dv, p.dv}, dv_stage, row, 0, place, k, me);
-        send_rows<C::D>({&set->dk, p.d}, dk_stage, row, 0, place, k, me);
+        send_rows<C::DV>({&set->dv, p.dv}, stage.dv, row, 0, place, k, me);
+        send_rows<C::D>({&set->dk, p.d}, stage.dk, row, 0, place, k, me);
         gpu::bulk_commit();
-        attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
+        attn::ring_release<C::TILE_SLOTS>(smem + bwd_smem<C>::TILE_RING, last.use);
     }
 }
 
@@ -163,6 +189,48 @@ GPU_INLINE bwd_step walk_within(bwd_registers<C> &r, const bwd_params &p, uint32
     return at;
 }
 
+/* Is there a tile? Its record has come. */
+template <class C>
+GPU_INLINE bool next_tile(uint32_t smem, uint32_t use)
+{
+    attn::ring_wait_full<C::TILE_SLOTS>(smem + bwd_smem<C>::TILE_RING, use);
+    return attn::tile_read_place(bwd_tile<C>(smem, use)).rows != 0;
+}
+
+/* S of a tile's first step. */
+template <class C>
+GPU_INLINE void begin_tile(bwd_registers<C> &r, const bwd_params &p, uint32_t smem, uint32_t use,
+                           uint32_t step, const bwd_lane &me)
+{
+    attn::ring_wait_full<1>(smem + bwd_smem<C>::K_RING, use);
+    issue_s<C>(r, p, smem, use, step, me);
+}
+
+/*
+ * The same, if there is such a tile; returns whether. If not, a product of what lies where nothing
+ * is loaded any more: of wgmmas that are only perhaps in flight ptxas makes serialised ones.
+ */
+template <class C>
+GPU_INLINE bool begin_next_tile(bwd_registers<C> &r, const bwd_params &p, uint32_t smem,
+                                uint32_t use, uint32_t step, const bwd_lane &me)
+{
+    bool there = next_tile<C>(smem, use);
+    uint32_t keys = bwd_k<C>(p, smem, use - 1), queries = keys;
+    if (there) {
+        attn::ring_wait_full<1>(smem + bwd_smem<C>::K_RING, use);
+        attn::ring_wait_full<C::Q_STAGES>(smem + bwd_smem<C>::Q_RING, step);
+        keys = bwd_k<C>(p, smem, use);
+        queries = bwd_q<C>(smem, step);
+    }
+    keys = gpu::shuffle(keys, 0);
+    queries = gpu::shuffle(queries, 0);
+    gpu::wgmma_fence(r.s);
+    multiply_kk<typename C::T, C::M, C::D, C::N, C::M>(r.s, operand_k(keys, me.wg * BWD_WG_ROWS),
+                                                       operand_k(queries));
+    gpu::wgmma_commit();
+    return there;
+}
+
 /* All steps of one tile. Returns the last one. */
 template <class C>
 GPU_INLINE bwd_step do_tile(bwd_registers<C> &r, const bwd_params &p, uint32_t smem, uint32_t use,
@@ -171,9 +239,13 @@ GPU_INLINE bwd_step do_tile(bwd_registers<C> &r, const bwd_params &p, uint32_t s
     using S = bwd_smem<C>;
     attn::tile_blocks blocks = attn::tile_read_blocks(bwd_tile<C>(smem, use));
     int32_t count = (blocks.last - blocks.first) * p.group;
-    attn::ring_wait_full<1>(smem + S::K_RING, use);
-    issue_s<C>(r, smem, step, me);
+    if constexpr (!C::AHEAD) {
+        begin_tile<C>(r, p, smem, use, step, me);
+    }
     attn::ring_wait_full<1>(smem + S::V_RING, use);
+    if constexpr (C::AHEAD) {
+        give_back_staging<C>(smem, use, step, me);
+    }
     bwd_step at =
         uniform_step<C>({use, step, attn::turn_start<C::N>(p.order, bwd_tile<C>(smem, use)), 0,
                          true, attn::tile_read_ordered(bwd_tile<C>(smem, use))});
@@ -185,19 +257,48 @@ GPU_INLINE bwd_step do_tile(bwd_registers<C> &r, const bwd_params &p, uint32_t s
 }
 
 template <class C>
-GPU_INLINE void bwd_consume_all(const bwd_params &p, uint32_t smem, const bwd_lane &me)
+GPU_INLINE void consume_ahead(bwd_registers<C> &r, const bwd_params &p, uint32_t smem,
+                              const bwd_lane &me)
 {
-    bwd_registers<C> r;
-    uint32_t step = 0;
-    for (uint32_t use = 0;; use++) {
-        attn::ring_wait_full<C::TILE_SLOTS>(smem + bwd_smem<C>::TILE_RING, use);
-        if (attn::tile_read_place(bwd_tile<C>(smem, use)).rows == 0) {
-            break;
-        }
+    uint32_t use = 0, step = 0;
+    bool there = next_tile<C>(smem, use);
+    if (!there) {
+        return;
+    }
+    begin_tile<C>(r, p, smem, use, step, uniform_lane(me));
+    for (; there; use++) {
         bwd_step last = do_tile<C>(r, p, smem, use, step, me);
         use = last.use; /* the same number in the same register */
         step = last.step + 1;
-        store_keys<C>(r, p, smem, use, step, forgotten_lane(me));
+        there = begin_next_tile<C>(r, p, smem, use + 1, step, uniform_lane(me));
+        store_keys<C>(r, p, smem, last, forgotten_lane(me));
+        store_dq<C>(r, p, smem, last, last.step, forgotten_lane(me));
+        show_dq<C>(smem, last.step, me);
+    }
+    gpu::wgmma_wait<0>(r.s); /* spare: nobody reads it */
+}
+
+template <class C>
+GPU_INLINE void consume_in_turn(bwd_registers<C> &r, const bwd_params &p, uint32_t smem,
+                                const bwd_lane &me)
+{
+    uint32_t step = 0;
+    for (uint32_t use = 0; next_tile<C>(smem, use); use++) {
+        bwd_step last = do_tile<C>(r, p, smem, use, step, me);
+        use = last.use;
+        step = last.step + 1;
+        store_keys<C>(r, p, smem, last, forgotten_lane(me));
+    }
+}
+
+template <class C>
+GPU_INLINE void bwd_consume_all(const bwd_params &p, uint32_t smem, const bwd_lane &me)
+{
+    bwd_registers<C> r;
+    if constexpr (C::AHEAD) {
+        consume_ahead<C>(r, p, smem, me);
+    } else {
+        consume_in_turn<C>(r, p, smem, me);
     }
     if (me.leader) {
         gpu::bulk_wait<0>();

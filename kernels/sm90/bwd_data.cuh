@@ -49,6 +49,13 @@ constexpr uint32_t BWD_TILE_READERS = 2 + BWD_WRITERS; /* besides consumers: loa
 constexpr int BWD_PIECE = BWD_WG_ROWS * PANEL;
 constexpr uint32_t BWD_PIECE_BYTES = BWD_PIECE * 4;
 
+/* Consumer wg's piece of a unit's sums, where each has one. */
+template <class C>
+GPU_INLINE float *bwd_sums(const bwd_params &p, int32_t unit, int wg)
+{
+    return p.scratch.dq + int64_t{C::M * C::D} * unit + wg * BWD_PIECE;
+}
+
 template <class C>
 GPU_BOTH int bwd_pieces(int wg)
 {
@@ -106,7 +113,7 @@ struct bwd_smem {
     static constexpr uint32_t LSE = DQ + 2 * C::DQ_SLOTS * BWD_PIECE_BYTES;
     static constexpr uint32_t DELTA = LSE + C::Q_STAGES * C::ROW_BYTES;
     static constexpr uint32_t WAYS = DELTA + C::DOUT_STAGES * C::ROW_BYTES;
-    static constexpr uint32_t TILES = WAYS + (C::ORDERS ? 2 * 16 : 0);
+    static constexpr uint32_t TILES = WAYS + (C::ORDERS ? 2 * C::DQ_SLOTS * 16 : 0);
     static constexpr uint32_t TILE_RING = TILES + C::TILE_SLOTS * attn::TILE_BYTES;
     static constexpr uint32_t K_RING = TILE_RING + attn::ring_barriers(C::TILE_SLOTS);
     static constexpr uint32_t V_RING = K_RING + attn::ring_barriers(1);
@@ -123,6 +130,30 @@ template <class C, class S = bwd_smem<C>>
 GPU_INLINE uint32_t bwd_tile(uint32_t smem, uint32_t use)
 {
     return smem + S::TILES + attn::ring_slot<C::TILE_SLOTS>(use) * attn::TILE_BYTES;
+}
+
+/*
+ * K of a tile may lie where V of the one before did, which is free a step's end before that one's
+ * K, and V in the place of that. Not where they have zeros in different panels.
+ */
+template <class C>
+GPU_INLINE bool bwd_swaps(const bwd_params &p)
+{
+    return C::AHEAD && (p.d + PANEL - 1) / PANEL == (p.dv + PANEL - 1) / PANEL;
+}
+
+template <class C>
+GPU_INLINE uint32_t bwd_k(const bwd_params &p, uint32_t smem, uint32_t use)
+{
+    using S = bwd_smem<C>;
+    return smem + (bwd_swaps<C>(p) && use % 2 != 0 ? S::V : S::K);
+}
+
+template <class C>
+GPU_INLINE uint32_t bwd_v(const bwd_params &p, uint32_t smem, uint32_t use)
+{
+    using S = bwd_smem<C>;
+    return smem + (bwd_swaps<C>(p) && use % 2 != 0 ? S::K : S::V);
 }
 
 template <class C, class S = bwd_smem<C>>
@@ -174,12 +205,15 @@ GPU_INLINE void bwd_wait_dq(uint32_t smem, int wg, uint32_t use)
 constexpr uint32_t WAY_SUM = 1;   /* the slot holds what the tiles before have added up */
 constexpr uint32_t WAY_WRITE = 2; /* the last tile: the sum is rounded, and is the result */
 constexpr uint32_t WAY_STORE = 4; /* the first tile: nothing is there to add to */
+constexpr uint32_t WAY_UNIT = 3;  /* bits below the unit: there is no room for 2^29 of them */
 
-/* What is to be done with this consumer's share in the slot that it was granted. */
+/* What is to be done with this consumer's share in the slot that it was granted; above, its unit.
+ */
 template <class C>
-GPU_INLINE uint32_t bwd_way(uint32_t smem, int wg)
+GPU_INLINE uint32_t bwd_way(uint32_t smem, int wg, uint32_t use)
 {
-    return smem + bwd_smem<C>::WAYS + static_cast<uint32_t>(wg) * 16;
+    uint32_t slot = static_cast<uint32_t>(wg * C::DQ_SLOTS) + attn::ring_slot<C::DQ_SLOTS>(use);
+    return smem + bwd_smem<C>::WAYS + slot * 16;
 }
 
 /* A piece of a consumer's dQ; use: of its ring. A ring has DQ_ROUNDS pairs of barriers, which can
@@ -213,11 +247,6 @@ GPU_INLINE void bwd_clear_all(const bwd_params &p, uint32_t smem)
     }
     for (uint32_t stage = 0; stage < C::DOUT_STAGES; stage++) {
         bwd_clear<C, C::M, C::DV>(bwd_dout<C, S>(smem, stage), p.dv);
-    }
-    if constexpr (C::ORDERS) { /* dK, when it is narrower than a slot of dQ, may be the first there
-                                */
-        bwd_clear<C, C::DQ_PIECES * BWD_PIECE_BYTES / PANEL_ROW, PANEL>(smem + S::DQ,
-                                                                        p.d < C::D ? 0 : PANEL);
     }
     gpu::fence_async_smem(); /* zeros that products read */
 }
@@ -266,17 +295,16 @@ GPU_INLINE void bwd_load_rows(const bwd_rows &rows, uint32_t target, uint32_t fu
     }
 }
 
-/* K of a tile, or V. Each with the loader that goes on with what it meets first: V is free, and
- * needed, later than K, and no Q should wait behind it. */
+/* K of a tile, or V, when the place has been left: by what gave `left` back. */
 template <class C, int COLUMNS>
 GPU_INLINE void load_keys(uint32_t smem, uint32_t use, const gpu::tensor_map *map, int32_t columns,
-                          uint32_t ring, uint32_t target)
+                          uint32_t ring, uint32_t left, uint32_t target)
 {
     attn::tile_place place = attn::tile_read_place(bwd_tile<C>(smem, use));
     attn::tile_side k = attn::tile_read_k(bwd_tile<C>(smem, use));
     bwd_rows rows = {map, gpu::ragged_row(k.len, place.row), place.head,
                      gpu::ragged_shift(k.first, k.len), columns};
-    attn::ring_wait_empty<1>(ring, use);
+    attn::ring_wait_empty<1>(left, use);
     bwd_load_rows<C::N, COLUMNS>(rows, target, attn::ring_full<1>(ring, use), 0,
                                  gpu::l2::evict_first);
 }
@@ -294,37 +322,85 @@ GPU_INLINE void load_step(int32_t columns, const gpu::tensor_map *map, const att
 }
 
 template <class C, class S = bwd_smem<C>>
-GPU_INLINE uint32_t load_queries(const bwd_params &p, uint32_t smem, uint32_t tile, uint32_t step)
+GPU_INLINE void load_query(const bwd_params &p, uint32_t smem, uint32_t tile, const bwd_tour &tour,
+                           uint32_t step)
 {
     uint32_t ring = smem + S::Q_RING;
+    attn::ring_wait_empty<C::Q_STAGES>(ring, step);
+    load_step<C::M, C::D>(p.d, &attn::backward_set_of(p, attn::tile_read_place(tile).set)->q,
+                          attn::tile_read_q(tile), tour.m * C::M, tour.head,
+                          bwd_q<C, S>(smem, step),
+                          p.scratch.statistics + int64_t{2 * C::M} * tour_unit(p, tile, tour),
+                          bwd_lse<C, S>(smem, step), attn::ring_full<C::Q_STAGES>(ring, step));
+}
+
+template <class C, class S = bwd_smem<C>>
+GPU_INLINE void load_dout(const bwd_params &p, uint32_t smem, uint32_t tile, const bwd_tour &tour,
+                          uint32_t step)
+{
+    uint32_t ring = smem + S::DOUT_RING;
+    attn::ring_wait_empty<C::DOUT_STAGES>(ring, step);
+    load_step<C::M, C::DV>(
+        p.dv, &attn::backward_set_of(p, attn::tile_read_place(tile).set)->dout,
+        attn::tile_read_q(tile), tour.m * C::M, tour.head, bwd_dout<C, S>(smem, step),
+        p.scratch.statistics + int64_t{2 * C::M} * tour_unit(p, tile, tour) + C::M,
+        bwd_delta<C, S>(smem, step), attn::ring_full<C::DOUT_STAGES>(ring, step));
+}
+
+/* The rest of a tour. Returns the first step of the next tile. */
+template <class C, class S = bwd_smem<C>>
+GPU_INLINE uint32_t load_queries(const bwd_params &p, uint32_t smem, uint32_t tile, bwd_tour tour,
+                                 uint32_t step)
+{
 #pragma unroll 1
-    for (bwd_tour tour = tour_start<C>(p, tile); tour_lasts(p, tile, tour); tour_next(tile, tour)) {
-        attn::ring_wait_empty<C::Q_STAGES>(ring, step);
-        load_step<C::M, C::D>(p.d, &attn::backward_set_of(p, attn::tile_read_place(tile).set)->q,
-                              attn::tile_read_q(tile), tour.m * C::M, tour.head,
-                              bwd_q<C, S>(smem, step),
-                              p.scratch.statistics + int64_t{2 * C::M} * tour_unit(p, tile, tour),
-                              bwd_lse<C, S>(smem, step), attn::ring_full<C::Q_STAGES>(ring, step));
-        step++;
+    for (; tour_lasts(p, tile, tour); tour_next(tile, tour)) {
+        load_query<C, S>(p, smem, tile, tour, step++);
     }
     return step;
 }
 
 template <class C, class S = bwd_smem<C>>
-GPU_INLINE uint32_t load_douts(const bwd_params &p, uint32_t smem, uint32_t tile, uint32_t step)
+GPU_INLINE uint32_t load_douts(const bwd_params &p, uint32_t smem, uint32_t tile, bwd_tour tour,
+                               uint32_t step)
 {
-    uint32_t ring = smem + S::DOUT_RING;
 #pragma unroll 1
-    for (bwd_tour tour = tour_start<C>(p, tile); tour_lasts(p, tile, tour); tour_next(tile, tour)) {
-        attn::ring_wait_empty<C::DOUT_STAGES>(ring, step);
-        load_step<C::M, C::DV>(
-            p.dv, &attn::backward_set_of(p, attn::tile_read_place(tile).set)->dout,
-            attn::tile_read_q(tile), tour.m * C::M, tour.head, bwd_dout<C, S>(smem, step),
-            p.scratch.statistics + int64_t{2 * C::M} * tour_unit(p, tile, tour) + C::M,
-            bwd_delta<C, S>(smem, step), attn::ring_full<C::DOUT_STAGES>(ring, step));
-        step++;
+    for (; tour_lasts(p, tile, tour); tour_next(tile, tour)) {
+        load_dout<C, S>(p, smem, tile, tour, step++);
     }
     return step;
+}
+
+/* K and Q of a tile. AHEAD: a Q before it waits for K's place. */
+template <class C>
+GPU_INLINE uint32_t load_k_tile(const bwd_params &p, uint32_t smem, uint32_t use, uint32_t step)
+{
+    using S = bwd_smem<C>;
+    uint32_t tile = bwd_tile<C>(smem, use);
+    uint32_t left = bwd_swaps<C>(p) ? S::V_RING : S::K_RING;
+    bwd_tour tour = tour_start<C>(p, tile);
+    if constexpr (C::AHEAD) {
+        load_query<C>(p, smem, tile, tour, step++);
+        tour_next(tile, tour);
+    }
+    load_keys<C, C::D>(smem, use, &attn::backward_set_of(p, attn::tile_read_place(tile).set)->k,
+                       p.d, smem + S::K_RING, smem + left, bwd_k<C>(p, smem, use));
+    return load_queries<C>(p, smem, tile, tour, step);
+}
+
+template <class C>
+GPU_INLINE uint32_t load_v_tile(const bwd_params &p, uint32_t smem, uint32_t use, uint32_t step)
+{
+    using S = bwd_smem<C>;
+    uint32_t tile = bwd_tile<C>(smem, use);
+    uint32_t left = bwd_swaps<C>(p) ? S::K_RING : S::V_RING;
+    bwd_tour tour = tour_start<C>(p, tile);
+    if constexpr (C::AHEAD) {
+        load_dout<C>(p, smem, tile, tour, step++);
+        tour_next(tile, tour);
+    }
+    load_keys<C, C::DV>(smem, use, &attn::backward_set_of(p, attn::tile_read_place(tile).set)->v,
+                        p.dv, smem + S::V_RING, smem + left, bwd_v<C>(p, smem, use));
+    return load_douts<C>(p, smem, tile, tour, step);
 }
 
 /* K and Q; and the next tile, once the last loads of this one are issued. */
@@ -340,10 +416,7 @@ GPU_INLINE void bwd_load_all(const bwd_params &p, uint32_t smem)
             break;
         }
         attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-        uint32_t tile = bwd_tile<C>(smem, use);
-        const bwd_set *set = attn::backward_set_of(p, attn::tile_read_place(tile).set);
-        load_keys<C, C::D>(smem, use, &set->k, p.d, smem + S::K_RING, smem + S::K);
-        step = load_queries<C>(p, smem, tile, step);
+        step = load_k_tile<C>(p, smem, use, step);
         attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
         if (attn::draws_late<C>(p)) {
             gpu::mbarrier_wait(smem + S::MAY_DRAW, use + 1);
@@ -361,13 +434,10 @@ GPU_INLINE void bwd_load_all_douts(const bwd_params &p, uint32_t smem)
     uint32_t step = 0;
     for (uint32_t use = 0;; use++) {
         attn::ring_wait_full<C::TILE_SLOTS>(smem + S::TILE_RING, use);
-        uint32_t tile = bwd_tile<C>(smem, use);
-        if (attn::tile_read_place(tile).rows == 0) {
+        if (attn::tile_read_place(bwd_tile<C>(smem, use)).rows == 0) {
             break;
         }
-        const bwd_set *set = attn::backward_set_of(p, attn::tile_read_place(tile).set);
-        load_keys<C, C::DV>(smem, use, &set->v, p.dv, smem + S::V_RING, smem + S::V);
-        step = load_douts<C>(p, smem, tile, step);
+        step = load_v_tile<C>(p, smem, use, step);
         attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
     }
 }

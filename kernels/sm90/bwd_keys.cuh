@@ -242,7 +242,7 @@ GPU_INLINE void keys_load_q(const bwd_params &p, uint32_t smem)
         uint32_t tile = bwd_tile<C, S>(smem, use);
         const bwd_set *set = attn::backward_set_of(p, attn::tile_read_place(tile).set);
         keys_load<C, C::D>(tile, use, &set->k, p.d, smem + S::K_RING, smem + S::K);
-        step = load_queries<C, S>(p, smem, tile, step);
+        step = load_queries<C, S>(p, smem, tile, tour_start<C>(p, tile), step);
         gpu::mbarrier_arrive(smem + S::MAY_DRAW);
         attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
     }
@@ -257,7 +257,7 @@ GPU_INLINE void keys_load_dout(const bwd_params &p, uint32_t smem)
         uint32_t tile = bwd_tile<C, S>(smem, use);
         const bwd_set *set = attn::backward_set_of(p, attn::tile_read_place(tile).set);
         keys_load<C, C::DV>(tile, use, &set->v, p.dv, smem + S::V_RING, smem + S::V);
-        step = load_douts<C, S>(p, smem, tile, step);
+        step = load_douts<C, S>(p, smem, tile, tour_start<C>(p, tile), step);
         attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, use);
     }
 }

@@ -4,6 +4,7 @@
 #ifndef SM90_BWD_SERVE_CUH
 #define SM90_BWD_SERVE_CUH
 
+#include "gpu/grid.cuh"
 #include "sm90/bwd_data.cuh"
 
 namespace sm90
@@ -82,7 +83,8 @@ GPU_INLINE uint32_t write_tile(const bwd_params &p, uint32_t smem, uint32_t tile
     return step;
 }
 
-/* ---- writers where tiles can be ordered: one slot, one piece of each consumer ---- */
+/* ---- writers where tiles can be ordered: one has the even steps, one the odd ones, and each its
+ * own slot of each consumer ---- */
 
 template <class C>
 GPU_INLINE uint32_t way_of(const bwd_params &p, uint32_t tile, const bwd_tour &tour)
@@ -94,11 +96,10 @@ GPU_INLINE uint32_t way_of(const bwd_params &p, uint32_t tile, const bwd_tour &t
     return end.last ? (end.first ? WAY_WRITE : WAY_WRITE | WAY_SUM) : end.first ? WAY_STORE : 0u;
 }
 
-/* Consumer wg's piece of the sums. */
 template <class C>
 GPU_INLINE float *sums_of(const bwd_params &p, uint32_t tile, const bwd_tour &tour, int wg)
 {
-    return p.scratch.dq + int64_t{C::M * C::D} * tour_unit(p, tile, tour) + wg * BWD_PIECE;
+    return bwd_sums<C>(p, tour_unit(p, tile, tour), wg);
 }
 
 /* The slot is consumer wg's for a step. */
@@ -107,7 +108,8 @@ GPU_INLINE void grant(const bwd_params &p, uint32_t smem, uint32_t tile, const b
                       uint32_t use, uint32_t way, int wg)
 {
     uint32_t empty = attn::ring_empty<C::DQ_ROUNDS>(bwd_dq_ring<C>(smem, wg), use);
-    gpu::smem_store(bwd_way<C>(smem, wg), way);
+    uint32_t unit = static_cast<uint32_t>(tour_unit(p, tile, tour));
+    gpu::smem_store(bwd_way<C>(smem, wg, use), way | unit << WAY_UNIT);
     if ((way & WAY_SUM) != 0) {
         gpu::mbarrier_arrive_expect(empty, BWD_PIECE_BYTES);
         gpu::bulk_load(bwd_dq<C>(smem, wg, use), sums_of<C>(p, tile, tour, wg), BWD_PIECE_BYTES,
@@ -153,105 +155,51 @@ GPU_INLINE void write_part(const bwd_params &p, uint32_t smem, uint32_t tile, co
     gpu::bulk_commit();
 }
 
-/* A slot is free when dK of the tile before has left it. A writer waits also where it does not go
- * on with that slot's next use: two rounds ahead it would pass at once. */
+/* A writer's slots for a step of its own: their last shares have been read. With a sum, they are
+ * granted when it is complete. */
 template <class C>
-GPU_INLINE void await_slot(uint32_t smem, uint32_t use, int wg)
+GPU_INLINE void grant_both(const bwd_params &p, uint32_t smem, uint32_t tile, const bwd_tour &tour,
+                           uint32_t step, uint32_t way)
 {
-    if (use > 0) {
-        attn::ring_wait_full<C::DQ_ROUNDS>(bwd_dq_ring<C>(smem, wg), use - 1);
-    }
-}
-
-/* Wait for the turn of a share that goes this way. */
-template <class C>
-GPU_INLINE void await_way(const bwd_params &p, uint32_t tile, const bwd_tour &tour, uint32_t way,
-                          uint32_t wanted)
-{
-    if (way == wanted) {
+    if ((way & WAY_SUM) != 0) {
         attn::await_turn<C, 1>(p, tile, tour, 0);
     }
-}
-
-/* Both shares of a step, in turn, and the grant of the next one's slots. */
-template <class C>
-GPU_INLINE void write_step(const bwd_params &p, uint32_t smem, uint32_t tile, const bwd_tour &tour,
-                           uint32_t use)
-{
-    uint32_t way = way_of<C>(p, tile, tour);
-    await_way<C>(p, tile, tour, way, 0);
-    write_part<C>(p, smem, tile, tour, use, way, 0);
-    write_part<C>(p, smem, tile, tour, use, way, 1);
-    int32_t passes = (way & WAY_WRITE) == 0 ? tour_unit(p, tile, tour) : -1;
-    bwd_tour next = tour;
-    tour_next(tile, next);
-    way = tour_lasts(p, tile, next) ? way_of<C>(p, tile, next) : 0;
-    if ((way & WAY_SUM) != 0) {
-        if (passes >= 0) { /* before this one waits: others may wait for it */
-            attn::pass_turn(p, passes);
-            passes = -1;
-        }
-        attn::await_turn<C, 1>(p, tile, next, 0);
-    }
-    gpu::bulk_wait_read<1>();
-    grant<C>(p, smem, tile, next, use + 1, way, 0);
     gpu::bulk_wait_read<0>();
-    grant<C>(p, smem, tile, next, use + 1, way, 1);
-    if (passes >= 0) {
-        attn::pass_turn(p, passes);
+    grant<C>(p, smem, tile, tour, step, way, 0);
+    grant<C>(p, smem, tile, tour, step, way, 1);
+}
+
+/* Both shares of a step, in turn. */
+template <class C>
+GPU_INLINE void write_both(const bwd_params &p, uint32_t smem, uint32_t tile, const bwd_tour &tour,
+                           uint32_t step, uint32_t way)
+{
+    bool turns = C::DETERMINISTIC || attn::tile_read_ordered(tile);
+    if (turns && way == 0) {
+        attn::await_turn<C, 1>(p, tile, tour, 0);
+    }
+    write_part<C>(p, smem, tile, tour, step, way, 0);
+    write_part<C>(p, smem, tile, tour, step, way, 1);
+    if (turns && (way & WAY_WRITE) == 0) {
+        attn::pass_turn(p, tile, tour);
     }
 }
 
-/* A tile that takes turns: one writer has the even uses, one the odd ones (see write_tile). Returns
- * the first use of the next tile; the last one of this is dK's. */
+/* The steps of one writer. Returns the first step of the next tile. */
 template <class C>
-GPU_INLINE uint32_t write_in_turn(const bwd_params &p, uint32_t smem, uint32_t tile, uint32_t use,
-                                  uint32_t writer)
+GPU_INLINE uint32_t write_by_turns(const bwd_params &p, uint32_t smem, uint32_t tile, uint32_t step,
+                                   uint32_t writer)
 {
     bwd_tour tour = tour_start<C>(p, tile);
-    await_slot<C>(smem, use, static_cast<int>(writer));
-    await_slot<C>(smem, use, static_cast<int>(1 - writer));
-    if (use % BWD_WRITERS == writer) {
-        uint32_t way = way_of<C>(p, tile, tour);
-        await_way<C>(p, tile, tour, way, WAY_WRITE | WAY_SUM);
-        grant<C>(p, smem, tile, tour, use, way, 0);
-        grant<C>(p, smem, tile, tour, use, way, 1);
-    }
 #pragma unroll 1
-    for (; tour_lasts(p, tile, tour); tour_next(tile, tour), use++) {
-        if (use % BWD_WRITERS == writer) {
-            write_step<C>(p, smem, tile, tour, use);
+    for (; tour_lasts(p, tile, tour); tour_next(tile, tour), step++) {
+        if (step % BWD_WRITERS == writer) {
+            uint32_t way = way_of<C>(p, tile, tour);
+            grant_both<C>(p, smem, tile, tour, step, way);
+            write_both<C>(p, smem, tile, tour, step, way);
         }
     }
-    return use + 1;
-}
-
-/* A tile that does not: a writer has one consumer's shares. */
-template <class C>
-GPU_INLINE uint32_t write_freely(const bwd_params &p, uint32_t smem, uint32_t tile, uint32_t use,
-                                 int wg)
-{
-    uint32_t ring = bwd_dq_ring<C>(smem, wg);
-    await_slot<C>(smem, use, wg);
-    attn::ring_release<C::DQ_ROUNDS>(ring, use);
-#pragma unroll 1
-    for (bwd_tour tour = tour_start<C>(p, tile); tour_lasts(p, tile, tour); tour_next(tile, tour)) {
-        write_part<C>(p, smem, tile, tour, use, 0, wg);
-        gpu::bulk_wait_read<0>();
-        use++;
-        attn::ring_release<C::DQ_ROUNDS>(ring, use);
-    }
-    return use + 1;
-}
-
-template <class C>
-GPU_INLINE uint32_t write_ordered_or_not(const bwd_params &p, uint32_t smem, uint32_t tile,
-                                         uint32_t use)
-{
-    int writer = gpu::warp_index() - 2;
-    return C::DETERMINISTIC || attn::tile_read_ordered(tile)
-               ? write_in_turn<C>(p, smem, tile, use, static_cast<uint32_t>(writer))
-               : write_freely<C>(p, smem, tile, use, writer);
+    return step;
 }
 
 template <class C>
@@ -266,7 +214,7 @@ GPU_INLINE void write_all(const bwd_params &p, uint32_t smem, int writer)
             break;
         }
         if constexpr (C::ORDERS) {
-            step = write_ordered_or_not<C>(p, smem, tile, step);
+            step = write_by_turns<C>(p, smem, tile, step, static_cast<uint32_t>(writer));
         } else {
             step = write_tile<C>(p, smem, tile, step, writer);
         }
@@ -284,6 +232,7 @@ template <class C>
 GPU_INLINE void bwd_serve(const bwd_params &p, uint32_t smem)
 {
     gpu::registers_give<C::LOADER_REGISTERS>();
+    gpu::grid_wait_previous(); /* consumers see nothing that has not come through these threads */
     int warp = gpu::warp_index();
     if (warp == 0 && gpu::elect_one()) {
         bwd_load_all<C>(p, smem);

@@ -43,15 +43,16 @@ struct bwd_step {
     bool ordered;  /* see plan_tile */
 };
 
-/* S^T = K Q^T, as one group. */
+/* S^T = K Q^T of a step of tile `use`, as one group. */
 template <class C>
-GPU_INLINE void issue_s(bwd_registers<C> &r, uint32_t smem, uint32_t step, const bwd_lane &me)
+GPU_INLINE void issue_s(bwd_registers<C> &r, const bwd_params &p, uint32_t smem, uint32_t use,
+                        uint32_t step, const bwd_lane &me)
 {
     using S = bwd_smem<C>;
     attn::ring_wait_full<C::Q_STAGES>(smem + S::Q_RING, step);
     gpu::wgmma_fence(r.s);
     multiply_kk<typename C::T, C::M, C::D, C::N, C::M>(
-        r.s, operand_k(smem + bwd_smem<C>::K, me.wg * BWD_WG_ROWS),
+        r.s, operand_k(bwd_k<C>(p, smem, use), me.wg * BWD_WG_ROWS),
         operand_k(bwd_q<C>(smem, step)));
     gpu::wgmma_commit();
 }
@@ -87,16 +88,16 @@ GPU_INLINE bwd_row_values<C> read_rows(uint32_t rows, const bwd_lane &me)
 
 /* dP^T = V dO^T, as one group. BEGUN: the accumulators have their first addend, dO is there. */
 template <class C, bool BEGUN>
-GPU_INLINE void issue_dp(bwd_registers<C> &r, uint32_t smem, uint32_t step, const bwd_lane &me)
+GPU_INLINE void issue_dp(bwd_registers<C> &r, const bwd_params &p, uint32_t smem,
+                         const bwd_step &at, const bwd_lane &me)
 {
-    using S = bwd_smem<C>;
     if constexpr (!BEGUN) {
-        attn::ring_wait_full<C::DOUT_STAGES>(smem + S::DOUT_RING, step);
+        attn::ring_wait_full<C::DOUT_STAGES>(smem + bwd_smem<C>::DOUT_RING, at.step);
     }
     gpu::wgmma_fence(r.dp);
-    multiply_kk<typename C::T, C::M, C::DV, C::N, C::M>(r.dp,
-                                                        operand_k(smem + S::V, me.wg * BWD_WG_ROWS),
-                                                        operand_k(bwd_dout<C>(smem, step)), BEGUN);
+    multiply_kk<typename C::T, C::M, C::DV, C::N, C::M>(
+        r.dp, operand_k(bwd_v<C>(p, smem, at.use), me.wg * BWD_WG_ROWS),
+        operand_k(bwd_dout<C>(smem, at.step)), BEGUN);
     gpu::wgmma_commit();
 }
 
@@ -173,9 +174,9 @@ GPU_INLINE void store_ds(const bwd_registers<C> &r, uint32_t smem, const bwd_ste
 
 /* dq = dS K over the tile's keys: this consumer's columns, or rows, of it. As one group. */
 template <class C>
-GPU_INLINE void issue_dq(bwd_registers<C> &r, uint32_t smem, uint32_t step, const bwd_lane &me)
+GPU_INLINE void issue_dq(bwd_registers<C> &r, uint32_t smem, uint32_t keys, uint32_t step,
+                         const bwd_lane &me)
 {
-    uint32_t keys = smem + bwd_smem<C>::K;
     int row = C::DQ_BY_ROWS ? me.wg * BWD_WG_ROWS : 0;
     if constexpr (!C::DQ_BY_ROWS) {
         keys += tile_bytes(C::N, C::DQ_COLUMNS) * static_cast<uint32_t>(me.wg);
@@ -191,19 +192,17 @@ GPU_INLINE void issue_dq(bwd_registers<C> &r, uint32_t smem, uint32_t step, cons
     gpu::wgmma_commit();
 }
 
-/* The use of dQ's slots that a step is. Where tiles can be ordered, each tile's dK is one, too. */
-template <class C>
-GPU_INLINE uint32_t dq_use(uint32_t step, uint32_t tile_use)
-{
-    return C::ORDERS ? step + tile_use : step;
-}
-
 /* With what the tiles before have summed (more), this consumer's share is the result. Zeros are as
- * those of sums that begin with zero: not negative. */
+ * those of sums that begin with zero: not negative. The sums in memory are dead then: not written
+ * back, they are 0.75 of 2.6 GB that short1024 moves. */
 template <class C>
-GPU_INLINE void round_dq(const bwd_registers<C> &r, const bwd_params &p, uint32_t slot, bool more,
-                         const bwd_lane &me)
+GPU_INLINE void round_dq(const bwd_registers<C> &r, const bwd_params &p, uint32_t slot,
+                         uint32_t unit, bool more, const bwd_lane &me)
 {
+    if (more) {
+        gpu::global_discard(bwd_sums<C>(p, static_cast<int32_t>(unit), me.wg) +
+                            (me.warp * 32 + me.lane) * (BWD_PIECE / BWD_WARPGROUP));
+    }
     float dq[PANEL / 2];
 #pragma unroll
     for (int i = 0; i < PANEL / 8; i++) {
@@ -229,13 +228,13 @@ template <class C>
 GPU_INLINE void store_dq(const bwd_registers<C> &r, const bwd_params &p, uint32_t smem,
                          const bwd_step &at, uint32_t step, const bwd_lane &me)
 {
-    uint32_t use = dq_use<C>(step, at.use), slot = bwd_dq<C>(smem, me.wg, use), way = 0;
-    bwd_wait_dq<C>(smem, me.wg, use);
+    uint32_t slot = bwd_dq<C>(smem, me.wg, step), way = 0;
+    bwd_wait_dq<C>(smem, me.wg, step);
     if (C::ORDERS && at.ordered) {
-        way = gpu::smem_load<uint32_t>(bwd_way<C>(smem, me.wg));
+        way = gpu::smem_load<uint32_t>(bwd_way<C>(smem, me.wg, step));
     }
     if (C::ORDERS && (way & WAY_WRITE) != 0) {
-        round_dq<C>(r, p, slot, (way & WAY_SUM) != 0, me);
+        round_dq<C>(r, p, slot, way >> WAY_UNIT, (way & WAY_SUM) != 0, me);
         return;
     }
     uint32_t target = slot + bwd_place(me);
@@ -259,23 +258,47 @@ GPU_INLINE void show_stored(uint32_t full)
 
 /* dQ to the writer. */
 template <class C>
-GPU_INLINE void show_dq(uint32_t smem, const bwd_step &at, uint32_t step, const bwd_lane &me)
+GPU_INLINE void show_dq(uint32_t smem, uint32_t step, const bwd_lane &me)
 {
-    uint32_t use = dq_use<C>(step, at.use);
-    show_stored(attn::ring_full<C::DQ_ROUNDS>(bwd_dq_ring<C>(smem, me.wg), use));
+    show_stored(attn::ring_full<C::DQ_ROUNDS>(bwd_dq_ring<C>(smem, me.wg), step));
 }
 
-/* The last tile's dK and dV, staged where dQ and dS go, have left. at: the first step of a tile. */
+/* Is a stage of a tile's last step where this consumer's dV, or dK, leaves? */
+template <class C>
+GPU_INLINE bool holds_dout(const bwd_lane &me)
+{
+    return C::AHEAD && me.wg == 0;
+}
+
+template <class C>
+GPU_INLINE bool holds_q(const bwd_lane &me)
+{
+    return C::AHEAD && me.wg == 1;
+}
+
+/* What this warp has staged of the last tile's dK and dV has left, and the stage that it held may
+ * be filled. step: the first one of a tile. */
+template <class C>
+GPU_INLINE void give_back_staging(uint32_t smem, uint32_t use, uint32_t step, const bwd_lane &me)
+{
+    using S = bwd_smem<C>;
+    if (me.leader) {
+        gpu::bulk_wait_read<0>();
+        if (use > 0 && holds_dout<C>(me)) {
+            attn::ring_release<C::DOUT_STAGES>(smem + S::DOUT_RING, step - 1);
+        }
+        if (use > 0 && holds_q<C>(me)) {
+            attn::ring_release<C::Q_STAGES>(smem + S::Q_RING, step - 1);
+        }
+    }
+}
+
+/* Both consumers have. at: the first step of a tile. */
 template <class C>
 GPU_INLINE void wait_staging(uint32_t smem, const bwd_step &at, const bwd_lane &me)
 {
-    if (me.leader) {
-        gpu::bulk_wait_read<0>();
-        if (C::ORDERS && at.use > 0) {
-            uint32_t dk_use = dq_use<C>(at.step, at.use) - 1;
-            gpu::mbarrier_arrive(
-                attn::ring_full<C::DQ_ROUNDS>(bwd_dq_ring<C>(smem, me.wg), dk_use));
-        }
+    if constexpr (!C::AHEAD) {
+        give_back_staging<C>(smem, at.use, at.step, me);
     }
     gpu::barrier_sync<STAGING_FREE>(BWD_CONSUMERS);
 }
@@ -346,7 +369,7 @@ GPU_INLINE void begin_step(bwd_registers<C> &r, const bwd_params &p, uint32_t sm
         begin_dp<C>(r, smem, at.step, me);
     }
     gpu::wgmma_wait<0>(r.s);
-    issue_dp<C, C::DELTA_FIRST>(r, smem, at.step, me);
+    issue_dp<C, C::DELTA_FIRST>(r, p, smem, at, me);
     if constexpr (!C::DELTA_FIRST) {
         lse = read_rows<C>(bwd_lse<C>(smem, at.step), me);
     }
@@ -389,32 +412,33 @@ GPU_INLINE void step_within(bwd_registers<C> &r, const bwd_params &p, uint32_t s
     store_ds<C>(r, smem, at, me);
     gpu::fence_async_smem();
     gpu::barrier_sync<DS_WRITTEN>(BWD_CONSUMERS);
-    issue_dq<C>(r, smem, at.step, me);
+    issue_dq<C>(r, smem, bwd_k<C>(p, smem, at.use), at.step, me);
     gpu::wgmma_wait<1>(r.dv, r.p);
     release_elected<C::DOUT_STAGES>(smem + S::DOUT_RING, at.step);
     issue_dk<C>(r, smem, at);
     if constexpr (MORE) {
-        issue_s<C>(r, smem, at.step + 1, me);
+        issue_s<C>(r, p, smem, at.use, at.step + 1, me);
         gpu::wgmma_wait<2>(r.dq);
         store_dq<C>(r, p, smem, at, at.step, me);
-        show_dq<C>(smem, at, at.step, me);
+        show_dq<C>(smem, at.step, me);
         gpu::wgmma_wait<1>(r.dk, r.ds);
     } else {
         gpu::wgmma_wait<1>(r.dq);
         release_elected<1>(smem + S::K_RING, at.use);
         store_dq<C>(r, p, smem, at, at.step, me);
-        show_dq<C>(smem, at, at.step, me);
+        show_dq<C>(smem, at.step, me);
         gpu::wgmma_wait<0>(r.dk, r.ds);
     }
     release_elected<C::Q_STAGES>(smem + S::Q_RING, at.step);
 }
 
-/* dQ of a step once both consumers' halves of dS are there. */
+/* dQ of a step of tile `use` once both consumers' halves of dS are there. */
 template <class C>
-GPU_INLINE void meet_dq(bwd_registers<C> &r, uint32_t smem, uint32_t step, const bwd_lane &me)
+GPU_INLINE void meet_dq(bwd_registers<C> &r, const bwd_params &p, uint32_t smem, uint32_t use,
+                        uint32_t step, const bwd_lane &me)
 {
     attn::ring_wait_full<C::DS_STAGES>(smem + bwd_smem<C>::DS_RING, step);
-    issue_dq<C>(r, smem, step, me);
+    issue_dq<C>(r, smem, bwd_k<C>(p, smem, use), step, me);
 }
 
 /* dQ of a step, finished, leaves the registers; the stage of dS that it was made from is free. */
@@ -426,19 +450,26 @@ GPU_INLINE void leave_dq(const bwd_registers<C> &r, const bwd_params &p, uint32_
     store_dq<C>(r, p, smem, at, step, me);
 }
 
-/* The end of a tile's last step: no S to issue, and no next step to take dQ along. */
+/* The end of a tile's last step: no S to issue, and no next step to take dQ along. AHEAD: it stays
+ * in registers until dK and dV are on their way. */
 template <class C>
 GPU_INLINE void finish_dq(bwd_registers<C> &r, const bwd_params &p, uint32_t smem,
                           const bwd_step &at, const bwd_lane &me)
 {
     using S = bwd_smem<C>;
-    meet_dq<C>(r, smem, at.step, me);
+    meet_dq<C>(r, p, smem, at.use, at.step, me);
     gpu::wgmma_wait<1>(r.dk, r.ds);
-    release_elected<C::Q_STAGES>(smem + S::Q_RING, at.step);
+    if (!holds_q<C>(me)) {
+        release_elected<C::Q_STAGES>(smem + S::Q_RING, at.step);
+    }
     gpu::wgmma_wait<0>(r.dq);
     release_elected<1>(smem + S::K_RING, at.use);
-    leave_dq<C>(r, p, smem, at, at.step, me);
-    show_dq<C>(smem, at, at.step, me);
+    if constexpr (C::AHEAD) {
+        release_elected<C::DS_STAGES>(smem + S::DS_RING, at.step);
+    } else {
+        leave_dq<C>(r, p, smem, at, at.step, me);
+        show_dq<C>(smem, at.step, me);
+    }
 }
 
 /* On entry S^T is issued, as the only group. FIRST: of the tile, no dQ is behind. */
@@ -449,7 +480,7 @@ GPU_INLINE void step_behind(bwd_registers<C> &r, const bwd_params &p, uint32_t s
     using S = bwd_smem<C>;
     begin_step<C>(r, p, smem, at, me);
     if constexpr (!FIRST) {
-        meet_dq<C>(r, smem, at.step - 1, me);
+        meet_dq<C>(r, p, smem, at.use, at.step - 1, me);
     }
     bwd_row_values<C> delta = {};
     if constexpr (C::READ_AHEAD) {
@@ -473,16 +504,18 @@ GPU_INLINE void step_behind(bwd_registers<C> &r, const bwd_params &p, uint32_t s
     issue_dk<C>(r, smem, at);
     show_stored(attn::ring_full<C::DS_STAGES>(smem + S::DS_RING, at.step));
     gpu::wgmma_wait<FIRST ? 1 : 2>(r.dv, r.p);
-    release_elected<C::DOUT_STAGES>(smem + S::DOUT_RING, at.step);
+    if (MORE || !holds_dout<C>(me)) {
+        release_elected<C::DOUT_STAGES>(smem + S::DOUT_RING, at.step);
+    }
     if constexpr (!FIRST) {
         gpu::wgmma_wait<1>(r.dq);
         leave_dq<C>(r, p, smem, at, at.step - 1, me);
     }
     if constexpr (MORE) {
-        issue_s<C>(r, smem, at.step + 1, me);
+        issue_s<C>(r, p, smem, at.use, at.step + 1, me);
     }
     if constexpr (!FIRST) {
-        show_dq<C>(smem, at, at.step - 1, me);
+        show_dq<C>(smem, at.step - 1, me);
     }
     if constexpr (MORE) {
         gpu::wgmma_wait<1>(r.dk, r.ds);

@@ -327,6 +327,10 @@ GPU_INLINE void step_block(fwd_registers<C> &r, attn::softmax_state &state, cons
         factor = attn::softmax_raise<C::N, false, true>(r.s, state, p.scale_log2);
     }
     gpu::f32x2 sums = attn::softmax_exponentials<C::N, MASKED>(r.s, state, p.scale_log2);
+    bool past = false;
+    if (!MASKED && C::ASKS_EARLY) {
+        past = gpu::vote_any(attn::sums_past(sums, C::SUM_MAX));
+    }
     /* V is needed by the next step only. Here it is also a branch, over which the compiler does not
      * lift the wait of finish_values, so that the exponentials run under the products. */
     attn::ring_wait_full<C::STAGES>(smem + fwd_smem<C>::V_RING, work.block + 1);
@@ -334,7 +338,10 @@ GPU_INLINE void step_block(fwd_registers<C> &r, attn::softmax_state &state, cons
     if (MASKED && gpu::vote_any(factor.x != 1.0f || factor.y != 1.0f)) {
         scale_rows(r.o, factor);
     }
-    if (!MASKED && gpu::vote_any(attn::sums_past(sums, C::SUM_MAX))) {
+    if (!MASKED && !C::ASKS_EARLY) {
+        past = gpu::vote_any(attn::sums_past(sums, C::SUM_MAX));
+    }
+    if (past) {
         sums = grow<C>(r, state, p, smem, work, n, sums, me);
     }
     attn::softmax_add(state, sums);

@@ -37,6 +37,10 @@ struct fwd_config {
     /* A probability may be as large as fp32 holds, or only as fp16. */
     static constexpr bool WIDE = gpu::element_of<T>::value == gpu::element::bf16;
     static constexpr float SUM_MAX = WIDE ? attn::SUM_HELD : attn::SUM_FP16;
+    /* Are a block's sums looked at before PV is waited for? At d 64 the compiler puts exponentials
+     * off behind that wait otherwise (5 % of a launch); elsewhere it does not, and K's stage is
+     * given back a little later for nothing (0.6 %). */
+    static constexpr bool ASKS_EARLY = D == 64;
     static constexpr int WGS = WARPGROUPS;  /* consumers */
     static constexpr int M = WGS * WG_ROWS; /* query rows of a tile */
     static constexpr int THREADS = (WGS + 1) * WARPGROUP;

@@ -15,11 +15,13 @@ namespace attn
 /* Tensors of one request. Maps are ragged (gpu/tensor_shape); their boxes are one panel wide. */
 struct forward_set {
     gpu::tensor_map q, k, v, o;
-    const uint8_t *keys; /* what k maps, with its strides */
-    int64_t keys_row_stride, keys_head_stride;
+    const uint8_t *keys;                       /* what k maps, with its strides */
+    int64_t keys_row_stride, keys_head_stride; /* bytes, as all strides here */
+    uint8_t *out;                              /* what o maps, likewise */
+    int64_t out_row_stride, out_head_stride;
     uint8_t *lse;
-    int64_t lse_row_stride, lse_head_stride; /* bytes */
-    const float *sink;                       /* per q head, or NULL */
+    int64_t lse_row_stride, lse_head_stride;
+    const float *sink; /* per q head, or NULL */
 };
 
 struct forward_params {

@@ -46,6 +46,9 @@ static inline bool forward_set_make(forward_set *out, const forward_kernel &kern
     out->keys = static_cast<const uint8_t *>(in.k.data);
     out->keys_row_stride = in.k.row_stride;
     out->keys_head_stride = in.k.head_stride;
+    out->out = static_cast<uint8_t *>(in.o.data);
+    out->out_row_stride = in.o.row_stride;
+    out->out_head_stride = in.o.head_stride;
     out->lse = static_cast<uint8_t *>(in.lse.data);
     out->lse_row_stride = in.lse.row_stride;
     out->lse_head_stride = in.lse.head_stride;

@@ -433,17 +433,12 @@ GPU_INLINE void clear_rows(float (&o)[COUNT], bool low, bool high)
 
 /* O goes out through the tile's Q slot, each warp its 16 rows. */
 template <class C>
-GPU_INLINE void store_rows(fwd_registers<C> &r, gpu::f32x2 factor, const fwd_params &p,
-                           uint32_t smem, const fwd_work &work, const fwd_lane &me)
+GPU_INLINE void stage_rows(const fwd_registers<C> &r, const fwd_params &p, uint32_t smem,
+                           const fwd_work &work, const fwd_lane &me)
 {
-    using S = fwd_smem<C>;
     uint32_t stage = fwd_q<C>(smem, work.use);
     uint32_t first = static_cast<uint32_t>(me.wg * WG_ROWS + me.warp * WARP_ROWS);
     uint32_t row = first + static_cast<uint32_t>(me.lane % 16);
-    scale_rows(r.o, factor);
-    if (gpu::vote_any(factor.x == 0.0f || factor.y == 0.0f)) {
-        clear_rows(r.o, factor.x == 0.0f, factor.y == 0.0f);
-    }
     wg_sync(me.wg); /* the other warps' QK of this slot has retired, too */
 #pragma unroll
     for (int j = 0; j < C::DV / 16; j++) {
@@ -471,7 +466,57 @@ GPU_INLINE void store_rows(fwd_registers<C> &r, gpu::f32x2 factor, const fwd_par
                            gpu::ragged_shift(q.first, q.span));
         }
         gpu::bulk_commit();
-        attn::ring_release<C::TILE_SLOTS>(smem + S::TILE_RING, work.use);
+    }
+}
+
+/* O goes out from where it is, 64 neighbouring bytes of a row at a time: the only Q slot has been
+ * given back. */
+template <class C>
+GPU_INLINE void write_rows(const fwd_registers<C> &r, const fwd_params &p, const fwd_work &work,
+                           const fwd_lane &me)
+{
+    fwd_part part = part_of<C>(work.tile, me.wg);
+    attn::tile_side q = attn::tile_read_q(work.tile);
+    const fwd_set *set = attn::forward_set_of(p, attn::tile_read_place(work.tile).set);
+    int32_t row = part.row + me.warp * WARP_ROWS + me.lane / 4;
+    int32_t column = me.lane % 4 * 8;
+    uint8_t *out = set->out + part.head * set->out_head_stride +
+                   (int64_t{q.first} + row) * set->out_row_stride + 2 * column;
+    int64_t step = 8 * set->out_row_stride;
+#pragma unroll
+    for (int c = 0; c < C::DV; c += 32) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            uint32_t words[4];
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const float *o = &r.o[c / 2 + 4 * j + 2 * half];
+                words[j] = gpu::pack<typename C::T>(o[0], o[1]);
+            }
+            quad_transpose(words, me.lane);
+            bool any = row + 8 * half < q.span && c + column < p.dv;
+            gpu::global_store_if(any, out + half * step + 2 * c,
+                                 gpu::u32x4{words[0], words[1], words[2], words[3]});
+        }
+    }
+}
+
+/* The sums in o, times factor, are the tile's result. */
+template <class C>
+GPU_INLINE void store_rows(fwd_registers<C> &r, gpu::f32x2 factor, const fwd_params &p,
+                           uint32_t smem, const fwd_work &work, const fwd_lane &me)
+{
+    scale_rows(r.o, factor);
+    if (gpu::vote_any(factor.x == 0.0f || factor.y == 0.0f)) {
+        clear_rows(r.o, factor.x == 0.0f, factor.y == 0.0f);
+    }
+    if constexpr (C::FUSED) {
+        stage_rows<C>(r, p, smem, work, me);
+    } else {
+        write_rows<C>(r, p, work, me);
+    }
+    if (me.leader) {
+        attn::ring_release<C::TILE_SLOTS>(smem + fwd_smem<C>::TILE_RING, work.use);
     }
 }
 
@@ -492,6 +537,22 @@ GPU_INLINE void finish_tile(fwd_registers<C> &r, const attn::softmax_state &stat
     store_rows<C>(r, factor, p, smem, work, me);
 }
 
+/* The loader may fill the Q slot of this use again, as soon as O in it, if it is staged there, has
+ * been read. */
+template <class C>
+GPU_INLINE void release_q(uint32_t smem, uint32_t use, const fwd_lane &me)
+{
+    if (!C::FUSED) {
+        gpu::warp_sync(); /* no lane is still in scores_again */
+    }
+    if (me.leader) {
+        if (C::FUSED) {
+            gpu::bulk_wait_read<0>();
+        }
+        attn::ring_release<C::Q_SLOTS>(smem + fwd_smem<C>::Q_RING, use);
+    }
+}
+
 /*
  * The end of a tile: its last PV, then the first QK of the next one if there is such, under which O
  * is finished and stored. On return those scores are there.
@@ -501,6 +562,9 @@ GPU_INLINE fwd_work leave_tile(fwd_registers<C> &r, const attn::softmax_state &s
                                const fwd_params &p, uint32_t smem, const fwd_work &work, bool add,
                                const fwd_lane &me)
 {
+    if (!C::FUSED) {
+        release_q<C>(smem, work.use, me);
+    }
     issue_last<C>(r, smem, work, add);
     fwd_work next = next_tile<C>(smem, work, me);
     if (C::FUSED && next.tile != 0) {
@@ -511,16 +575,6 @@ GPU_INLINE fwd_work leave_tile(fwd_registers<C> &r, const attn::softmax_state &s
         finish_tile<0, C>(r, state, p, smem, work, me);
     }
     return next;
-}
-
-/* O of the tile with this use has been read from its slot: the loader may fill it again. */
-template <class C>
-GPU_INLINE void release_q(uint32_t smem, uint32_t use, const fwd_lane &me)
-{
-    if (me.leader) {
-        gpu::bulk_wait_read<0>();
-        attn::ring_release<C::Q_SLOTS>(smem + fwd_smem<C>::Q_RING, use);
-    }
 }
 
 template <class C>
@@ -545,12 +599,14 @@ GPU_INLINE void consume_all(const fwd_params &p, uint32_t smem, const fwd_lane &
         fwd_work next = leave_tile<C>(r, state, p, smem, work, add, me);
         fused = C::FUSED && next.tile != 0;
         if (!fused) {
-            release_q<C>(smem, work.use, me);
+            if (C::FUSED) {
+                release_q<C>(smem, work.use, me);
+            }
             next = take_tile<C>(smem, me, work.use + 1, work.block + 1);
         }
         work = next;
     }
-    if (me.leader) {
+    if (C::FUSED && me.leader) {
         gpu::bulk_wait<0>();
     }
 }

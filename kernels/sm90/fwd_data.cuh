@@ -64,7 +64,7 @@ struct fwd_config {
     static constexpr bool FUSED = Q_SLOTS > 1; /* may a step span two tiles? */
     static constexpr bool PAIRS = WGS == 2;    /* of heads in a tile of few rows */
     static constexpr int Q_BOXES = PAIRS ? WGS : 1;
-    static_assert(DV <= D, "O is staged in Q's slot");
+    static_assert(!FUSED || DV <= D, "O is staged in Q's slot");
 };
 
 /* Where things lie in shared memory. */
@@ -260,16 +260,20 @@ GPU_INLINE void load_all(const fwd_params &p, uint32_t smem)
         }
         draw_record<C>(p, smem, use + 1, draw);
         const fwd_set *set = attn::forward_set_of(p, place.set);
-        if (!C::FUSED && block_use > 0) { /* the only slot is free when O of the last tile is out */
+        if (C::FUSED) {
+            load_q<C>(p, set, smem, use);
+        } else if (block_use > 0) { /* the only slot is free when the tile before has had its V */
             load_v<C>(p, smem, block_use - 1, v);
         }
-        load_q<C>(p, set, smem, use);
         attn::tile_blocks blocks = attn::tile_read_blocks(fwd_tile<C>(smem, use));
         attn::tile_side keys = attn::tile_read_k(fwd_tile<C>(smem, use));
         fwd_rows k = {&set->k, 0, place.head / p.group, gpu::ragged_shift(keys.first, keys.len)};
         for (int32_t n = blocks.last - 1; n >= blocks.first; n--) {
             k.row = gpu::ragged_row(keys.len, n * C::N);
             load_k<C>(p, smem, block_use, k);
+            if (!C::FUSED && n == blocks.last - 1) {
+                load_q<C>(p, set, smem, use);
+            }
             if (C::FUSED ? block_use > 0 : n < blocks.last - 1) {
                 load_v<C>(p, smem, block_use - 1, v);
             }

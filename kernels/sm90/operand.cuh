@@ -93,6 +93,24 @@ GPU_INLINE void pack_fragment(uint32_t (&a)[N / K_STEP][4], const float (&s)[N /
     }
 }
 
+/* Of four lanes in a row, each holds a row of a matrix of words; afterwards each a column. */
+GPU_INLINE void quad_transpose(uint32_t (&words)[4], int lane)
+{
+#pragma unroll
+    for (int distance = 1; distance < 4; distance *= 2) {
+        bool up = (lane & distance) != 0;
+#pragma unroll
+        for (int i = 0; i < 4; i += distance == 1 ? 2 : 1) {
+            if (i + distance > 3) {
+                break;
+            }
+            uint32_t got = gpu::shuffle_xor(up ? words[i] : words[i + distance], distance);
+            words[i] = up ? got : words[i];
+            words[i + distance] = up ? words[i + distance] : got;
+        }
+    }
+}
+
 } // namespace sm90
 
 #endif

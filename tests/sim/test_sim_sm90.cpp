@@ -108,6 +108,9 @@ const std::vector<spare_step> SPARE = {
      "the shuffles ahead of the next "
      "tile's products nearly always cover it; K's is demanded",
      {}},
+    {"warp_sync(); /* no lane is still in scores_again",
+     "no score of these cases outgrows anything; forward_of_scores_that_outgrow_exp demands it",
+     {}},
     {"bulk_wait<0>()",
      "at the end: the stores' sources were waited for, and the end of a kernel "
      "waits for the rest",

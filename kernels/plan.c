@@ -236,7 +236,7 @@ static void walk_group(struct walk *walk, const struct side *side, struct heads 
         }
         set_sequence(shape, &tile, sequence, numbers);
         int32_t step = 1;
-        if (shape->pairs && q_heads % 2 == 0 && tile.rows <= shape->q_block / 2) {
+        if (tile.rows <= shape->pair_rows && q_heads % 2 == 0) {
             tile.heads = step = 2;
         }
         for (int32_t head = heads.first * q_heads; head < heads.last * q_heads; head += step) {

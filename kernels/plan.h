@@ -42,8 +42,8 @@ struct plan_shape {
     int32_t q_block, k_block; /* rows of a query block, keys of a key block */
     int32_t walked_bytes;     /* of what tiles walk, per row and head: K and V, or Q, dO and dQ */
     bool deterministic;       /* backward */
-    bool pairs; /* forward: a tile may be half as many rows of two q heads that share keys */
-    int32_t stripe_rows;  /* rows of a stripe; 0: backward q_block, forward tiles know of none */
+    int32_t pair_rows;   /* forward: a tile of up to so many is of two q heads with the same keys */
+    int32_t stripe_rows; /* rows of a stripe; 0: backward q_block, forward tiles know of none */
     int32_t ordered_keys; /* backward: of sequences with up to so many keys tiles are ordered */
 };
 

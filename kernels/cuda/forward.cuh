@@ -24,7 +24,7 @@ struct forward_kernel {
     gpu::swizzle pattern;
     int32_t q_block, k_block; /* rows of a tile and of a key block, and of their boxes */
     int32_t q_rows, o_rows;   /* rows of boxes of Q and O */
-    bool pairs;               /* of two heads in a tile */
+    int32_t pair_rows;        /* of each head of a tile of two; 0: there are none */
 };
 
 /* A map of heads x rows x columns with boxes of box_rows x one panel. */
@@ -148,7 +148,7 @@ static inline attn_status forward_launch(attn_context *context, const attn_launc
                          kernel.k_block,
                          2 * (shape.d + shape.dv),
                          false,
-                         kernel.pairs,
+                         kernel.pair_rows,
                          0,
                          0};
     cuda_plan plan = {};

@@ -22,7 +22,7 @@ attn_status fwd_launch(attn_context *context, const attn_launch *launch)
                                              C::N,
                                              C::M,
                                              WARP,
-                                             false};
+                                             0};
     return attn::forward_launch(context, launch, kernel);
 }
 

@@ -22,8 +22,16 @@ attn_status fwd_launch(attn_context *context, const attn_launch *launch)
                                              C::N,
                                              C::M / C::Q_BOXES,
                                              WARP_ROWS,
-                                             C::PAIRS};
+                                             C::PAIRS ? WG_ROWS : 0};
     return attn::forward_launch(context, launch, kernel);
+}
+
+template <int D, int DV, int N, int WGS, bool CAPPED>
+attn_status fwd_typed(attn_context *context, const attn_launch *launch)
+{
+    return launch->shape.dtype == ATTN_BF16
+               ? fwd_launch<fwd_config<gpu::bf16, D, DV, N, WGS, CAPPED>>(context, launch)
+               : fwd_launch<fwd_config<gpu::fp16, D, DV, N, WGS, CAPPED>>(context, launch);
 }
 
 /* Rows of the kernel table differ in dims; dtype and softcap are chosen here. The softcap takes
@@ -31,14 +39,19 @@ attn_status fwd_launch(attn_context *context, const attn_launch *launch)
 template <int D, int DV, int N, int N_CAPPED, int WGS>
 attn_status fwd_dispatch(attn_context *context, const attn_launch *launch)
 {
-    bool bf16 = launch->shape.dtype == ATTN_BF16;
-    if (launch->shape.softcap > 0.0f) {
-        return bf16
-                   ? fwd_launch<fwd_config<gpu::bf16, D, DV, N_CAPPED, WGS, true>>(context, launch)
-                   : fwd_launch<fwd_config<gpu::fp16, D, DV, N_CAPPED, WGS, true>>(context, launch);
-    }
-    return bf16 ? fwd_launch<fwd_config<gpu::bf16, D, DV, N, WGS, false>>(context, launch)
-                : fwd_launch<fwd_config<gpu::fp16, D, DV, N, WGS, false>>(context, launch);
+    return launch->shape.softcap > 0.0f ? fwd_typed<D, DV, N_CAPPED, WGS, true>(context, launch)
+                                        : fwd_typed<D, DV, N, WGS, false>(context, launch);
+}
+
+/*
+ * No block is cut by a mask. Then three consumers share a tile, also at the head dims where two do
+ * else: keys are read a third less often, and none of a longer tile's blocks are half in vain.
+ * Their instances are files of their own: beside one of two consumers in the same file the compiler
+ * knows less of the number of threads, and spills.
+ */
+static inline bool fwd_plain(const attn_shape &shape)
+{
+    return !shape.mask.has_left && !shape.mask.has_right && !(shape.softcap > 0.0f);
 }
 
 } // namespace sm90

@@ -54,7 +54,7 @@ static struct plan_shape draw_shape(void)
     };
     shape.hq = shape.hkv * (1 + draw(4));
     shape.stripe_rows = draw(3) ? 0 : 64;
-    shape.pairs = shape.pass == ATTN_FORWARD && shape.stripe_rows == 0 && draw(2);
+    shape.pair_rows = shape.pass == ATTN_FORWARD && shape.stripe_rows == 0 ? draw(3) * 32 : 0;
     shape.ordered_keys = shape.pass == ATTN_BACKWARD && shape.stripe_rows == 0 ? draw(3) * 150 : 0;
     return shape;
 }
@@ -130,12 +130,12 @@ static int32_t heads_of(const struct batch *b, const struct plan_tile *t)
     return has_stripes(&b->shape) ? 1 : t->heads;
 }
 
-/* Two heads of a tile have the same keys, and their rows are half a tile each at most. */
+/* Two heads of a tile have the same keys and few rows. */
 static void check_heads(const struct batch *b, const struct plan_tile *t)
 {
     int32_t heads = heads_of(b, t), group = b->shape.hq / b->shape.hkv;
-    must(heads == 1 || (heads == 2 && b->shape.pairs));
-    must(heads == 1 || t->rows <= b->shape.q_block / 2);
+    must(heads == 1 || heads == 2);
+    must(heads == 1 || t->rows <= b->shape.pair_rows);
     must(heads == 1 || t->head / group == (t->head + 1) / group);
 }
 

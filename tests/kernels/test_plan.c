@@ -549,6 +549,35 @@ START_TEST(long_tiles_start_first)
 }
 END_TEST
 
+/* A causal forward lists the tiles at one place of all heads that it takes together, then the next
+ * ones: as many heads as fit L2, or eight that do not by much. Here one has 2, 8 or 16 MB. */
+START_TEST(a_forward_takes_heads_together)
+{
+    enum { HEADS = 32, LENGTH = 8192, BLOCKS = LENGTH / 128 };
+    const int32_t walked_bytes[] = {256, 1024, 2048}, together[] = {16, 8, 2};
+    static struct batch b;
+    for (int i = 0; i < 3; i++) {
+        b.shape = (struct plan_shape){.pass = ATTN_FORWARD,
+                                      .mask = {.has_right = true},
+                                      .hq = HEADS,
+                                      .hkv = HEADS,
+                                      .q_block = 128,
+                                      .k_block = 128,
+                                      .walked_bytes = walked_bytes[i]};
+        b.sequences[0] = (struct attn_sequence){
+            .q_len = LENGTH, .k_len = LENGTH, .q_span = LENGTH, .k_span = LENGTH};
+        b.size = plan_measure(&b.shape, b.sequences, 1);
+        must(b.size.tiles == HEADS * BLOCKS);
+        plan_make(&b.shape, b.sequences, 1, b.tiles, b.fills);
+        for (int64_t t = 0; t < b.size.tiles; t++) {
+            int64_t group = t / (together[i] * BLOCKS);
+            must(b.tiles[t].head == group * together[i] + t % together[i]);
+            must(b.tiles[t].row == 128 * (BLOCKS - 1 - t / together[i] % BLOCKS));
+        }
+    }
+}
+END_TEST
+
 static int64_t work(const struct plan_tile *tile)
 {
     return 1 + tile->last - tile->first;
@@ -613,6 +642,7 @@ int main(void)
     tcase_add_test(all, tiles_in_turn_do_not_begin_together);
     tcase_add_test(all, ordered_sequences_are_listed_together);
     tcase_add_test(all, long_tiles_start_first);
+    tcase_add_test(all, a_forward_takes_heads_together);
     tcase_add_test(all, parts_are_even_and_leave_groups_whole);
     suite_add_tcase(suite, all);
     SRunner *runner = srunner_create(suite);

@@ -7,23 +7,25 @@
  *
  * Who waits for whom. One thread of warpgroup 0, the loader, brings tile records, Q, K and V:
  *   tiles (4 slots)   64-byte records by bulk copy; back when every consumer warp is done with it
- *   q     (3 slots)   back when O, staged in the same slot, has been read by the store
+ *   q     (3 slots)   back when O, staged in the same slot, has been read by the store; where one
+ *                     slot is all that fits, when the tile has no more scores to come: there O goes
+ *                     out from registers
  *   k, v  (2 stages)  back, warp by warp, when the products that read them have retired
  * The other two or three warpgroups, the consumers, have 64 rows each and keep scores,
  * probabilities and O in registers. They drift apart by themselves, so that the softmax of one runs
  * under the products of the others. S(next) = Q K^T and O += P V of a step are issued together. At
  * a tile's end its last PV goes first, so that the next record is read under it, then the first QK
  * of the next tile, under which O is finished and stored. In a tile of at most 64 rows the second
- * of two consumers has the same rows of the next head, if that has the same keys; other consumers
- * without rows only return stages.
+ * consumer has the same rows of the next head, if that has the same keys (d 128 and up); other
+ * consumers without rows only return stages.
  *
  * Per 128 x 128 block at d 128: 8.4 MFLOP, 2048 cycles of the tensor cores; shared memory 160 KB
  * read and 64 KB written, 1792 cycles; 16384 exponentials, 1024 cycles. Bound: tensor cores, and in
  * launches of many milliseconds the power cap (1665 of 1980 MHz).
- * Measured on an H200, 2026-11-29, bf16, 16 heads, TFLOP/s full / causal, GEMM of the day 785, in
- * brackets flash-attention 3 in the same run: 4 x 8192 d 128 784 / 731 [730 / 680], mixed64 673 /
- * 700 [619 / 630], short1024 388 / 259 [299 / 200], d 64 596 / 548 [567 / 529]; 8 heads: d 192 and
- * 128 819 / 741, d 256 814 / 695 [788 / 724]. notes.md has the rest.
+ * Measured on an H200, 2026-11-29, bf16, 16 heads, TFLOP/s full / causal, in brackets
+ * flash-attention 3 on such a card that day: 4 x 8192 d 128 810 / 749 [730 / 680], mixed64 740 /
+ * 709 [619 / 630], short1024 426 / 260 [302 / 197], d 64 624 / 574 [567 / 529], d 192 and 128 815 /
+ * 769; 8 heads: d 256 810 / 741 [788 / 724]. notes.md has the rest.
  */
 #ifndef SM90_FWD_CUH
 #define SM90_FWD_CUH

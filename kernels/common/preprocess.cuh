@@ -1,12 +1,12 @@
 /*
  * common/preprocess: what the backward needs of each row before it starts, and a clean sum of dQ.
  *
- * Grid: a block of 128 threads for each unit: one stripe of the plan, the M rows of a query block,
- * of one q head. Heads are neighbours, as they are in memory. It writes lse * log2(e) and delta =
- * <dO, O> - dlse, sets the unit's turn to zero and, unless its tiles are ordered (plan.h), its sum
- * of dQ, and adds up its part of dsink. Rows that are not there, or see nothing, get lse = +inf,
- * which makes every probability 0 without a mask. Bound: memory: O and dO read once, the fp32 sum
- * of dQ written once (16 bytes per 2 x 2 read).
+ * Grid: (stripes of the plan, q heads). A block of 128 threads has one stripe, the M rows of a
+ * query block, of one head: a unit. It writes lse * log2(e) and delta = <dO, O> - dlse, sets the
+ * unit's turn to zero and, unless its tiles are ordered (plan.h), its sum of dQ, and adds up its
+ * part of dsink. Rows that are not there, or see nothing, get lse = +inf, which makes every
+ * probability 0 without a mask. Bound: memory: O and dO read once, the fp32 sum of dQ written once
+ * (16 bytes per 2 x 2 read).
  */
 #ifndef COMMON_PREPROCESS_CUH
 #define COMMON_PREPROCESS_CUH
@@ -14,7 +14,6 @@
 #include "common/softmax.cuh"
 #include "gpu/barrier.cuh"
 #include "gpu/global.cuh"
-#include "gpu/grid.cuh"
 #include "gpu/index.cuh"
 #include "gpu/math.cuh"
 #include "gpu/smem.cuh"
@@ -130,11 +129,10 @@ __global__ void __launch_bounds__(PREPROCESS_THREADS)
     preprocess_kernel(const __grid_constant__ preprocess_params p)
 {
     constexpr int LANES = DV / 8; /* of a row: 16 bytes each */
-    gpu::grid_start_next();
-    int64_t unit = gpu::block_x();
-    const plan_stripe stripe = p.stripes[gpu::block_x() / p.hq];
+    const plan_stripe stripe = p.stripes[gpu::block_x()];
     const preprocess_set &set = stripe.set == 0 ? p.first : p.more[stripe.set - 1];
-    int64_t head = gpu::block_x() % p.hq;
+    int64_t head = gpu::block_y();
+    int64_t unit = int64_t{gpu::block_x()} * p.hq + head;
     float *lse2 = p.statistics + unit * (2 * M);
     int lane = gpu::thread_index() % LANES;
     float dsink = 0.0f;

@@ -36,8 +36,7 @@ struct backward_kernel {
     void (*queries)(backward_params) = nullptr;
     int32_t query_rows = 0;
     uint32_t queries_smem_bytes = 0;
-    bool orders = false;       /* the kernel knows ordered tiles */
-    bool starts_early = false; /* and waits for the preprocess itself */
+    bool orders = false; /* the kernel knows ordered tiles */
 };
 
 /* A map of heads x rows x columns with boxes of box_rows x one panel. */
@@ -327,14 +326,13 @@ static inline bool backward_preprocess_run(attn_context *context, const attn_lau
     pre.turns = p.scratch.turns;
     pre.hq = p.hq;
     pre.dv = launch->shape.dv;
-    gpu::launch_config config = {plan.stripe_count * p.hq, 1, 1,     PREPROCESS_THREADS,
-                                 PREPROCESS_SMEM,          0, false, context->stream};
+    gpu::launch_config config = {plan.stripe_count, p.hq, 1,     PREPROCESS_THREADS,
+                                 PREPROCESS_SMEM,   0,    false, context->stream};
     return gpu::launch(config, kernel.preprocess, pre) == nullptr;
 }
 
 static inline bool backward_main_run(attn_context *context, const backward_kernel &kernel,
-                                     const cuda_plan &plan, const backward_params &p,
-                                     bool preprocessed)
+                                     const cuda_plan &plan, const backward_params &p)
 {
     int32_t clusters = cuda_ctas(context, plan.tile_count * kernel.cluster) / kernel.cluster;
     gpu::launch_config config = {(clusters > 0 ? clusters : 1) * kernel.cluster,
@@ -343,7 +341,7 @@ static inline bool backward_main_run(attn_context *context, const backward_kerne
                                  kernel.threads,
                                  kernel.smem_bytes,
                                  kernel.cluster,
-                                 preprocessed && kernel.starts_early,
+                                 false,
                                  context->stream};
     return plan.tile_count == 0 || gpu::launch(config, kernel.start, p) == nullptr;
 }
@@ -370,8 +368,8 @@ static inline bool backward_queries_run(attn_context *context, const backward_ke
 static inline bool backward_post_run(attn_context *context, const backward_kernel &kernel,
                                      const cuda_plan &plan, const backward_params &p)
 {
-    gpu::launch_config config = {plan.loose_count * p.hq, 1, 1,     kernel.post_threads,
-                                 kernel.post_smem_bytes,  0, false, context->stream};
+    gpu::launch_config config = {plan.loose_count,       p.hq, 1,     kernel.post_threads,
+                                 kernel.post_smem_bytes, 0,    false, context->stream};
     return gpu::launch(config, kernel.post, p) == nullptr;
 }
 
@@ -457,7 +455,7 @@ static inline attn_status backward_launch(attn_context *context, const attn_laun
     bool sink = launch->part + 1 >= launch->parts && launch->shape.has_sink;
     bool done =
         (!first || backward_preprocess_run(context, launch, kernel, plan, bag.luggage, p)) &&
-        backward_main_run(context, kernel, plan, p, first) &&
+        backward_main_run(context, kernel, plan, p) &&
         backward_dq_run(context, launch, kernel, bag, p) &&
         backward_fill_run(context, plan, launch->shape.hkv,
                           bag.luggage.on_device(bag.luggage.fill)) &&

@@ -1,7 +1,7 @@
 /*
  * sm100/bwd_post: the fp32 sums of dQ become dQ.
  *
- * Grid: q heads x loose stripes of the plan, 128 threads: each reads a row's sums as a lane of a
+ * Grid: (loose stripes of the plan, q heads), 128 threads: each reads a row's sums as a lane of a
  * dQ warp of sm100/bwd added them, scales, rounds, and the warp stores its 32 rows through shared
  * memory.
  * Every row of the span is written: sums of rows that nobody added to are 0.
@@ -21,9 +21,9 @@ template <class C>
 __global__ void __launch_bounds__(BWD_POST_THREADS)
     bwd_post_kernel(const __grid_constant__ bwd_params p)
 {
-    int32_t number = gpu::global_load_constant<int32_t>(p.loose + gpu::block_x() / p.hq);
+    int32_t number = gpu::global_load_constant<int32_t>(p.loose + gpu::block_x());
     const plan_stripe stripe = p.stripes[number];
-    int32_t head = gpu::block_x() % p.hq;
+    int32_t head = gpu::block_y();
     int32_t first = gpu::warp_index() * WARP_LANES;
     int lane = gpu::lane_index();
     const float *source =

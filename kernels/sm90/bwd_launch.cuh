@@ -27,7 +27,6 @@ attn_status bwd_launch(attn_context *context, const attn_launch *launch, void (*
                                  C::D,
                                  BWD_WARP_ROWS};
     all.orders = C::ORDERS;
-    all.starts_early = true;
     return attn::backward_launch(context, launch, all);
 }
 

@@ -1,7 +1,7 @@
 /*
  * sm90/bwd_post: the fp32 sums of dQ become dQ.
  *
- * Grid: q heads x loose stripes of the plan, a warpgroup for each piece of the sums
+ * Grid: (loose stripes of the plan, q heads), a warpgroup for each piece of the sums
  * (sm90/bwd_data): each thread reads the fragments it would have held in the main kernel, scales,
  * rounds, and the warp stores its 16 rows through shared memory. Every row of the span is written:
  * sums of rows that nobody added to are 0. Bound: memory: 4 bytes read and 2 written per element.
@@ -18,9 +18,9 @@ template <class C>
 __global__ void __launch_bounds__(C::DQ_PIECES *BWD_WARPGROUP)
     bwd_post_kernel(const __grid_constant__ bwd_params p)
 {
-    int32_t number = gpu::global_load_constant<int32_t>(p.loose + gpu::block_x() / p.hq);
+    int32_t number = gpu::global_load_constant<int32_t>(p.loose + gpu::block_x());
     const plan_stripe stripe = p.stripes[number];
-    int32_t head = gpu::block_x() % p.hq;
+    int32_t head = gpu::block_y();
     int64_t unit = int64_t{number} * p.hq + head;
     bwd_lane me = {gpu::warpgroup_index(), gpu::lane_index(), gpu::warp_index() % BWD_WARPS,
                    gpu::elect_one()};

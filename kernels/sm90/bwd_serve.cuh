@@ -4,7 +4,6 @@
 #ifndef SM90_BWD_SERVE_CUH
 #define SM90_BWD_SERVE_CUH
 
-#include "gpu/grid.cuh"
 #include "sm90/bwd_data.cuh"
 
 namespace sm90
@@ -232,7 +231,6 @@ template <class C>
 GPU_INLINE void bwd_serve(const bwd_params &p, uint32_t smem)
 {
     gpu::registers_give<C::LOADER_REGISTERS>();
-    gpu::grid_wait_previous(); /* consumers see nothing that has not come through these threads */
     int warp = gpu::warp_index();
     if (warp == 0 && gpu::elect_one()) {
         bwd_load_all<C>(p, smem);

@@ -73,7 +73,7 @@ struct bwd_config {
     static constexpr int DQ_SLOTS = ONE_DQ ? 1 : 2;
     /* Where tiles are short: S of a tile's first step is multiplied at the end of the one before,
      * and dK and dV leave ahead of the last share of dQ (see begin_next_tile, keys_stage). Long
-     * ones are up to 3 % slower with parts of that, and no faster with all of it. */
+     * ones are up to 4 % slower with parts of that, and no faster with all of it. */
     static constexpr bool AHEAD = ORDERS;
     static_assert(!AHEAD || (DQ_BEHIND && N > M && D == DV),
                   "never drawn late; K and V change places");

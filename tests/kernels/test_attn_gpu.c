@@ -7,13 +7,12 @@
  * the device, the row runs there in poisoned scratch, and everything is copied back, so that the
  * host's checks see every byte the kernel touched. Skipped without a GPU.
  */
-#include <check.h>
 #include <cuda_runtime_api.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/attn_cuda.h"
+#include "tests/kernels/gpu_suite.h"
 #include "tests/kernels/problem.h"
 
 enum { PLAN_BYTES = 1 << 22, RANGES_MAX = 256, POISON_BYTE = 0xff };
@@ -167,19 +166,9 @@ static struct attn_shape shape_for(enum attn_dtype dtype, int hq, int hkv)
     return shape;
 }
 
-static bool pick_row(int i)
-{
-    size_t count;
-    const struct attn_row *rows = attn_rows(&count);
-    real_row = (size_t)i < count ? &rows[i] : NULL;
-    return real_row && real_row->arch == attn_cuda_arch();
-}
-
 START_TEST(ragged_batches_under_every_mask)
 {
-    if (!pick_row(_i)) {
-        return;
-    }
+    real_row = gpu_suite_row(_i);
     for (int m = 0; m < MASKS; m++) {
         for (int group = 1; group <= 3; group++) {
             struct attn_shape shape = shape_for(m % 2 ? ATTN_FP16 : ATTN_BF16, 2 * group, 2);
@@ -192,9 +181,7 @@ END_TEST
 
 START_TEST(softcap_and_sink)
 {
-    if (!pick_row(_i)) {
-        return;
-    }
+    real_row = gpu_suite_row(_i);
     for (int m = 0; m < MASKS; m++) {
         struct attn_shape shape = shape_for(ATTN_BF16, 3, 3);
         shape.mask = masks[m];
@@ -210,9 +197,7 @@ END_TEST
 /* Narrower than the row's, also by whole panels of 64 columns, on either side. */
 START_TEST(odd_head_dims)
 {
-    if (!pick_row(_i)) {
-        return;
-    }
+    real_row = gpu_suite_row(_i);
     const int dims[][2] = {{real_row->d_max - 16, real_row->dv_max - 24},
                            {8, real_row->dv_max},
                            {real_row->d_max, 8},
@@ -237,9 +222,7 @@ START_TEST(nothing_on_one_side)
         {{0, 0, 90, 0, 0, 1}, {0, 300, 200, 0, 0, 2}, {0, 0, 90, 0, 0, 3}},
         {{0, 90, 0, 0, 0, 1}, {0, 0, 300, 0, 0, 2}, {0, 90, 200, 0, 0, 3}},
     };
-    if (!pick_row(_i)) {
-        return;
-    }
+    real_row = gpu_suite_row(_i);
     for (size_t b = 0; b < sizeof batches / sizeof batches[0]; b++) {
         for (int causal = 0; causal < 2; causal++) {
             struct attn_shape shape = shape_for(ATTN_BF16, 4, 2);
@@ -253,9 +236,7 @@ END_TEST
 
 START_TEST(scores_that_outgrow_exp)
 {
-    if (!pick_row(_i) || real_row->pass == ATTN_BACKWARD) {
-        return;
-    }
+    real_row = gpu_suite_row(_i);
     for (int m = 0; m < MASKS; m++) {
         struct attn_shape shape = shape_for(m % 2 ? ATTN_FP16 : ATTN_BF16, 4, 2);
         shape.d -= m % 2 * 24;
@@ -269,9 +250,7 @@ END_TEST
 
 START_TEST(bits_are_the_sequences_own)
 {
-    if (!pick_row(_i)) {
-        return;
-    }
+    real_row = gpu_suite_row(_i);
     for (int m = 0; m < 2; m++) {
         struct attn_shape shape = shape_for(ATTN_BF16, 4, 2);
         shape.mask = masks[m];
@@ -294,9 +273,7 @@ END_TEST
 START_TEST(a_neighbour_that_is_not_finite_does_not_leak)
 {
     static const int neighbours[] = {1, 7};
-    if (!pick_row(_i)) {
-        return;
-    }
+    real_row = gpu_suite_row(_i);
     for (int m = 0; m < MASKS; m++) {
         struct attn_shape shape = shape_for(m % 2 ? ATTN_FP16 : ATTN_BF16, 4, 2);
         shape.mask = masks[m];
@@ -316,36 +293,16 @@ START_TEST(a_neighbour_that_is_not_finite_does_not_leak)
 }
 END_TEST
 
-static void add_row(Suite *suite, const char *name, int i)
+int main(int argc, char **argv)
 {
-    TCase *tcase = tcase_create(name);
-    tcase_set_timeout(tcase, 60);
-    tcase_add_loop_test(tcase, ragged_batches_under_every_mask, i, i + 1);
-    tcase_add_loop_test(tcase, softcap_and_sink, i, i + 1);
-    tcase_add_loop_test(tcase, odd_head_dims, i, i + 1);
-    tcase_add_loop_test(tcase, nothing_on_one_side, i, i + 1);
-    tcase_add_loop_test(tcase, scores_that_outgrow_exp, i, i + 1);
-    tcase_add_loop_test(tcase, bits_are_the_sequences_own, i, i + 1);
-    tcase_add_loop_test(tcase, a_neighbour_that_is_not_finite_does_not_leak, i, i + 1);
-    suite_add_tcase(suite, tcase);
-}
-
-int main(void)
-{
-    if (attn_cuda_arch() == ATTN_CPU) {
-        printf("no GPU with kernels of its own here\n");
-        return 77;
-    }
-    size_t count;
-    const struct attn_row *rows = attn_rows(&count);
-    Suite *suite = suite_create("attn_gpu");
-    for (int i = 0; (size_t)i < count; i++) { /* CK_RUN_CASE=sm90_fwd_128: of that row alone */
-        add_row(suite, rows[i].name, i);
-    }
-    SRunner *runner = srunner_create(suite);
-    srunner_set_fork_status(runner, CK_NOFORK); /* a CUDA context does not survive a fork */
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    const struct gpu_test tests[] = {
+        {ragged_batches_under_every_mask, false},
+        {softcap_and_sink, false},
+        {odd_head_dims, false},
+        {nothing_on_one_side, false},
+        {scores_that_outgrow_exp, true},
+        {bits_are_the_sequences_own, false},
+        {a_neighbour_that_is_not_finite_does_not_leak, false},
+    };
+    return gpu_suite_main("attn_gpu", tests, sizeof tests / sizeof tests[0], argc, argv);
 }

@@ -5,7 +5,6 @@
  * Results are compared with each other; test_attn_gpu compares them with the answer. Skipped
  * without a GPU.
  */
-#include <check.h>
 #include <cuda_runtime_api.h>
 #include <math.h>
 #include <stdio.h>
@@ -13,7 +12,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "kernels/attn_cuda.h"
+#include "tests/kernels/gpu_suite.h"
 
 enum { PLAN_BYTES = 1 << 24, SEQUENCES_MAX = 4096, REPEATS = 1000, WATCHDOG_MS = 20000 };
 enum { HQ = 4, HKV = 2, TENSORS = 9, OUTPUTS_MAX = 3 };
@@ -23,14 +22,6 @@ static const struct attn_row *row;
 static void must(cudaError_t error)
 {
     ck_assert_msg(error == cudaSuccess, "%s", cudaGetErrorString(error));
-}
-
-static bool pick_row(int i)
-{
-    size_t count;
-    const struct attn_row *rows = attn_rows(&count);
-    row = (size_t)i < count ? &rows[i] : NULL;
-    return row && row->arch == attn_cuda_arch();
 }
 
 /* The fewest CTAs that a launch ends with: forward tiles wait for nobody. */
@@ -226,7 +217,8 @@ START_TEST(bits_do_not_depend_on_the_grid)
 {
     static struct batch b;
     const int32_t grids[] = {64, 114, 132};
-    for (int i = 0; pick_row(_i) && i < 4; i++) {
+    row = gpu_suite_row(_i);
+    for (int i = 0; i < 4; i++) {
         bool causal = i % 2 == 1;
         const int lengths[] = {i < 2 ? 5000 : 7500, 130, 1, 2049, 64};
         open_batch(&b, lengths, 5, causal);
@@ -244,7 +236,8 @@ START_TEST(a_thousand_runs_give_the_same_bits)
 {
     static struct batch b;
     const int lengths[] = {700, 130, 1, 320};
-    for (int causal = 0; pick_row(_i) && causal < 2; causal++) {
+    row = gpu_suite_row(_i);
+    for (int causal = 0; causal < 2; causal++) {
         open_batch(&b, lengths, 4, causal);
         struct attn_context *context = attn_cuda_open(NULL, PLAN_BYTES);
         ck_assert_ptr_nonnull(context);
@@ -265,7 +258,8 @@ START_TEST(the_fewest_ctas_end_the_longest_sequence)
 {
     static struct batch b;
     const int length = 32768;
-    for (int causal = 0; pick_row(_i) && causal < 2; causal++) {
+    row = gpu_suite_row(_i);
+    for (int causal = 0; causal < 2; causal++) {
         open_batch(&b, &length, 1, causal);
         ck_assert(run_and_hash(&b, fewest_ctas()) == run_and_hash(&b, 0));
         close_batch(&b);
@@ -296,7 +290,8 @@ START_TEST(bits_do_not_depend_on_a_longer_neighbour)
 {
     static struct batch b;
     const int lengths[] = {8000, 2049};
-    for (int causal = 0; pick_row(_i) && causal < 2; causal++) {
+    row = gpu_suite_row(_i);
+    for (int causal = 0; causal < 2; causal++) {
         open_batch(&b, lengths, 2, causal);
         check_last_alone(&b);
         close_batch(&b);
@@ -309,9 +304,7 @@ START_TEST(offsets_beyond_two_to_the_31_elements)
 {
     static struct batch b;
     static int lengths[SEQUENCES_MAX];
-    if (!pick_row(_i)) {
-        return;
-    }
+    row = gpu_suite_row(_i);
     int count = (int)(((int64_t)1 << 31) / (HQ * row->d_max) / 4096) + 2;
     for (int i = 0; i < count; i++) {
         lengths[i] = i == count - 1 ? 300 : 4096;
@@ -323,34 +316,14 @@ START_TEST(offsets_beyond_two_to_the_31_elements)
 }
 END_TEST
 
-static void add_row(Suite *suite, const char *name, int i)
+int main(int argc, char **argv)
 {
-    TCase *tcase = tcase_create(name);
-    tcase_set_timeout(tcase, 120);
-    tcase_add_loop_test(tcase, bits_do_not_depend_on_the_grid, i, i + 1);
-    tcase_add_loop_test(tcase, a_thousand_runs_give_the_same_bits, i, i + 1);
-    tcase_add_loop_test(tcase, the_fewest_ctas_end_the_longest_sequence, i, i + 1);
-    tcase_add_loop_test(tcase, bits_do_not_depend_on_a_longer_neighbour, i, i + 1);
-    tcase_add_loop_test(tcase, offsets_beyond_two_to_the_31_elements, i, i + 1);
-    suite_add_tcase(suite, tcase);
-}
-
-int main(void)
-{
-    if (attn_cuda_arch() == ATTN_CPU) {
-        printf("no GPU with kernels of its own here\n");
-        return 77;
-    }
-    size_t count;
-    const struct attn_row *rows = attn_rows(&count);
-    Suite *suite = suite_create("attn_gpu_long");
-    for (int i = 0; (size_t)i < count; i++) { /* CK_RUN_CASE=sm90_fwd_128: of that row alone */
-        add_row(suite, rows[i].name, i);
-    }
-    SRunner *runner = srunner_create(suite);
-    srunner_set_fork_status(runner, CK_NOFORK); /* a CUDA context does not survive a fork */
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    const struct gpu_test tests[] = {
+        {bits_do_not_depend_on_the_grid, false},
+        {a_thousand_runs_give_the_same_bits, false},
+        {the_fewest_ctas_end_the_longest_sequence, false},
+        {bits_do_not_depend_on_a_longer_neighbour, false},
+        {offsets_beyond_two_to_the_31_elements, false},
+    };
+    return gpu_suite_main("attn_gpu_long", tests, sizeof tests / sizeof tests[0], argc, argv);
 }

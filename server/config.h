@@ -105,6 +105,15 @@ struct config_command {
     char error[512];      /* "faserved.conf:12: ..." */
 };
 
+/* Places beyond connections-max, for peers that are greeted only to be told that it is reached.
+ * With these taken, too, a newcomer is closed without a word. Who stays may be in any of them. */
+#define CONNECTIONS_SPARE 8u
+
+static inline uint32_t config_connections(const struct config *config)
+{
+    return config->connections_max + CONNECTIONS_SPARE;
+}
+
 /* Defaults, then the file, then the flags, then the rules between options. */
 struct config_command config_open(struct config *config, int argc, char **argv);
 

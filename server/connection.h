@@ -21,10 +21,6 @@
 
 struct server;
 
-/* Places beyond connections-max, for peers that are greeted only to be told that it is reached.
- * With these taken, too, a newcomer is closed without a word. */
-#define CONNECTIONS_SPARE 8u
-
 enum connection_state {
     CONNECTION_FREE,
     CONNECTION_GREETING,

@@ -20,12 +20,12 @@ uint64_t device_slab_bytes(const struct config *config)
 
 uint64_t device_staging_bytes(const struct config *config)
 {
-    return 2u * slab_count(config->connections_max) * device_slab_bytes(config);
+    return 2u * slab_count(config_connections(config)) * device_slab_bytes(config);
 }
 
 uint32_t device_work_max(const struct config *config)
 {
-    return slab_count(config->connections_max) + (FAS_TENSOR_COUNT + 1u) * config->slots +
+    return slab_count(config_connections(config)) + (FAS_TENSOR_COUNT + 1u) * config->slots +
            DEVICE_DEPTH_MAX; /* 1: a done event behind the downloads */
 }
 

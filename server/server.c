@@ -30,7 +30,7 @@ static enum fas_status open_tables(struct server *server, struct fas_error *erro
     if (!slots_open(&server->slots, config->slots)) {
         return no_memory("slots", error);
     }
-    if (!connections_open(&server->connections, config->connections_max + CONNECTIONS_SPARE) ||
+    if (!connections_open(&server->connections, config_connections(config)) ||
         !principals_open(&server->principals,
                          server->connections.count + config->slots + HOLDS_MAX + PLACES_MAX)) {
         return no_memory("connections-max", error);

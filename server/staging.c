@@ -14,13 +14,13 @@ bool staging_open(struct staging *staging, const struct device *device, const st
         return true;
     }
     uint64_t slab_bytes = device_slab_bytes(config);
-    uint32_t count = slab_count(config->connections_max);
+    uint32_t owners = config_connections(config), count = slab_count(owners);
     uint8_t *out = device->staging + count * slab_bytes;
     staging->arrivals = calloc(count, sizeof *staging->arrivals);
     staging->fetches = calloc(count, sizeof *staging->fetches);
     return staging->arrivals && staging->fetches &&
-           slab_open(&staging->in, device->staging, slab_bytes, config->connections_max) &&
-           slab_open(&staging->out, out, slab_bytes, config->connections_max);
+           slab_open(&staging->in, device->staging, slab_bytes, owners) &&
+           slab_open(&staging->out, out, slab_bytes, owners);
 }
 
 static struct staging *staging_of(struct server *server, const struct slot *slot)

@@ -13,6 +13,7 @@
 
 #include "tests/support/check_main.h"
 #include "tests/support/daemon.h"
+#include "tests/support/exchange.h"
 #include "tests/support/job.h"
 #include "tests/support/peer.h"
 #include "tests/support/watch.h"
@@ -298,11 +299,40 @@ START_TEST(memory_after_100000_requests_is_that_after_1000)
 }
 END_TEST
 
+/* Of ten that came, where three may stay, it is the tenth that says who it is. */
+START_TEST(the_last_to_come_is_served)
+{
+    enum { ALL = 10 };
+    static const char *const few[] = {
+        "--device", "cpu:0", "--arena-bytes", "64MiB", "--connections-max", "3", NULL};
+    struct daemon daemon;
+    struct exchange exchange;
+    struct peer peers[ALL];
+    daemon_start(&daemon, few);
+    exchange_open(&exchange, 3);
+    for (int i = 0; i < ALL; i++) {
+        ck_assert(peer_connect(&peers[i], daemon.socket));
+    }
+    ck_assert(peer_greet(&peers[ALL - 1]));
+    for (uint64_t id = 1; id <= 3; id++) {
+        ck_assert(exchange_send(&exchange, &peers[ALL - 1], id));
+        const char *wrong = exchange_receive(&exchange, &peers[ALL - 1], id);
+        ck_assert_msg(wrong == NULL, "%s", wrong);
+    }
+    for (int i = 0; i < ALL; i++) {
+        peer_close(&peers[i]);
+    }
+    exchange_close(&exchange);
+    ck_assert_int_eq(daemon_stop(&daemon), 0);
+}
+END_TEST
+
 int main(int argc, char **argv)
 {
     static const struct check_row crowd[] = {
         {"stalled and slow readers leave others their speed",
          &stalled_and_slow_readers_leave_others_their_speed},
+        {"the last to come is served", &the_last_to_come_is_served},
         {"killed clients leave nothing behind", &killed_clients_leave_nothing_behind},
         {"a killed daemon leaves no call hanging", &a_killed_daemon_leaves_no_call_hanging},
     };

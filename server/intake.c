@@ -474,6 +474,7 @@ void intake_request(struct server *server, struct connection *connection,
 void intake_uploaded(struct server *server, struct slot *slot, uint64_t bytes, uint64_t now_us)
 {
     slot->bytes_missing -= bytes;
+    staging_hasten(server, slot);
     if (slot->bytes_missing == 0 && slot->events.passed) {
         executor_enqueue(server, slot, now_us);
     }
@@ -526,7 +527,7 @@ void intake_end(struct server *server, struct slot *slot, const struct fas_error
     }
     slot->error = *error;
     event_resign(server, slot);
-    staging_drop(slot);
+    staging_drop(server, slot);
     if (slot->connection) {
         slot->landing |= reader_finish(stream_reader(slot->connection->stream), slot->id);
         slot->landing |= join_landing(slot->connection, slot->id);
@@ -548,7 +549,7 @@ void intake_orphan(struct server *server, struct slot *slot)
     }
     connection_remove_slot(server, slot);
     slot->landing = 0; /* the streams are closed: nothing is outstanding */
-    staging_drop(slot);
+    staging_drop(server, slot);
     memset(slot->sends, 0, sizeof slot->sends);
     if (slot->state == SLOT_REPLYING || slot->answered || slot->error.status != FAS_OK) {
         intake_settle(server, slot);

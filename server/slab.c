@@ -9,6 +9,7 @@
 
 #include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 
 uint32_t slab_count(uint32_t owners)
 {
@@ -57,13 +58,23 @@ static bool may_have(const struct slab_pool *pool, uint32_t owner)
            (pool->owned[owner] < SLAB_OWNER_MAX && pool->free_count > pool->owner_count);
 }
 
+/* Not one of those that were given back last; of the others that which was: fewer pages. */
+static uint32_t take_free(struct slab_pool *pool)
+{
+    uint32_t behind = pool->free_count - 1;
+    behind = behind < SLAB_LEFT_ALONE ? behind : SLAB_LEFT_ALONE;
+    uint32_t *taken = &pool->free_slabs[--pool->free_count - behind], index = *taken;
+    memmove(taken, taken + 1, behind * sizeof *taken);
+    return index;
+}
+
 uint8_t *slab_take(struct slab_pool *pool, uint32_t owner)
 {
     uint8_t *slab = NULL;
     pthread_mutex_lock(&pool->lock);
     if (may_have(pool, owner)) {
         assert(pool->free_count > 0);
-        uint32_t index = pool->free_slabs[--pool->free_count];
+        uint32_t index = take_free(pool);
         pool->free_min = pool->free_count < pool->free_min ? pool->free_count : pool->free_min;
         pool->slabs[index] = (struct slab){.owner = owner};
         pool->owned[owner]++;
@@ -144,6 +155,19 @@ uint32_t slab_index(const struct slab_pool *pool, const uint8_t *slab)
         return SLAB_NONE;
     }
     return (uint32_t)((uint64_t)(slab - pool->memory) / pool->slab_bytes);
+}
+
+uint32_t slab_owner(const struct slab_pool *pool, uint32_t index)
+{
+    return pool->slabs[index].owner;
+}
+
+bool slab_anyone_waits(struct slab_pool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    bool any = pool->waiting_count > 0;
+    pthread_mutex_unlock(&pool->lock);
+    return any;
 }
 
 uint32_t slab_high_water(struct slab_pool *pool)

@@ -7,6 +7,9 @@
  * keeps its own slabs and nobody else's. An owner that was turned away is remembered until it could
  * have one.
  *
+ * A slab that was given back is left alone for a while: the cache of the core that used it last is
+ * full of it, and a device that writes to it meanwhile holds up that core (staging.h).
+ *
  * Two pools per device, one for each direction. Take and give from any thread; the rest is the
  * loop's.
  */
@@ -22,6 +25,9 @@
 /* Two keep a link busy while one is copied; a connection is faster than none of its peers with 16.
  */
 #define SLAB_OWNER_MAX 16u
+
+/* Given back later than the one that is taken next: two each for eight connections. */
+#define SLAB_LEFT_ALONE 16u
 
 /* Beyond one for each owner: eight connections at full speed. */
 #define SLAB_SHARED 64u
@@ -67,6 +73,12 @@ uint32_t slab_next_waiting(struct slab_pool *pool);
 
 /* Which one it is, SLAB_NONE: none of this pool. */
 uint32_t slab_index(const struct slab_pool *pool, const uint8_t *slab);
+
+/* Whose it is. */
+uint32_t slab_owner(const struct slab_pool *pool, uint32_t index);
+
+/* Somebody was turned away. */
+bool slab_anyone_waits(struct slab_pool *pool);
 
 /* The most that were ever taken at once. */
 uint32_t slab_high_water(struct slab_pool *pool);

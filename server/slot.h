@@ -77,6 +77,7 @@ struct slot {
     struct arena_span notes;      /* host memory: sequences, chunk bit map */
     uint64_t *claimed;            /* chunk bit map */
     uint64_t bytes_missing;       /* of the inputs */
+    uint64_t bytes_landed;        /* of them, in slabs */
     uint64_t deadline_us;         /* absolute; 0: none */
     uint16_t places[SLOT_PLACES]; /* ids of those its tensors and events lie in; 0: none */
     struct slot_events events;
@@ -87,7 +88,7 @@ struct slot {
     uint32_t landing; /* over, but in these lanes (a bit set) a payload is still received into it */
     uint64_t sends[FAS_LANES_MAX]; /* by lane: the last send that reads its memory; 0: none */
     bool answered;                 /* DONE or ERROR was handed to the transport */
-    uint32_t copies;               /* between host and arena, under way */
+    uint32_t copies;               /* between host and arena, under way; and chunks that rest */
     struct fetch_queue fetches;
     struct slot_progress progress;
     struct slot_times times;

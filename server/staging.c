@@ -18,7 +18,11 @@ bool staging_open(struct staging *staging, const struct device *device, const st
     uint8_t *out = device->staging + count * slab_bytes;
     staging->arrivals = calloc(count, sizeof *staging->arrivals);
     staging->fetches = calloc(count, sizeof *staging->fetches);
-    return staging->arrivals && staging->fetches &&
+    staging->rests = malloc(owners * sizeof *staging->rests);
+    for (uint32_t i = 0; staging->rests && i < owners; i++) {
+        staging->rests[i] = SLAB_NONE;
+    }
+    return staging->arrivals && staging->fetches && staging->rests &&
            slab_open(&staging->in, device->staging, slab_bytes, owners) &&
            slab_open(&staging->out, out, slab_bytes, owners);
 }
@@ -36,21 +40,84 @@ struct slab_pool *staging_landing(struct server *server, const struct slot *slot
     return passes ? &staging_of(server, slot)->in : NULL;
 }
 
+static uint8_t *slab_at(const struct staging *staging, uint32_t index)
+{
+    return staging->in.memory + index * staging->in.slab_bytes;
+}
+
+/* What becomes of a chunk that rests no longer. */
+typedef void fate(struct server *server, struct staging *staging, uint32_t index);
+
+static void begin_upload(struct server *server, struct staging *staging, uint32_t index)
+{
+    const struct arrival *arrival = &staging->arrivals[index];
+    const struct slot *slot = &server->slots.entries[arrival->slot];
+    struct device *device = &server->executors[slot->executor].device;
+    const struct device_copy copy = {.arena_offset = arrival->arena_offset,
+                                     .host = slab_at(staging, index),
+                                     .width = arrival->bytes,
+                                     .height = 1};
+    bool under_way = device->ops->upload(device, &copy, index);
+    assert(under_way && "what the host does not reach is copied by others");
+    (void)under_way;
+}
+
+static void forget(struct server *server, struct staging *staging, uint32_t index)
+{
+    struct slot *slot = &server->slots.entries[staging->arrivals[index].slot];
+    slot->bytes_landed -= staging->arrivals[index].bytes;
+    slot->copies--;
+    slab_give(&staging->in, slab_at(staging, index));
+}
+
+/* The chunk that rests for that owner, if there is one. */
+static void rouse(struct server *server, struct staging *staging, uint32_t owner, fate *then)
+{
+    uint32_t index = staging->rests[owner];
+    staging->rests[owner] = SLAB_NONE;
+    if (index != SLAB_NONE) {
+        then(server, staging, index);
+    }
+}
+
+/* All of a slot; SLOT_NONE: of all. */
+static void rouse_all(struct server *server, struct staging *staging, uint32_t slot, fate *then)
+{
+    for (uint32_t owner = 0; owner < staging->in.owner_count; owner++) {
+        uint32_t index = staging->rests[owner];
+        if (index != SLAB_NONE && (slot == SLOT_NONE || staging->arrivals[index].slot == slot)) {
+            rouse(server, staging, owner, then);
+        }
+    }
+}
+
+void staging_hasten(struct server *server, struct slot *slot)
+{
+    if (slot->bytes_landed == slot->bytes_missing) {
+        rouse_all(server, staging_of(server, slot), slot->index, begin_upload);
+    }
+}
+
 bool staging_upload(struct server *server, struct slot *slot, uint8_t *landed,
                     uint64_t arena_offset, uint64_t bytes)
 {
     struct device *device = &server->executors[slot->executor].device;
     struct staging *staging = staging_of(server, slot);
-    const struct device_copy copy = {
-        .arena_offset = arena_offset, .host = landed, .width = bytes, .height = 1};
     if (device->host_reaches_arena) {
+        const struct device_copy copy = {
+            .arena_offset = arena_offset, .host = landed, .width = bytes, .height = 1};
         return device->ops->upload(device, &copy, 0);
     }
     uint32_t index = slab_index(&staging->in, landed);
-    staging->arrivals[index] = (struct arrival){slot->index, bytes};
+    uint32_t owner = slab_owner(&staging->in, index);
+    staging->arrivals[index] = (struct arrival){slot->index, arena_offset, bytes};
     slab_hold(&staging->in, landed);
+    slot->bytes_landed += bytes;
     slot->copies++;
-    return device->ops->upload(device, &copy, index);
+    rouse(server, staging, owner, begin_upload);
+    staging->rests[owner] = index;
+    staging_hasten(server, slot);
+    return true;
 }
 
 void staging_discard(struct server *server, const uint8_t *landed)
@@ -68,7 +135,8 @@ static void uploaded(struct server *server, struct staging *staging,
 {
     const struct arrival *arrival = &staging->arrivals[completion->tag];
     struct slot *slot = &server->slots.entries[arrival->slot];
-    slab_give(&staging->in, staging->in.memory + completion->tag * staging->in.slab_bytes);
+    slab_give(&staging->in, slab_at(staging, (uint32_t)completion->tag));
+    slot->bytes_landed -= arrival->bytes;
     slot->copies--;
     if (slot->state == SLOT_RECEIVING && !completion->failed) {
         intake_uploaded(server, slot, arrival->bytes, now_us);
@@ -80,6 +148,9 @@ static void uploaded(struct server *server, struct staging *staging,
 void staging_resume(struct server *server, struct staging *staging)
 {
     uint32_t owner;
+    if (slab_anyone_waits(&staging->in)) {
+        rouse_all(server, staging, SLOT_NONE, begin_upload);
+    }
     while ((owner = slab_next_waiting(&staging->in)) != SLAB_NONE) {
         struct connection *connection = &server->connections.entries[owner];
         if (connection->state == CONNECTION_OPEN) {
@@ -193,8 +264,9 @@ void staging_sent(struct connection *connection, uint64_t sends_done)
 }
 
 /* Downloads end in order: those that have arrived are the first ones. */
-void staging_drop(struct slot *slot)
+void staging_drop(struct server *server, struct slot *slot)
 {
+    rouse_all(server, staging_of(server, slot), slot->index, forget);
     while (slot->fetches.first && slot->fetches.first->arrived) {
         struct fetch *fetch = pop(&slot->fetches);
         if (slot->connection && fetch->carrier) { /* what there was credit for is not coming */
@@ -212,7 +284,7 @@ static void downloaded(struct server *server, struct staging *staging,
     fetch->arrived = true;
     slot->copies--;
     if (slot->error.status != FAS_OK || !slot->connection) {
-        staging_drop(slot);
+        staging_drop(server, slot);
         intake_settle(server, slot);
     }
 }

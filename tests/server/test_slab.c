@@ -77,9 +77,26 @@ START_TEST(the_end_of_an_owner_leaves_what_the_device_holds)
 }
 END_TEST
 
+START_TEST(what_was_given_back_is_left_alone)
+{
+    setup();
+    uint8_t *given[SLAB_LEFT_ALONE + 1];
+    for (uint32_t i = 0; i <= SLAB_LEFT_ALONE; i++) {
+        given[i] = slab_take(&pool, 0);
+        slab_give(&pool, given[i]);
+        for (uint32_t before = 0; before < i; before++) {
+            ck_assert_ptr_ne(given[before], given[i]);
+        }
+    }
+    ck_assert_ptr_eq(slab_take(&pool, 0), given[0]); /* and then it is, as its pages are there */
+    teardown();
+}
+END_TEST
+
 int main(void)
 {
     static const struct check_row rows[] = {
+        {"given", &what_was_given_back_is_left_alone},
         {"part", &an_owner_gets_no_more_than_its_part},
         {"one", &however_many_others_hold_each_owner_can_have_one},
         {"end", &the_end_of_an_owner_leaves_what_the_device_holds},

@@ -10,7 +10,7 @@ struct row {
     template <typename T, bool CAPPED>
     static attn_status launch(attn_context *context, const attn_launch *launch)
     {
-        using K = sm90::roles_config<T, 256, 256, 2, CAPPED>;
+        using K = sm90::roles_config<T, 256, 256, 3, 2, 128, CAPPED>;
         using Q = sm90::queries_config<T, 256, 256, 2, 1, CAPPED>;
         return sm90::bwd_apart_launch<K, Q>(context, launch, sm90::roles_kernel<K>);
     }

@@ -28,6 +28,7 @@ struct halves_config {
     static constexpr uint32_t TILE_READERS = 2; /* loaders */
     static constexpr int Q_STAGES = STAGES, DOUT_STAGES = STAGES;
     static constexpr int TILE_SLOTS = 2, P_SLOTS = CAPPED; /* for a thread's own factors */
+    static constexpr int HELD = 0;                         /* columns of K and V in registers */
     static constexpr uint32_t K_BYTES = tile_bytes(N, D), V_BYTES = tile_bytes(N, DV);
     static constexpr uint32_t Q_BYTES = tile_bytes(M, D), DOUT_BYTES = tile_bytes(M, DV);
     static constexpr uint32_t P_BYTES = N * M * 2;

@@ -26,15 +26,19 @@
 namespace sm90
 {
 
-/* Where things lie in shared memory. */
+/* Where things lie in shared memory. P has the place of what consumers hold of K and V in
+ * registers: K's last panels and V's first ones. */
 template <class C>
 struct keys_smem {
     static constexpr uint32_t K = 0;
     static constexpr uint32_t V = K + C::K_BYTES;
     static constexpr uint32_t Q = V + C::V_BYTES;
     static constexpr uint32_t DOUT = Q + C::Q_STAGES * C::Q_BYTES;
-    static constexpr uint32_t P = DOUT + C::DOUT_STAGES * C::DOUT_BYTES;
-    static constexpr uint32_t LSE = P + C::P_SLOTS * C::P_BYTES;
+    static constexpr uint32_t DOUT_END = DOUT + C::DOUT_STAGES * C::DOUT_BYTES;
+    static constexpr uint32_t HELD_BYTES = tile_bytes(C::N, C::HELD); /* of K, of V as many */
+    static constexpr uint32_t P = C::HELD > 0 ? V - HELD_BYTES : DOUT_END;
+    static constexpr uint32_t P_END = P + C::P_SLOTS * C::P_BYTES;
+    static constexpr uint32_t LSE = C::HELD > 0 ? DOUT_END : P_END;
     static constexpr uint32_t DELTA = LSE + C::Q_STAGES * C::ROW_BYTES;
     static constexpr uint32_t TILES = DELTA + C::DOUT_STAGES * C::ROW_BYTES;
     static constexpr uint32_t TILE_RING = TILES + C::TILE_SLOTS * attn::TILE_BYTES;
@@ -46,6 +50,7 @@ struct keys_smem {
     static constexpr uint32_t MAY_DRAW = P_RING + attn::ring_barriers(C::P_SLOTS);
     static constexpr uint32_t BYTES = MAY_DRAW + gpu::MBARRIER_BYTES;
     static_assert(BYTES <= gpu::SMEM_BYTES, "one CTA has all of an SM");
+    static_assert(C::HELD == 0 || C::P_SLOTS * C::P_BYTES <= 2 * HELD_BYTES, "P fits there");
 };
 
 template <class C>

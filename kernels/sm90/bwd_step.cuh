@@ -479,16 +479,19 @@ GPU_INLINE void step_behind(bwd_registers<C> &r, const bwd_params &p, uint32_t s
 {
     using S = bwd_smem<C>;
     begin_step<C>(r, p, smem, at, me);
+    bwd_row_values<C> delta = {};
+    if constexpr (C::READ_AHEAD) { /* behind meet_dq it would stand between dQ's products: 2 % */
+        delta = read_rows<C>(bwd_delta<C>(smem, at.step), me);
+    }
     if constexpr (!FIRST) {
         meet_dq<C>(r, p, smem, at.use, at.step - 1, me);
-    }
-    bwd_row_values<C> delta = {};
-    if constexpr (C::READ_AHEAD) {
-        delta = read_rows<C>(bwd_delta<C>(smem, at.step), me);
     }
     /* The stage is needed after dS is made. Here it is also a branch, over which the compiler does
      * not lift the wait for dP: else the exponentials would start when dP is there. */
     attn::ring_wait_empty<C::DS_STAGES>(smem + S::DS_RING, at.step);
+    /* Said only where it is used, ptxas may find it between the last two products of dK: dS is
+     * shown so much later that d 64 is 3 % slower. */
+    uint32_t shown = attn::ring_full<C::DS_STAGES>(smem + S::DS_RING, at.step);
     gpu::wgmma_wait<FIRST ? 1 : 2>(r.dp);
     if constexpr (!C::DELTA_FIRST && !C::READ_AHEAD) {
         delta = read_rows<C>(bwd_delta<C>(smem, at.step), me);
@@ -502,7 +505,7 @@ GPU_INLINE void step_behind(bwd_registers<C> &r, const bwd_params &p, uint32_t s
     }
     store_ds<C>(r, smem, at, me);
     issue_dk<C>(r, smem, at);
-    show_stored(attn::ring_full<C::DS_STAGES>(smem + S::DS_RING, at.step));
+    show_stored(shown);
     gpu::wgmma_wait<FIRST ? 1 : 2>(r.dv, r.p);
     if (MORE || !holds_dout<C>(me)) {
         release_elected<C::DOUT_STAGES>(smem + S::DOUT_RING, at.step);

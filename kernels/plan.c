@@ -187,9 +187,7 @@ static void set_sequence(const struct plan_shape *shape, struct plan_tile *tile,
     tile->set = sequence->set;
     tile->sequence = numbers.sequence;
     tile->ordered = numbers.ordered;
-    if (shape->pass == ATTN_FORWARD && shape->stripe_rows == 0) {
-        tile->heads = 1;
-    } else {
+    if (shape->pass == ATTN_BACKWARD || shape->stripe_rows > 0) {
         tile->stripe = numbers.stripe;
     }
     tile->q_first = (int32_t)sequence->q_first;
@@ -222,12 +220,18 @@ static int side_bucket(const struct side *side)
     return bucket_of(most(1, ceil_div(side->other_len, side->other_block)));
 }
 
+static int32_t tile_heads(const struct plan_shape *shape)
+{
+    return shape->tile_heads > 1 ? shape->tile_heads : 1;
+}
+
 static void walk_group(struct walk *walk, const struct side *side, struct heads heads,
                        struct range blocks, struct numbers numbers)
 {
     const struct plan_shape *shape = walk->shape;
     const struct attn_sequence *sequence = &walk->sequences[numbers.sequence];
     int32_t q_heads = shape->pass == ATTN_FORWARD ? shape->hq / shape->hkv : 1;
+    int32_t step = tile_heads(shape);
     int bucket = side_bucket(side);
     for (int64_t i = blocks.first; i < blocks.last; i++) {
         struct plan_tile tile;
@@ -235,10 +239,6 @@ static void walk_group(struct walk *walk, const struct side *side, struct heads 
             continue;
         }
         set_sequence(shape, &tile, sequence, numbers);
-        int32_t step = 1;
-        if (tile.rows <= shape->pair_rows && q_heads % 2 == 0) {
-            tile.heads = step = 2;
-        }
         for (int32_t head = heads.first * q_heads; head < heads.last * q_heads; head += step) {
             put_tile(walk, &tile, head, bucket);
         }
@@ -413,7 +413,7 @@ struct plan_size plan_bound(const struct plan_shape *shape, const struct attn_se
                             int32_t count)
 {
     struct plan_size bound = {0, 0};
-    int64_t heads = shape->pass == ATTN_FORWARD ? shape->hq : shape->hkv;
+    int64_t heads = shape->pass == ATTN_FORWARD ? shape->hq / tile_heads(shape) : shape->hkv;
     for (int32_t s = 0; s < count; s++) {
         struct side side = side_of(shape, &sequences[s]);
         bound.tiles += ceil_div(side.len, side.block) * heads;

@@ -6,7 +6,8 @@
  * on the device, no work proportional to the number of sequences there. Pure functions; the caller
  * owns the memory and caches the list (all layers of a model reuse it).
  *
- *   forward   a tile is up to q_block query rows of one q head; it walks key blocks
+ *   forward   a tile is up to q_block query rows of one q head, or of each of some neighbours with
+ *             the same keys; it walks key blocks
  *   backward  a tile is up to k_block keys of one kv head; it walks query blocks, once for each q
  *             head of the group
  *
@@ -42,8 +43,8 @@ struct plan_shape {
     int32_t q_block, k_block; /* rows of a query block, keys of a key block */
     int32_t walked_bytes;     /* of what tiles walk, per row and head: K and V, or Q, dO and dQ */
     bool deterministic;       /* backward */
-    int32_t pair_rows;   /* forward: a tile of up to so many is of two q heads with the same keys */
-    int32_t stripe_rows; /* rows of a stripe; 0: backward q_block, forward tiles know of none */
+    int32_t tile_heads;       /* forward: a tile is of so many q heads of one kv head; 0: of one */
+    int32_t stripe_rows;  /* rows of a stripe; 0: backward q_block, forward tiles know of none */
     int32_t ordered_keys; /* backward: of sequences with up to so many keys tiles are ordered */
 };
 
@@ -53,7 +54,7 @@ struct plan_shape {
  */
 struct plan_tile {
     int32_t set;
-    int32_t head;    /* forward: q head, backward: kv head */
+    int32_t head;    /* forward: (first) q head, backward: kv head */
     int32_t row;     /* first row in the sequence, of q (forward) or k (backward) */
     int16_t rows;    /* rows of the span that the tile writes; 0 in an end mark */
     int16_t ordered; /* backward: see above */
@@ -63,10 +64,7 @@ struct plan_tile {
     int32_t clear_first, clear_last;
     int32_t q_first, q_len, q_span, sequence;
     int32_t k_first, k_len, k_span;
-    union {
-        int32_t stripe; /* backward, or with stripe_rows: of the sequence's first query */
-        int32_t heads;  /* forward: 1, or 2: rows of head, then the same rows of the next head */
-    };
+    int32_t stripe; /* of the sequence's first query: backward, or with stripe_rows */
 };
 
 /* Rows of one set, from row on, for all heads. */

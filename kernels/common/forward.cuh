@@ -30,8 +30,9 @@ struct forward_params {
     const plan_tile *tiles;  /* tile_count of them, then an end mark for each CTA */
     int32_t *counter;        /* 0 before and after a launch */
     int32_t tile_count;
-    int32_t group; /* q heads per kv head */
-    int32_t d, dv; /* columns of the tensors, at most the kernel's */
+    int32_t group;      /* q heads per kv head */
+    int32_t heads_log2; /* of the neighbouring q heads of a tile (sm90) */
+    int32_t d, dv;      /* columns of the tensors, at most the kernel's */
     mask_reach reach;
     float scale_log2; /* of the scores, after the softcap if there is one */
     float cap_inner;  /* softmax scale / softcap */

@@ -163,7 +163,7 @@ static inline plan_shape backward_plan_shape(const attn_shape &shape, int32_t m,
 {
     int32_t walked_bytes = 2 * (shape.d + shape.dv) + 4 * shape.d;
     return {ATTN_BACKWARD, shape.mask,          shape.hq, shape.hkv, m, n,
-            walked_bytes,  shape.deterministic, false,    0,         0};
+            walked_bytes,  shape.deterministic, 0,        0,         0};
 }
 
 /* With a kernel for dQ nothing is added in memory, so no order is needed for the same bits. */
@@ -191,7 +191,7 @@ static inline plan_shape backward_queries_shape(const attn_shape &shape,
             kernel.k_box > 0 ? kernel.k_box : kernel.k_block,
             2 * (shape.d + shape.dv),
             false,
-            false,
+            0,
             kernel.q_block,
             0};
 }

@@ -54,7 +54,7 @@ plan_shape clean_shape(const plan_shape *shape)
     clean.k_block = shape->k_block;
     clean.walked_bytes = shape->walked_bytes;
     clean.deterministic = shape->deterministic;
-    clean.pair_rows = shape->pair_rows;
+    clean.tile_heads = shape->tile_heads;
     clean.stripe_rows = shape->stripe_rows;
     clean.ordered_keys = shape->ordered_keys;
     return clean;

@@ -23,21 +23,37 @@ struct forward_kernel {
     gpu::element type;
     gpu::swizzle pattern;
     int32_t q_block, k_block; /* rows of a tile and of a key block, and of their boxes */
-    int32_t q_rows, o_rows;   /* rows of boxes of Q and O */
-    int32_t pair_rows;        /* of each head of a tile of two; 0: there are none */
+    int32_t o_rows;           /* rows of O's boxes */
+    int32_t heads_max;        /* of a tile; 0: heads are no part of boxes */
 };
 
-/* A map of heads x rows x columns with boxes of box_rows x one panel. */
+/* A map of heads x rows x columns with boxes of box_rows x one panel. tile_heads > 0: the rows are
+ * of so many heads, and heads come before rows. */
 static inline bool forward_map(gpu::tensor_map *map, const forward_kernel &kernel,
                                const attn_tensor &tensor, int32_t heads, int32_t columns,
-                               int32_t box_rows)
+                               int32_t box_rows, int32_t tile_heads)
 {
     /* With one head its stride is never used, and may be anything, also what TMA refuses. */
     int64_t head_stride = heads > 1 ? tensor.head_stride : tensor.row_stride;
-    gpu::tensor_shape shape =
+    gpu::tensor_shape shape = gpu::tensor_ragged(
         gpu::tensor_rows(kernel.type, kernel.pattern, tensor.data, tensor.row_stride, head_stride,
-                         1, heads, columns, box_rows);
-    return gpu::tensor_map_encode(map, gpu::tensor_ragged(shape));
+                         1, heads, columns, box_rows));
+    return gpu::tensor_map_encode(map,
+                                  tile_heads > 0 ? gpu::tensor_packed(shape, tile_heads) : shape);
+}
+
+/*
+ * Heads of a tile: the largest power of two that divides the group. Rows are dear in short
+ * sequences, and with a right edge neighbouring queries see the same keys: 32 queries of four heads
+ * have fewer of both in vain than 128 of one.
+ */
+static inline int32_t forward_heads_log2(int32_t heads_max, const attn_shape &shape)
+{
+    int32_t group = shape.hq / shape.hkv, log2 = 0;
+    while (2 << log2 <= heads_max && group % (2 << log2) == 0) {
+        log2++;
+    }
+    return log2;
 }
 
 static inline bool forward_set_make(forward_set *out, const forward_kernel &kernel,
@@ -53,10 +69,11 @@ static inline bool forward_set_make(forward_set *out, const forward_kernel &kern
     out->lse_row_stride = in.lse.row_stride;
     out->lse_head_stride = in.lse.head_stride;
     out->sink = shape.has_sink ? in.sink : nullptr;
-    return forward_map(&out->q, kernel, in.q, shape.hq, shape.d, kernel.q_rows) &&
-           forward_map(&out->k, kernel, in.k, shape.hkv, shape.d, kernel.k_block) &&
-           forward_map(&out->v, kernel, in.v, shape.hkv, shape.dv, kernel.k_block) &&
-           forward_map(&out->o, kernel, in.o, shape.hq, shape.dv, kernel.o_rows);
+    int32_t heads = kernel.heads_max > 0 ? 1 << forward_heads_log2(kernel.heads_max, shape) : 0;
+    return forward_map(&out->q, kernel, in.q, shape.hq, shape.d, kernel.q_block, heads) &&
+           forward_map(&out->k, kernel, in.k, shape.hkv, shape.d, kernel.k_block, 0) &&
+           forward_map(&out->v, kernel, in.v, shape.hkv, shape.dv, kernel.k_block, 0) &&
+           forward_map(&out->o, kernel, in.o, shape.hq, shape.dv, kernel.o_rows, heads);
 }
 
 static inline int32_t clamp_reach(bool bounded, int32_t reach)
@@ -128,6 +145,7 @@ static inline bool forward_run(attn_context *context, const attn_launch *launch,
     p->tile_count = plan.tile_count;
     p->counter = context->counters;
     p->group = launch->shape.hq / launch->shape.hkv;
+    p->heads_log2 = forward_heads_log2(kernel.heads_max, launch->shape);
     p->d = launch->shape.d;
     p->dv = launch->shape.dv;
     int ctas = cuda_ctas(context, plan.tile_count);
@@ -140,15 +158,16 @@ static inline attn_status forward_launch(attn_context *context, const attn_launc
                                          const forward_kernel &kernel)
 {
     const attn_shape &shape = launch->shape;
+    int32_t tile_heads = 1 << forward_heads_log2(kernel.heads_max, shape);
     plan_shape wanted = {ATTN_FORWARD,
                          shape.mask,
                          shape.hq,
                          shape.hkv,
-                         kernel.q_block,
+                         kernel.q_block / tile_heads,
                          kernel.k_block,
                          2 * (shape.d + shape.dv),
                          false,
-                         kernel.pair_rows,
+                         tile_heads,
                          0,
                          0};
     cuda_plan plan = {};

@@ -84,8 +84,8 @@ class Variant:
         self.d, self.dv = (128, 128) if self.pair else self.numbers[:2]
         # short: takes what short sequences share in turns
         self.capped, self.ordered, self.short = (flags + [False, False])[:3]
-        # sm90's instances for launches without mask, where others of these head dims have masks
-        self.plain = self.config.startswith("sm90::fwd") and self.d >= 128 and self.numbers[3] == 3
+        # sm90's instances of three consumers at head dims where others have two
+        self.tall = self.config.startswith("sm90::fwd") and self.d >= 128 and self.numbers[3] == 3
 
     @staticmethod
     def is_main(mangled):
@@ -94,7 +94,7 @@ class Variant:
     def label(self):
         """Of the pass; PARTS says which launch of it."""
         kind = "fwd" if self.forward else "pair" if self.pair else "bwd"
-        return f"{kind} {self.d}/{self.dv}" + (" plain" if self.plain else "") + \
+        return f"{kind} {self.d}/{self.dv}" + (" tall" if self.tall else "") + \
             (" softcap" if self.capped else "") + (" det." if self.ordered else "") + \
             (" short" if self.short else "")
 
@@ -210,7 +210,7 @@ class Hopper:
     SHOWN = ["MMA", "MUFU", "FMA", "LSU", "control", "uniform", "ALU"]
     PLAN, BESIDE = ["shared memory", "scores"], ["measured", "FA3"]
     RESULTS = "tests/bench/results/2026-11-29-h200.json"
-    WITH_PLAIN = ["fwd 128/128", "fwd 192/128"]  # others serve what has no mask
+    WITH_TALL = ["fwd 128/128", "fwd 192/128"]  # others serve what has no mask
     HEAD = """# What the machine code of the sm90 kernels holds
 
 Written by kernels/cuda/report.py, bf16 under 90a; nothing here is measured but the last columns.
@@ -294,9 +294,9 @@ cuBLAS multiplied 8192^3 at {gemm:.0f}.
                 "shared memory": round(self.smem_bytes(v, consumers) / SMEM_BYTES)}
 
     def beside(self, label):
-        if label in self.WITH_PLAIN:
+        if label in self.WITH_TALL:
             return ["", ""]
-        label = label.replace(" plain", "")
+        label = label.replace(" tall", "")
         for r in self.results["rows"]:
             kind, *det, mask = r["pass"].split()
             if r["batch"] == "4x8192" and mask == "full" and \

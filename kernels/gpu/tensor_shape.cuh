@@ -168,6 +168,23 @@ inline tensor_shape tensor_ragged(const tensor_shape &rows)
     return s;
 }
 
+/*
+ * Make a ragged shape of tensor_rows one whose boxes are of `heads` neighbouring heads: box_rows /
+ * heads rows of each, the heads of a row next to each other. Coordinates: column, head, ragged_row,
+ * ragged_shift.
+ */
+inline tensor_shape tensor_packed(const tensor_shape &ragged, int32_t heads)
+{
+    tensor_shape s = ragged;
+    s.extent[1] = ragged.extent[2];
+    s.extent[2] = ragged.extent[1];
+    s.stride_bytes[1] = ragged.stride_bytes[2];
+    s.stride_bytes[2] = ragged.stride_bytes[1];
+    s.box[1] = static_cast<uint32_t>(heads);
+    s.box[2] = ragged.box[1] / static_cast<uint32_t>(heads);
+    return s;
+}
+
 GPU_BOTH int32_t ragged_row(int32_t length, int32_t i)
 {
     return RAGGED_ROWS - length + i;

@@ -20,7 +20,6 @@ attn_status fwd_launch(attn_context *context, const attn_launch *launch)
                                              SWIZZLE,
                                              C::M,
                                              C::N,
-                                             C::M,
                                              WARP,
                                              0};
     return attn::forward_launch(context, launch, kernel);

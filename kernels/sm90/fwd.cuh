@@ -3,7 +3,8 @@
  *
  * Grid: as many CTAs as SMs (or tiles, if fewer). Each takes tiles from the plan's list, the first
  * by its number, the next ones from a counter, until it meets an end mark. A tile is 128 or 192
- * query rows of one head; its key blocks are walked from the last to the first.
+ * rows, which are queries of one head, or of up to eight heads with the same keys; its key blocks
+ * are walked from the last to the first.
  *
  * Who waits for whom. One thread of warpgroup 0, the loader, brings tile records, Q, K and V:
  *   tiles (4 slots)   64-byte records by bulk copy; back when every consumer warp is done with it
@@ -15,9 +16,8 @@
  * probabilities and O in registers. They drift apart by themselves, so that the softmax of one runs
  * under the products of the others. S(next) = Q K^T and O += P V of a step are issued together. At
  * a tile's end its last PV goes first, so that the next record is read under it, then the first QK
- * of the next tile, under which O is finished and stored. In a tile of at most 64 rows the second
- * consumer has the same rows of the next head, if that has the same keys (d 128 and up); other
- * consumers without rows only return stages.
+ * of the next tile, under which O is finished and stored. Consumers without rows only return
+ * stages.
  *
  * Per 128 x 128 block at d 128: 8.4 MFLOP, 2048 cycles of the tensor cores; shared memory 160 KB
  * read and 64 KB written, 1792 cycles; 16384 exponentials, 1024 cycles. Bound: tensor cores, and in
@@ -54,12 +54,43 @@ struct fwd_registers {
     uint32_t p[C::N / K_STEP][4];
 };
 
+/*
+ * Rows of a tile are pairs of a query and one of 2^heads_log2 neighbouring heads, those of a query
+ * next to each other. What this consumer has: its first query, and whether there is such.
+ */
+struct fwd_part {
+    int32_t query;
+    bool any;
+};
+
+GPU_INLINE fwd_part part_of(const fwd_params &p, uint32_t tile, int wg)
+{
+    attn::tile_place place = attn::tile_read_place(tile);
+    int32_t before = wg * WG_ROWS >> p.heads_log2;
+    return {place.row + before, place.rows > before};
+}
+
 /* This thread's place. */
 struct fwd_lane {
     int wg; /* which consumer */
     int lane, warp;
     bool leader; /* of its warp */
 };
+
+/* Of this thread's first row; the second one is FAR_ROWS rows on and of the same head. */
+struct fwd_row {
+    int32_t query, head;
+};
+
+constexpr int FAR_ROWS = 8;
+
+GPU_INLINE fwd_row row_of(const fwd_params &p, uint32_t tile, const fwd_lane &me)
+{
+    int32_t row = me.warp * WARP_ROWS + me.lane / 4;
+    int32_t head = row & ((1 << p.heads_log2) - 1);
+    return {part_of(p, tile, me.wg).query + (row >> p.heads_log2),
+            attn::tile_read_place(tile).head + head};
+}
 
 /* All warps of one consumer. The named barriers' ids are immediates, hence the branches. */
 GPU_INLINE void wg_sync(int wg)
@@ -105,7 +136,8 @@ GPU_INLINE void skip_tile(uint32_t smem, uint32_t use, uint32_t block, uint32_t 
 
 /* The consumer's first tile at or after use; block: use of its first block. */
 template <class C>
-GPU_INLINE fwd_work take_tile(uint32_t smem, const fwd_lane &me, uint32_t use, uint32_t block)
+GPU_INLINE fwd_work take_tile(const fwd_params &p, uint32_t smem, const fwd_lane &me, uint32_t use,
+                              uint32_t block)
 {
     using S = fwd_smem<C>;
     for (;; use++) {
@@ -114,7 +146,7 @@ GPU_INLINE fwd_work take_tile(uint32_t smem, const fwd_lane &me, uint32_t use, u
         if (attn::tile_read_place(tile).rows == 0) {
             return {use, block, 0};
         }
-        if (part_of<C>(tile, me.wg).any) {
+        if (part_of(p, tile, me.wg).any) {
             return {use, block, tile};
         }
         attn::tile_blocks blocks = attn::tile_read_blocks(tile);
@@ -202,13 +234,12 @@ struct fwd_view {
     attn::key_range low, high;
 };
 
-template <class C>
 GPU_INLINE fwd_view view_rows(const fwd_params &p, const fwd_work &work, const fwd_lane &me)
 {
-    int32_t row = part_of<C>(work.tile, me.wg).row + me.warp * WARP_ROWS + me.lane / 4;
+    int32_t query = row_of(p, work.tile, me).query;
     int32_t q_len = attn::tile_read_q(work.tile).len, k_len = attn::tile_read_k(work.tile).len;
-    return {attn::mask_row(p.reach, row, q_len, k_len),
-            attn::mask_row(p.reach, row + 8, q_len, k_len)};
+    return {attn::mask_row(p.reach, query, q_len, k_len),
+            attn::mask_row(p.reach, query + (FAR_ROWS >> p.heads_log2), q_len, k_len)};
 }
 
 /* Raw scores of key block n as the softmax takes them. */
@@ -220,7 +251,7 @@ GPU_INLINE void prepare_scores(fwd_registers<C> &r, const fwd_params &p, const f
         attn::softcap(r.s, p.cap_inner);
     }
     if constexpr (MASKED) {
-        fwd_view view = view_rows<C>(p, work, me);
+        fwd_view view = view_rows(p, work, me);
         attn::key_range low = {view.low.first - n * C::N, view.low.last - n * C::N};
         attn::key_range high = {view.high.first - n * C::N, view.high.last - n * C::N};
         attn::mask_fragment<C::N>(r.s, me.lane, low, high);
@@ -269,7 +300,7 @@ GPU_INLINE void scores_again(fwd_registers<C> &r, const fwd_params &p, uint32_t 
     uint32_t row = static_cast<uint32_t>(me.wg * WG_ROWS + me.warp * WARP_ROWS + me.lane / 4);
     int64_t key = int64_t{attn::tile_read_k(work.tile).first} + n * C::N + me.lane / 4;
     const uint8_t *keys = set->keys + key * set->keys_row_stride +
-                          part_of<C>(work.tile, me.wg).head / p.group * set->keys_head_stride;
+                          attn::tile_read_place(work.tile).head / p.group * set->keys_head_stride;
 #pragma unroll
     for (int i = 0; i < C::N / 2; i += 4, keys += 8 * set->keys_row_stride) {
         float s[4] = {0.0f, 0.0f, 0.0f, 0.0f};
@@ -376,7 +407,8 @@ GPU_INLINE bool walk_blocks(fwd_registers<C> &r, attn::softmax_state &state, con
 /* The tile after work, if this consumer goes on with it: only then may a step span both. Asks for
  * no record beyond the next: the loader may need what this consumer still holds to get there. */
 template <class C>
-GPU_INLINE fwd_work next_tile(uint32_t smem, const fwd_work &work, const fwd_lane &me)
+GPU_INLINE fwd_work next_tile(const fwd_params &p, uint32_t smem, const fwd_work &work,
+                              const fwd_lane &me)
 {
     uint32_t use = work.use + 1;
     if constexpr (!C::FUSED) {
@@ -384,7 +416,7 @@ GPU_INLINE fwd_work next_tile(uint32_t smem, const fwd_work &work, const fwd_lan
     }
     attn::ring_wait_full<C::TILE_SLOTS>(smem + fwd_smem<C>::TILE_RING, use);
     uint32_t tile = fwd_tile<C>(smem, use);
-    bool mine = attn::tile_read_place(tile).rows > 0 && part_of<C>(tile, me.wg).any;
+    bool mine = attn::tile_read_place(tile).rows > 0 && part_of(p, tile, me.wg).any;
     return {use, work.block + 1, mine ? tile : 0};
 }
 
@@ -397,26 +429,26 @@ template <class C>
 GPU_INLINE gpu::f32x2 finish_rows(const attn::softmax_state &state, const fwd_params &p,
                                   const fwd_work &work, const fwd_lane &me)
 {
-    fwd_part part = part_of<C>(work.tile, me.wg);
+    fwd_row row = row_of(p, work.tile, me);
     const fwd_set *set = attn::forward_set_of(p, attn::tile_read_place(work.tile).set);
     float sink =
-        set->sink != nullptr ? gpu::global_load<float>(set->sink + part.head) : -gpu::infinity();
+        set->sink != nullptr ? gpu::global_load<float>(set->sink + row.head) : -gpu::infinity();
     attn::softmax_result result[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) { /* both before the stores, so that they overlap */
         result[half] = attn::softmax_finish(state.top[half], state.sum[half], p.scale_log2, sink);
     }
     attn::tile_side q = attn::tile_read_q(work.tile);
-    int32_t row = part.row + me.warp * WARP_ROWS + me.lane / 4;
-    uint8_t *lse = set->lse + part.head * set->lse_head_stride +
-                   (int64_t{q.first} + row) * set->lse_row_stride;
-    int64_t step = 8 * set->lse_row_stride;
+    uint8_t *lse = set->lse + row.head * set->lse_head_stride +
+                   (int64_t{q.first} + row.query) * set->lse_row_stride;
+    int32_t far = FAR_ROWS >> p.heads_log2;
+    int64_t step = far * set->lse_row_stride;
 #pragma unroll
-    for (int half = 0; half < 2; half++, row += 8, lse += step) {
-        if (row >= q.len && row < q.span) {
+    for (int half = 0; half < 2; half++, row.query += far, lse += step) {
+        if (row.query >= q.len && row.query < q.span) {
             result[half] = {0.0f, -gpu::infinity()};
         }
-        gpu::global_store_if(me.lane % 4 == 0 && row < q.span, lse, result[half].lse);
+        gpu::global_store_if(me.lane % 4 == 0 && row.query < q.span, lse, result[half].lse);
     }
     return {result[0].scale, result[1].scale};
 }
@@ -454,17 +486,17 @@ GPU_INLINE void stage_rows(const fwd_registers<C> &r, const fwd_params &p, uint3
     gpu::fence_async_smem();
     gpu::warp_sync();
     if (me.leader) {
-        fwd_part part = part_of<C>(work.tile, me.wg);
+        attn::tile_place place = attn::tile_read_place(work.tile);
         attn::tile_side q = attn::tile_read_q(work.tile);
-        const fwd_set *set = attn::forward_set_of(p, attn::tile_read_place(work.tile).set);
+        const fwd_set *set = attn::forward_set_of(p, place.set);
+        int32_t query = place.row + (static_cast<int32_t>(first) >> p.heads_log2);
 #pragma unroll
         for (int c = 0; c < C::DV; c += PANEL) {
             if (c >= p.dv) {
                 break;
             }
             gpu::tma_store(&set->o, stage + tile_bytes(C::M, c) + first * PANEL_ROW,
-                           gpu::l2::evict_first, c,
-                           gpu::ragged_row(q.span, part.row + me.warp * WARP_ROWS), part.head,
+                           gpu::l2::evict_first, c, place.head, gpu::ragged_row(q.span, query),
                            gpu::ragged_shift(q.first, q.span));
         }
         gpu::bulk_commit();
@@ -477,14 +509,14 @@ template <class C>
 GPU_INLINE void write_rows(const fwd_registers<C> &r, const fwd_params &p, const fwd_work &work,
                            const fwd_lane &me)
 {
-    fwd_part part = part_of<C>(work.tile, me.wg);
+    fwd_row row = row_of(p, work.tile, me);
     attn::tile_side q = attn::tile_read_q(work.tile);
     const fwd_set *set = attn::forward_set_of(p, attn::tile_read_place(work.tile).set);
-    int32_t row = part.row + me.warp * WARP_ROWS + me.lane / 4;
     int32_t column = me.lane % 4 * 8;
-    uint8_t *out = set->out + part.head * set->out_head_stride +
-                   (int64_t{q.first} + row) * set->out_row_stride + 2 * column;
-    int64_t step = 8 * set->out_row_stride;
+    uint8_t *out = set->out + row.head * set->out_head_stride +
+                   (int64_t{q.first} + row.query) * set->out_row_stride + 2 * column;
+    int32_t far = FAR_ROWS >> p.heads_log2;
+    int64_t step = far * set->out_row_stride;
 #pragma unroll
     for (int c = 0; c < C::DV; c += 32) {
 #pragma unroll
@@ -496,7 +528,7 @@ GPU_INLINE void write_rows(const fwd_registers<C> &r, const fwd_params &p, const
                 words[j] = gpu::pack<typename C::T>(o[0], o[1]);
             }
             quad_transpose(words, me.lane);
-            bool any = row + 8 * half < q.span && c + column < p.dv;
+            bool any = row.query + half * far < q.span && c + column < p.dv;
             gpu::global_store_if(any, out + half * step + 2 * c,
                                  gpu::u32x4{words[0], words[1], words[2], words[3]});
         }
@@ -568,7 +600,7 @@ GPU_INLINE fwd_work leave_tile(fwd_registers<C> &r, const attn::softmax_state &s
         release_q<C>(smem, work.use, me);
     }
     issue_last<C>(r, smem, work, add);
-    fwd_work next = next_tile<C>(smem, work, me);
+    fwd_work next = next_tile<C>(p, smem, work, me);
     if (C::FUSED && next.tile != 0) {
         issue_first<C>(r, smem, next, me);
         finish_tile<1, C>(r, state, p, smem, work, me);
@@ -583,7 +615,7 @@ template <class C>
 GPU_INLINE void consume_all(const fwd_params &p, uint32_t smem, const fwd_lane &me)
 {
     fwd_registers<C> r;
-    fwd_work work = take_tile<C>(smem, me, 0, 0);
+    fwd_work work = take_tile<C>(p, smem, me, 0, 0);
     bool fused = false; /* the scores of work's first block came with the tile before */
     while (work.tile != 0) {
         attn::softmax_state state;
@@ -604,7 +636,7 @@ GPU_INLINE void consume_all(const fwd_params &p, uint32_t smem, const fwd_lane &
             if (C::FUSED) {
                 release_q<C>(smem, work.use, me);
             }
-            next = take_tile<C>(smem, me, work.use + 1, work.block + 1);
+            next = take_tile<C>(p, smem, me, work.use + 1, work.block + 1);
         }
         work = next;
     }

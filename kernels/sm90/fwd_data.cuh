@@ -27,6 +27,7 @@ constexpr int WARPGROUP = 128;
 constexpr int WG_WARPS = 4;
 constexpr int WG_ROWS = 64;   /* of an accumulator */
 constexpr int WARP_ROWS = 16; /* of an accumulator that one warp holds */
+constexpr int TILE_HEADS = 8; /* at most: a thread's two rows, eight apart, are of one head */
 
 template <typename TYPE, int DIM, int DIM_V, int KEYS, int WARPGROUPS, bool CAPPED>
 struct fwd_config {
@@ -62,9 +63,6 @@ struct fwd_config {
     /* Scores, O and probabilities leave less than 40 for all else. */
     static constexpr bool TIGHT = N / 2 + DV / 2 + N / 4 > CONSUMER_REGISTERS - 40;
     static constexpr bool FUSED = Q_SLOTS > 1; /* may a step span two tiles? */
-    /* Of heads in a tile of few rows. At d 64 the boxes they take cost others 1 %. */
-    static constexpr bool PAIRS = D >= 128;
-    static constexpr int Q_BOXES = PAIRS ? WGS : 1;
     static_assert(!FUSED || DV <= D, "O is staged in Q's slot");
 };
 
@@ -201,47 +199,23 @@ GPU_INLINE void load_k(const fwd_params &p, uint32_t smem, uint32_t use, const f
                                      fwd_k<C>(smem, use));
 }
 
-/* What one consumer has of a tile: 64 rows of a head. */
-struct fwd_part {
-    int32_t row, head;
-    bool any;
-};
-
-template <class C>
-GPU_INLINE fwd_part part_of(uint32_t tile, int wg)
-{
-    attn::tile_place place = attn::tile_read_place(tile);
-    if (C::PAIRS && attn::tile_read_k(tile).number == 2) {
-        bool any = C::WGS == 2 || wg < 2; /* no head is left for a third */
-        return {place.row, place.head + (any ? wg : 0), any};
-    }
-    int32_t before = wg * WG_ROWS;
-    return {place.row + before, place.head, place.rows > before};
-}
-
-/* A part of no rows is the first one again: a box of them would be an illegal address. Likewise a
- * panel that the tensor has not: K's zeros meet it, and what O left in the slot might not be
- * finite.
- */
+/* A panel that the tensor has not is the first one again: K's zeros meet it, and what O left in the
+ * slot might not be finite. */
 template <class C>
 GPU_INLINE void load_q(const fwd_params &p, const fwd_set *set, uint32_t smem, uint32_t use)
 {
     uint32_t tile = fwd_tile<C>(smem, use);
+    attn::tile_place place = attn::tile_read_place(tile);
     attn::tile_side q = attn::tile_read_q(tile);
     uint32_t ring = smem + fwd_smem<C>::Q_RING;
     uint32_t full = attn::ring_full<C::Q_SLOTS>(ring, use);
     attn::ring_wait_empty<C::Q_SLOTS>(ring, use);
     gpu::mbarrier_arrive_expect(full, C::Q_BYTES);
-    for (int box = 0; box < C::Q_BOXES; box++) {
-        fwd_part part = part_of<C>(tile, box);
-        int32_t row = part.row < q.len ? part.row : attn::tile_read_place(tile).row;
-        uint32_t target = fwd_q<C>(smem, use) + static_cast<uint32_t>(box * WG_ROWS) * PANEL_ROW;
 #pragma unroll
-        for (int c = 0; c < C::D; c += PANEL) {
-            gpu::tma_load(target + tile_bytes(C::M, c), &set->q, full, gpu::l2::evict_first,
-                          c < p.d ? c : 0, gpu::ragged_row(q.len, row), part.head,
-                          gpu::ragged_shift(q.first, q.len));
-        }
+    for (int c = 0; c < C::D; c += PANEL) {
+        gpu::tma_load(fwd_q<C>(smem, use) + tile_bytes(C::M, c), &set->q, full,
+                      gpu::l2::evict_first, c < p.d ? c : 0, place.head,
+                      gpu::ragged_row(q.len, place.row), gpu::ragged_shift(q.first, q.len));
     }
 }
 

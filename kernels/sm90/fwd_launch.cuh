@@ -20,9 +20,8 @@ attn_status fwd_launch(attn_context *context, const attn_launch *launch)
                                              SWIZZLE,
                                              C::M,
                                              C::N,
-                                             C::M / C::Q_BOXES,
                                              WARP_ROWS,
-                                             C::PAIRS ? WG_ROWS : 0};
+                                             TILE_HEADS};
     return attn::forward_launch(context, launch, kernel);
 }
 
@@ -44,14 +43,19 @@ attn_status fwd_dispatch(attn_context *context, const attn_launch *launch)
 }
 
 /*
- * No block is cut by a mask. Then three consumers share a tile, also at the head dims where two do
- * else: keys are read a third less often, and none of a longer tile's blocks are half in vain.
- * Their instances are files of their own: beside one of two consumers in the same file the compiler
- * knows less of the number of threads, and spills.
+ * Three consumers share a tile, also at the head dims where two do else, if no mask cuts its blocks
+ * or if it is of TALL_HEADS or more, hence of few queries: keys are read a third less often, and
+ * few of a taller tile's blocks are half in vain. Their instances are files of their own: beside
+ * one of two consumers in the same file the compiler knows less of the number of threads, and
+ * spills.
  */
-static inline bool fwd_plain(const attn_shape &shape)
+constexpr int TALL_HEADS = 4;
+
+static inline bool fwd_tall(const attn_shape &shape)
 {
-    return !shape.mask.has_left && !shape.mask.has_right && !(shape.softcap > 0.0f);
+    bool masked = shape.mask.has_left || shape.mask.has_right;
+    int32_t heads = 1 << attn::forward_heads_log2(TILE_HEADS, shape);
+    return (!masked || heads >= TALL_HEADS) && !(shape.softcap > 0.0f);
 }
 
 } // namespace sm90

@@ -14,9 +14,9 @@ enum attn_status sm90_fwd_128(struct attn_context *context, const struct attn_la
 enum attn_status sm90_fwd_192(struct attn_context *context, const struct attn_launch *launch);
 enum attn_status sm90_fwd_256(struct attn_context *context, const struct attn_launch *launch);
 
-/* Likewise, without mask or softcap. */
-enum attn_status sm90_fwd_128_plain(struct attn_context *context, const struct attn_launch *launch);
-enum attn_status sm90_fwd_192_plain(struct attn_context *context, const struct attn_launch *launch);
+/* Likewise, in tiles of 192 rows. */
+enum attn_status sm90_fwd_128_tall(struct attn_context *context, const struct attn_launch *launch);
+enum attn_status sm90_fwd_192_tall(struct attn_context *context, const struct attn_launch *launch);
 
 enum attn_status sm90_bwd_64(struct attn_context *context, const struct attn_launch *launch);
 enum attn_status sm90_bwd_128(struct attn_context *context, const struct attn_launch *launch);

@@ -54,7 +54,10 @@ static struct plan_shape draw_shape(void)
     };
     shape.hq = shape.hkv * (1 + draw(4));
     shape.stripe_rows = draw(3) ? 0 : 64;
-    shape.pair_rows = shape.pass == ATTN_FORWARD && shape.stripe_rows == 0 ? draw(3) * 32 : 0;
+    shape.tile_heads = shape.pass == ATTN_FORWARD && shape.stripe_rows == 0 ? 1 << draw(3) : 0;
+    if (shape.tile_heads > 0 && shape.hq / shape.hkv % shape.tile_heads != 0) {
+        shape.tile_heads = 1;
+    }
     shape.ordered_keys = shape.pass == ATTN_BACKWARD && shape.stripe_rows == 0 ? draw(3) * 150 : 0;
     return shape;
 }
@@ -125,18 +128,16 @@ static bool has_stripes(const struct plan_shape *shape)
 }
 
 /* q heads, or backward kv heads, of a tile. */
-static int32_t heads_of(const struct batch *b, const struct plan_tile *t)
+static int32_t heads_of(const struct batch *b)
 {
-    return has_stripes(&b->shape) ? 1 : t->heads;
+    return b->shape.tile_heads > 0 ? b->shape.tile_heads : 1;
 }
 
-/* Two heads of a tile have the same keys and few rows. */
+/* The heads of a tile have the same keys. */
 static void check_heads(const struct batch *b, const struct plan_tile *t)
 {
-    int32_t heads = heads_of(b, t), group = b->shape.hq / b->shape.hkv;
-    must(heads == 1 || heads == 2);
-    must(heads == 1 || t->rows <= b->shape.pair_rows);
-    must(heads == 1 || t->head / group == (t->head + 1) / group);
+    int32_t group = b->shape.pass == ATTN_FORWARD ? b->shape.hq / b->shape.hkv : 1;
+    must(t->head / group == (t->head + heads_of(b) - 1) / group);
 }
 
 static void check_tile(const struct batch *b, const struct plan_tile *t, uint8_t covered[SPAN_MAX],
@@ -192,7 +193,7 @@ static void check_sequence(const struct batch *b, int32_t number)
         uint8_t covered[SPAN_MAX] = {0}, rows_seen[SPAN_MAX] = {0};
         for (int64_t t = 0; t < b->size.tiles; t++) {
             int32_t ahead = head - b->tiles[t].head;
-            if (b->tiles[t].sequence == number && ahead >= 0 && ahead < heads_of(b, &b->tiles[t])) {
+            if (b->tiles[t].sequence == number && ahead >= 0 && ahead < heads_of(b)) {
                 check_tile(b, &b->tiles[t], covered, rows_seen);
             }
         }
@@ -229,7 +230,7 @@ START_TEST(every_pair_once)
         must(b.size.tiles <= bound.tiles && b.size.fills <= bound.fills);
         int64_t rows = 0, spans = 0;
         for (int64_t t = 0; t < b.size.tiles; t++) {
-            rows += (int64_t)b.tiles[t].rows * heads_of(&b, &b.tiles[t]);
+            rows += (int64_t)b.tiles[t].rows * heads_of(&b);
         }
         for (int64_t f = 0; f < b.size.fills; f++) {
             rows += (int64_t)b.fills[f].rows *

@@ -32,6 +32,24 @@ START_TEST(forward_of_ragged_batches_under_every_mask)
 }
 END_TEST
 
+/* Tiles of two, four and eight heads, and of two where three share keys twice over. */
+START_TEST(forward_of_heads_that_share_keys)
+{
+    const attention_row &row = attention_rows_sm90[static_cast<size_t>(_i)];
+    const int heads[][2] = {{4, 1}, {8, 1}, {6, 1}, {8, 2}};
+    for (const int(&pair)[2] : heads) {
+        for (size_t mask = 0; mask < 3; mask++) {
+            attention_case c = {row.name, &row,
+                                shape_of(ATTN_BF16, pair[0], pair[1], row.d, row.dv),
+                                attention_ragged};
+            c.shape.mask = attention_masks[mask];
+            c.shape.has_sink = mask == 1;
+            attention_check(c, 4 + mask);
+        }
+    }
+}
+END_TEST
+
 START_TEST(forward_with_softcap_and_sink)
 {
     const attention_row &row = attention_rows_sm90[static_cast<size_t>(_i)];
@@ -132,6 +150,7 @@ int main()
     TCase *tests = tcase_create("forward");
     tcase_set_timeout(tests, 300);
     tcase_add_loop_test(tests, forward_of_ragged_batches_under_every_mask, 0, rows);
+    tcase_add_loop_test(tests, forward_of_heads_that_share_keys, 0, rows);
     tcase_add_loop_test(tests, forward_with_softcap_and_sink, 0, rows);
     tcase_add_loop_test(tests, forward_of_odd_head_dims, 0, rows);
     tcase_add_loop_test(tests, forward_of_scores_that_outgrow_exp, 0, rows);

@@ -373,6 +373,42 @@ static void walk_fills(struct walk *walk, const struct side *side,
     }
 }
 
+/*
+ * The time of a sequence without mask in these tiles, in scores: a tile takes that of TILE_SCORES
+ * besides its blocks; of the last one's blocks, the idle consumers' half is gained. Fitted to
+ * batches of 256 to 2048 tokens a sequence in tiles of 128 x 128 and 192 x 80, within 5 %.
+ */
+static int64_t cost_of(const struct plan_shape *shape, int64_t q_block, int64_t k_block,
+                       const struct attn_sequence *sequence)
+{
+    enum { TILE_SCORES = 27 << 10, CONSUMER_ROWS = 64 };
+    int64_t heads = tile_heads(shape), tiles = ceil_div(sequence->q_len, q_block);
+    int64_t rows = ceil_div(sequence->q_len * heads, CONSUMER_ROWS) * CONSUMER_ROWS;
+    int64_t keys = ceil_div(sequence->k_len, k_block) * k_block;
+    return tiles * TILE_SCORES + keys * (tiles * q_block * heads + rows) / 2;
+}
+
+static bool suits(const struct plan_shape *shape, const struct attn_sequence *sequence)
+{
+    if (shape->other_q_block == 0) {
+        return true;
+    }
+    int64_t here = cost_of(shape, shape->q_block, shape->k_block, sequence);
+    int64_t there = cost_of(shape, shape->other_q_block, shape->other_k_block, sequence);
+    return here < there || (here == there && shape->q_block > shape->other_q_block);
+}
+
+bool plan_has_any(const struct plan_shape *shape, const struct attn_sequence *sequences,
+                  int32_t count)
+{
+    for (int32_t s = 0; s < count; s++) {
+        if (suits(shape, &sequences[s])) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void walk_all(struct walk *walk, int32_t count)
 {
     const struct attn_sequence *sequences = walk->sequences;
@@ -382,8 +418,10 @@ static void walk_all(struct walk *walk, int32_t count)
         struct numbers numbers = {s, (int32_t)stripe,
                                   walk->shape->pass == ATTN_BACKWARD &&
                                       ordered(walk->shape, &sequences[s])};
-        walk_sequence(walk, &side, numbers);
-        walk_fills(walk, &side, &sequences[s]);
+        if (suits(walk->shape, &sequences[s])) {
+            walk_sequence(walk, &side, numbers);
+            walk_fills(walk, &side, &sequences[s]);
+        }
         stripe += stripes_of(walk->shape, &sequences[s]);
     }
     for (int i = 0; i < BUCKETS; i++) {

@@ -11,6 +11,9 @@
  *   backward  a tile is up to k_block keys of one kv head; it walks query blocks, once for each q
  *             head of the group
  *
+ * Two kernels may share a forward launch, each with a plan of its own: a sequence suits the tiles
+ * of one of them, by its lengths alone.
+ *
  * Bits: which rows meet which blocks is a function of the sequence's own lengths and the mask. The
  * order of the list, which the launch as a whole decides, only says who computes a tile and when.
  *
@@ -46,6 +49,9 @@ struct plan_shape {
     int32_t tile_heads;       /* forward: a tile is of so many q heads of one kv head; 0: of one */
     int32_t stripe_rows;  /* rows of a stripe; 0: backward q_block, forward tiles know of none */
     int32_t ordered_keys; /* backward: of sequences with up to so many keys tiles are ordered */
+    /* Forward: the tiles of another kernel, that takes the sequences which these do not suit, in a
+     * launch of its own; 0: there is none. */
+    int32_t other_q_block, other_k_block;
 };
 
 /*
@@ -93,6 +99,10 @@ int64_t plan_stripes(const struct plan_shape *shape, const struct attn_sequence 
 struct plan_size {
     int64_t tiles, fills;
 };
+
+/* Do some of the sequences suit these tiles? O(sequences). */
+bool plan_has_any(const struct plan_shape *shape, const struct attn_sequence *sequences,
+                  int32_t count);
 
 /* How long the two lists are, exactly. O(blocks). */
 struct plan_size plan_measure(const struct plan_shape *shape, const struct attn_sequence *sequences,

@@ -162,8 +162,8 @@ static inline bool backward_mostly_short(const attn_launch *launch)
 static inline plan_shape backward_plan_shape(const attn_shape &shape, int32_t m, int32_t n)
 {
     int32_t walked_bytes = 2 * (shape.d + shape.dv) + 4 * shape.d;
-    return {ATTN_BACKWARD, shape.mask,          shape.hq, shape.hkv, m, n,
-            walked_bytes,  shape.deterministic, 0,        0,         0};
+    return {ATTN_BACKWARD,       shape.mask, shape.hq, shape.hkv, m, n, walked_bytes,
+            shape.deterministic, 0,          0,        0,         0, 0};
 }
 
 /* With a kernel for dQ nothing is added in memory, so no order is needed for the same bits. */
@@ -193,6 +193,8 @@ static inline plan_shape backward_queries_shape(const attn_shape &shape,
             false,
             0,
             kernel.q_block,
+            0,
+            0,
             0};
 }
 

@@ -57,6 +57,8 @@ plan_shape clean_shape(const plan_shape *shape)
     clean.tile_heads = shape->tile_heads;
     clean.stripe_rows = shape->stripe_rows;
     clean.ordered_keys = shape->ordered_keys;
+    clean.other_q_block = shape->other_q_block;
+    clean.other_k_block = shape->other_k_block;
     return clean;
 }
 

@@ -15,6 +15,15 @@
 namespace attn
 {
 
+/*
+ * Of a kernel that shares launches with another (plan.h): that one's blocks, 0: there is none. The
+ * second of both begins as SMs become free, and ends after the first.
+ */
+struct forward_share {
+    int32_t q_block, k_block;
+    bool second;
+};
+
 /* A kernel, and what the host must know of it. */
 struct forward_kernel {
     void (*start)(forward_params);
@@ -25,6 +34,7 @@ struct forward_kernel {
     int32_t q_block, k_block; /* rows of a tile and of a key block, and of their boxes */
     int32_t o_rows;           /* rows of O's boxes */
     int32_t heads_max;        /* of a tile; 0: heads are no part of boxes */
+    forward_share share;
 };
 
 /* A map of heads x rows x columns with boxes of box_rows x one panel. tile_heads > 0: the rows are
@@ -143,15 +153,25 @@ static inline bool forward_run(attn_context *context, const attn_launch *launch,
     forward_scales(p, launch->shape);
     p->tiles = plan.tiles;
     p->tile_count = plan.tile_count;
-    p->counter = context->counters;
+    p->counter = context->counters + (kernel.share.second ? 1 : 0);
     p->group = launch->shape.hq / launch->shape.hkv;
     p->heads_log2 = forward_heads_log2(kernel.heads_max, launch->shape);
     p->d = launch->shape.d;
     p->dv = launch->shape.dv;
     int ctas = cuda_ctas(context, plan.tile_count);
-    gpu::launch_config config = {ctas,           1, 1, kernel.threads, kernel.smem_bytes, 0, false,
-                                 context->stream};
+    bool overlaps = kernel.share.second && context->cta_limit == 0;
+    gpu::launch_config config = {
+        ctas, 1, 1, kernel.threads, kernel.smem_bytes, 0, overlaps, context->stream};
     return gpu::launch(config, kernel.start, *p) == nullptr;
+}
+
+/* Is there anything to do? Of many sequences the plan says so, which is made once: a launch should
+ * not look at each of them. */
+static inline bool forward_any(const plan_shape *wanted, const attn_launch *launch)
+{
+    constexpr int32_t FEW = 64;
+    return launch->sequence_count > FEW ||
+           plan_has_any(wanted, launch->sequences, launch->sequence_count);
 }
 
 static inline attn_status forward_launch(attn_context *context, const attn_launch *launch,
@@ -169,10 +189,12 @@ static inline attn_status forward_launch(attn_context *context, const attn_launc
                          false,
                          tile_heads,
                          0,
-                         0};
+                         0,
+                         kernel.share.q_block / tile_heads,
+                         kernel.share.k_block};
     cuda_plan plan = {};
     forward_params p = {};
-    if (launch->sequence_count == 0 || launch->set_count == 0) {
+    if (launch->sequence_count == 0 || launch->set_count == 0 || !forward_any(&wanted, launch)) {
         return ATTN_OK;
     }
     if (!cuda_launch_fits(launch)) {

@@ -21,7 +21,8 @@ attn_status fwd_launch(attn_context *context, const attn_launch *launch)
                                              C::M,
                                              C::N,
                                              WARP,
-                                             0};
+                                             0,
+                                             {}};
     return attn::forward_launch(context, launch, kernel);
 }
 

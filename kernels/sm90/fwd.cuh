@@ -654,7 +654,9 @@ __global__ void __launch_bounds__(C::THREADS, 1) fwd_kernel(const __grid_constan
     if (wg == 0) {
         gpu::registers_give<C::LOADER_REGISTERS>();
         if (gpu::warp_index() == 0 && gpu::elect_one()) {
+            gpu::grid_start_next(); /* if that shares the launch: as CTAs of this kernel end */
             load_all<C>(p, smem);
+            gpu::grid_wait_previous(); /* likewise; what comes after both waits for this one only */
         }
     } else {
         gpu::registers_take<C::CONSUMER_REGISTERS>();

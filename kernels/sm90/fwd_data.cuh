@@ -12,6 +12,7 @@
 #include "gpu/bulk.cuh"
 #include "gpu/fence.cuh"
 #include "gpu/global.cuh"
+#include "gpu/grid.cuh"
 #include "gpu/index.cuh"
 #include "gpu/smem.cuh"
 #include "gpu/tma.cuh"

@@ -11,26 +11,29 @@ namespace sm90
 {
 
 template <class C>
-attn_status fwd_launch(attn_context *context, const attn_launch *launch)
+attn_status fwd_launch(attn_context *context, const attn_launch *launch,
+                       const attn::forward_share &share)
 {
-    constexpr attn::forward_kernel kernel = {fwd_kernel<C>,
-                                             C::THREADS,
-                                             fwd_smem<C>::BYTES,
-                                             gpu::element_of<typename C::T>::value,
-                                             SWIZZLE,
-                                             C::M,
-                                             C::N,
-                                             WARP_ROWS,
-                                             TILE_HEADS};
+    const attn::forward_kernel kernel = {fwd_kernel<C>,
+                                         C::THREADS,
+                                         fwd_smem<C>::BYTES,
+                                         gpu::element_of<typename C::T>::value,
+                                         SWIZZLE,
+                                         C::M,
+                                         C::N,
+                                         WARP_ROWS,
+                                         TILE_HEADS,
+                                         share};
     return attn::forward_launch(context, launch, kernel);
 }
 
 template <int D, int DV, int N, int WGS, bool CAPPED>
-attn_status fwd_typed(attn_context *context, const attn_launch *launch)
+attn_status fwd_typed(attn_context *context, const attn_launch *launch,
+                      const attn::forward_share &share = {})
 {
     return launch->shape.dtype == ATTN_BF16
-               ? fwd_launch<fwd_config<gpu::bf16, D, DV, N, WGS, CAPPED>>(context, launch)
-               : fwd_launch<fwd_config<gpu::fp16, D, DV, N, WGS, CAPPED>>(context, launch);
+               ? fwd_launch<fwd_config<gpu::bf16, D, DV, N, WGS, CAPPED>>(context, launch, share)
+               : fwd_launch<fwd_config<gpu::fp16, D, DV, N, WGS, CAPPED>>(context, launch, share);
 }
 
 /* Rows of the kernel table differ in dims; dtype and softcap are chosen here. The softcap takes
@@ -40,6 +43,11 @@ attn_status fwd_dispatch(attn_context *context, const attn_launch *launch)
 {
     return launch->shape.softcap > 0.0f ? fwd_typed<D, DV, N_CAPPED, WGS, true>(context, launch)
                                         : fwd_typed<D, DV, N, WGS, false>(context, launch);
+}
+
+static inline bool fwd_masked(const attn_shape &shape)
+{
+    return shape.mask.has_left || shape.mask.has_right;
 }
 
 /*
@@ -53,9 +61,8 @@ constexpr int TALL_HEADS = 4;
 
 static inline bool fwd_tall(const attn_shape &shape)
 {
-    bool masked = shape.mask.has_left || shape.mask.has_right;
     int32_t heads = 1 << attn::forward_heads_log2(TILE_HEADS, shape);
-    return (!masked || heads >= TALL_HEADS) && !(shape.softcap > 0.0f);
+    return (!fwd_masked(shape) || heads >= TALL_HEADS) && !(shape.softcap > 0.0f);
 }
 
 } // namespace sm90

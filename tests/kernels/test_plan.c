@@ -281,6 +281,53 @@ START_TEST(tiles_are_the_sequences_own)
 }
 END_TEST
 
+/* How a sequence, or a batch, is listed in one of two plans that share a launch. */
+static struct plan_size share(struct plan_shape shape, const struct plan_shape *other,
+                              const struct attn_sequence *sequences, int32_t count)
+{
+    shape.other_q_block = other->q_block;
+    shape.other_k_block = other->k_block;
+    struct plan_size size = plan_measure(&shape, sequences, count);
+    bool any = plan_has_any(&shape, sequences, count);
+    must(any || (size.tiles == 0 && size.fills == 0));
+    return any ? size : (struct plan_size){-1, -1};
+}
+
+/* Each sequence is in one of both plans, as it would be without the other, whatever is beside it.
+ */
+START_TEST(shared_launches_divide_the_sequences)
+{
+    static struct batch b;
+    int32_t in[2] = {0, 0};
+    draw_state = 8;
+    for (int i = 0; i < 2000; i++) {
+        draw_batch(&b);
+        struct plan_shape shapes[2] = {b.shape, b.shape};
+        shapes[0].pass = shapes[1].pass = ATTN_FORWARD;
+        shapes[0].q_block = 128;
+        shapes[1].q_block = 192;
+        shapes[0].k_block = 128;
+        shapes[1].k_block = 80;
+        int64_t tiles[2] = {0, 0};
+        for (int32_t s = 0; s < b.count; s++) {
+            struct plan_size of[2] = {share(shapes[0], &shapes[1], &b.sequences[s], 1),
+                                      share(shapes[1], &shapes[0], &b.sequences[s], 1)};
+            int mine = of[1].tiles >= 0;
+            must(of[mine].tiles >= 0 && of[1 - mine].tiles < 0);
+            must(of[mine].tiles == plan_measure(&shapes[mine], &b.sequences[s], 1).tiles);
+            must(of[mine].fills == plan_measure(&shapes[mine], &b.sequences[s], 1).fills);
+            tiles[mine] += of[mine].tiles;
+            in[mine]++;
+        }
+        for (int p = 0; p < 2; p++) {
+            int64_t all = share(shapes[p], &shapes[1 - p], b.sequences, b.count).tiles;
+            must(tiles[p] == (all < 0 ? 0 : all));
+        }
+    }
+    must(in[0] > 100 && in[1] > 100);
+}
+END_TEST
+
 /* Each query row of each span lies in one stripe, and a tile knows the first of its sequence. */
 START_TEST(stripes_cover_the_spans)
 {
@@ -637,6 +684,7 @@ int main(void)
     tcase_add_test(all, every_row_once);
     tcase_add_test(all, every_pair_once);
     tcase_add_test(all, tiles_are_the_sequences_own);
+    tcase_add_test(all, shared_launches_divide_the_sequences);
     tcase_add_test(all, stripes_cover_the_spans);
     tcase_add_test(all, ordered_tiles_write_all_of_a_sequence);
     tcase_add_test(all, a_tile_waits_only_for_tiles_before_it_or_in_its_group);

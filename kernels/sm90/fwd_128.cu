@@ -8,9 +8,5 @@ enum attn_status sm90_fwd_128(struct attn_context *context, const struct attn_la
         return sm90::fwd_dispatch<128, 128, 128, 128, 2>(context, launch);
     }
     attn_status status = sm90_fwd_128_tall(context, launch);
-    if (status == ATTN_OK && !sm90::fwd_masked(launch->shape)) {
-        const attn::forward_share share = {192, 80, true};
-        status = sm90::fwd_typed<128, 128, 128, 2, false>(context, launch, share);
-    }
-    return status;
+    return status == ATTN_OK ? sm90::fwd_tall_second<128, 128>(context, launch) : status;
 }

@@ -4,9 +4,5 @@
 
 enum attn_status sm90_fwd_128_tall(struct attn_context *context, const struct attn_launch *launch)
 {
-    attn::forward_share share = {};
-    if (!sm90::fwd_masked(launch->shape)) {
-        share = {128, 128, false};
-    }
-    return sm90::fwd_typed<128, 128, 80, 3, false>(context, launch, share);
+    return sm90::fwd_tall_first<128, 128>(context, launch);
 }

@@ -4,5 +4,5 @@
 
 enum attn_status sm90_fwd_192_tall(struct attn_context *context, const struct attn_launch *launch)
 {
-    return sm90::fwd_typed<192, 128, 80, 3, false>(context, launch);
+    return sm90::fwd_tall_first<192, 128>(context, launch);
 }

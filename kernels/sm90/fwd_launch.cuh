@@ -57,12 +57,35 @@ static inline bool fwd_masked(const attn_shape &shape)
  * one of two consumers in the same file the compiler knows less of the number of threads, and
  * spills.
  */
-constexpr int TALL_HEADS = 4;
+constexpr int TALL_HEADS = 4, TALL_ROWS = 192, TALL_KEYS = 80, SMALL_BLOCK = 128;
 
 static inline bool fwd_tall(const attn_shape &shape)
 {
     int32_t heads = 1 << attn::forward_heads_log2(TILE_HEADS, shape);
     return (!fwd_masked(shape) || heads >= TALL_HEADS) && !(shape.softcap > 0.0f);
+}
+
+/*
+ * A tall launch. Without a mask it is one of up to two kernels: sequences that 192 rows do not suit
+ * are in tiles of 128 x 128.
+ */
+template <int D, int DV>
+attn_status fwd_tall_first(attn_context *context, const attn_launch *launch)
+{
+    attn::forward_share share = {};
+    if (!fwd_masked(launch->shape)) {
+        share = {SMALL_BLOCK, SMALL_BLOCK, false};
+    }
+    return fwd_typed<D, DV, TALL_KEYS, TALL_ROWS / WG_ROWS, false>(context, launch, share);
+}
+
+template <int D, int DV>
+attn_status fwd_tall_second(attn_context *context, const attn_launch *launch)
+{
+    const attn::forward_share share = {TALL_ROWS, TALL_KEYS, true};
+    return fwd_masked(launch->shape) ? ATTN_OK
+                                     : fwd_typed<D, DV, SMALL_BLOCK, SMALL_BLOCK / WG_ROWS, false>(
+                                           context, launch, share);
 }
 
 } // namespace sm90

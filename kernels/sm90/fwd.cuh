@@ -23,9 +23,10 @@
  * read and 64 KB written, 1792 cycles; 16384 exponentials, 1024 cycles. Bound: tensor cores, and in
  * launches of many milliseconds the power cap (1665 of 1980 MHz).
  * Measured on an H200, 2026-11-29, bf16, 16 heads, TFLOP/s full / causal, in brackets
- * flash-attention 3 on such a card that day: 4 x 8192 d 128 810 / 749 [730 / 680], mixed64 740 /
- * 709 [619 / 630], short1024 426 / 260 [302 / 197], d 64 624 / 574 [567 / 529], d 192 and 128 815 /
- * 769; 8 heads: d 256 810 / 741 [788 / 724]. notes.md has the rest.
+ * flash-attention 3 on such a card that day: 4 x 8192 d 128 817 / 755 [730 / 680], mixed64 755 /
+ * 719 [619 / 630], short1024 437 / 263 [302 / 197], with 32 heads, 8 of keys, 526 / 353 [307 /
+ * 206], d 64 624 / 574 [567 / 529], d 192 and 128 819 / 768; 8 heads: d 256 815 / 736 [788 / 724].
+ * notes.md has the rest.
  */
 #ifndef SM90_FWD_CUH
 #define SM90_FWD_CUH

@@ -246,7 +246,8 @@ def check_stalled_device():
     """Launches that take too long: not ready as long as they do."""
     daemon = Daemon(FASERVED_FAULTY, "--device=far:0", "--launch-timeout=4s",
                     FASERVED_FAULT="far:0/slow 1")
-    load = subprocess.Popen([FASCTL, "demo", "--bytes-max=600", "--notices=1", "--requests=1",
+    # So short that a launch of all of it is late, too: under load its requests gather.
+    load = subprocess.Popen([FASCTL, "demo", "--bytes-max=16", "--notices=1", "--requests=1",
                              "--url=" + daemon.url], stdout=subprocess.DEVNULL)
     wait_ready(daemon, 503, "stalled\nfar:0 stalled\n")
     expect(daemon.value("device_up", device="far:0") == 0, "far:0 counts as down")

@@ -125,8 +125,9 @@ static void run_forward(struct attn_context *context, const struct attn_launch *
     }
 }
 
-static void measure(const struct options *o, struct attn_context *context, const struct batch *b,
-                    const struct work *w, struct attn_set *set, int score, double gemm)
+/* Returned: TFLOP/s, 0: no row of this device serves it. */
+static double measure(const struct options *o, struct attn_context *context, const struct batch *b,
+                      const struct work *w, struct attn_set *set, int score, double gemm)
 {
     struct attention a = {.context = context};
     const char *reason;
@@ -137,7 +138,7 @@ static void measure(const struct options *o, struct attn_context *context, const
     a.launch.sequence_count = w->count;
     a.row = attn_select(attn_cuda_arch(), &a.launch.shape, &reason);
     if (!a.row) {
-        return;
+        return 0;
     }
     a.launch.scratch_bytes = a.row->scratch_bytes(&a.launch);
     must(cudaMalloc(&a.launch.scratch, a.launch.scratch_bytes + 1));
@@ -147,15 +148,48 @@ static void measure(const struct options *o, struct attn_context *context, const
     workload_rest(o->pause_ms);
     double ms = workload_time(run_attention, &a, RUNS);
     must(cudaFree(a.launch.scratch));
-    report(o, b, score, workload_flops(b, w, score) / ms * 1e-9, ms, gemm);
+    double tflops = workload_flops(b, w, score) / ms * 1e-9;
+    report(o, b, score, tflops, ms, gemm);
+    return tflops;
+}
+
+/*
+ * The table of flash-attention's pull request 2150, which held varlen to 0.2 to 4 % over equal
+ * lengths. To these kernels a padded batch is sequences like others, so both are one launch, and
+ * what is printed is how far two places in a run differ.
+ */
+struct varlen {
+    double padded[SCORES], packed[SCORES];
+};
+
+/* Where a batch's results go in it; NULL: it is none of the two. */
+static double *varlen_column(struct varlen *table, const struct batch *b)
+{
+    double *column = strcmp(b->name, "4x8192") == 0          ? table->packed
+                     : strcmp(b->name, "4x8192 padded") == 0 ? table->padded
+                                                             : NULL;
+    return b->d == 128 && b->dv == 128 ? column : NULL;
+}
+
+static void print_varlen(const struct varlen *table)
+{
+    for (int score = 0; score < SCORES; score++) {
+        if (table->padded[score] > 0 && table->packed[score] > 0) {
+            printf("varlen, 4x8192 d128 %-14s %7.1f TFLOP/s  padded %7.1f  slower by %+.1f %%\n",
+                   workload_score_names[score], table->packed[score], table->padded[score],
+                   100 * (table->padded[score] / table->packed[score] - 1));
+        }
+    }
 }
 
 static void bench(const struct options *o, struct attn_context *context, double gemm)
 {
     int count;
     const struct batch *batches = workload_batches(&count);
+    struct varlen varlen = {0};
     for (int i = 0; i < count; i++) {
         const struct batch *b = &batches[i];
+        double *column = varlen_column(&varlen, b);
         static struct work w;
         if (o->only && !strstr(b->name, o->only)) {
             continue;
@@ -166,10 +200,14 @@ static void bench(const struct options *o, struct attn_context *context, double 
         }
         struct attn_set set = workload_open_set(b, w.tokens);
         for (int score = 0; score < SCORES; score++) {
-            measure(o, context, b, &w, &set, score, gemm);
+            double tflops = measure(o, context, b, &w, &set, score, gemm);
+            if (column) {
+                column[score] = tflops;
+            }
         }
         workload_close_set(&set);
     }
+    print_varlen(&varlen);
 }
 
 static struct options parse(int argc, char **argv)

@@ -1,9 +1,11 @@
 /*
  * bench.c: fasctl bench. Without a load of your own it runs the standard ones: a small request's
  * latency, callers side by side, random arrivals, and bulk in either direction beside a plain
- * program on the same kind of socket. A table for people, --json for machines.
+ * program on the same kind of socket. A table for people, --json for machines. SIGINT or SIGTERM
+ * ends it after the load at hand, with what was measured until then; a second one at once.
  */
 #include <cjson/cJSON.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,6 +55,31 @@ struct bench {
 
 /* ---- loads ---- */
 
+/* ---- stopped before its end ---- */
+
+static volatile sig_atomic_t interrupted;
+
+static void interrupt(int signal)
+{
+    (void)signal;
+    interrupted = 1;
+}
+
+static void heed_signals(void)
+{
+    const struct sigaction once = {.sa_handler = interrupt, .sa_flags = SA_RESTART | SA_RESETHAND};
+    sigaction(SIGINT, &once, NULL);
+    sigaction(SIGTERM, &once, NULL);
+}
+
+static bool may_begin(const char *what)
+{
+    if (interrupted) {
+        fprintf(stderr, "fasctl: interrupted: \"%s\" and what follows it were not run\n", what);
+    }
+    return !interrupted;
+}
+
 static bool bench_load(struct bench *bench, const char *what, struct shape shape, int callers,
                        double rate)
 {
@@ -65,6 +92,9 @@ static bool bench_load(struct bench *bench, const char *what, struct shape shape
                         .rate = rate,
                         .requests = 20,
                         .seconds = bench->seconds};
+    if (!may_begin(what)) {
+        return false;
+    }
     snprintf(row->what, sizeof(row->what), "%s", what);
     row->callers = callers;
     row->rate = rate;
@@ -116,12 +146,16 @@ static bool bench_bulk(struct bench *bench, int number, bool up)
                         .place = bench->place,
                         .plain = &bench->bulks[number].plain,
                         .up = up};
-    if (!bulk_run(&bulk)) {
-        complain(up ? "bulk up" : "bulk down", &bulk.error);
+    const char *what = up ? "bulk up" : "bulk down";
+    if (!may_begin(what)) {
         return false;
     }
-    snprintf(row->what, sizeof(row->what), "bulk %s, %.0f MB, %d connection%s", up ? "up" : "down",
-             bulk.bytes * 1e-6, connections, table_plural(connections));
+    if (!bulk_run(&bulk)) {
+        complain(what, &bulk.error);
+        return false;
+    }
+    snprintf(row->what, sizeof(row->what), "%s, %.0f MB, %d connection%s", what, bulk.bytes * 1e-6,
+             connections, table_plural(connections));
     row->bulk = true;
     row->callers = 1;
     row->connections = connections;
@@ -467,6 +501,7 @@ static int bench_run(struct bench *bench, const struct own *own, int clients, in
     }
     int code = EXIT_NO_SERVER;
     if (connect_all(bench, set == SET_TARGETS ? TARGET_CLIENTS : clients)) {
+        heed_signals();
         bool good =
             own->lengths ? bench_load(bench, own->lengths, shape, (int)own->callers, own->rate)
             : set == SET_TARGETS ? target_loads(bench)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import signal
 import struct
 import subprocess
 import sys
@@ -206,6 +207,20 @@ def check_top():
     expect(done.returncode == 2 and "interval" in done.stderr, done)
 
 
+def check_interrupt():
+    """The load at hand ends and is printed, those after it are not run."""
+    before = json.loads(fasctl("stats", "--json").stdout)["forward.requests"]
+    bench = subprocess.Popen([FASCTL, "bench", "--seconds", "1", "--json"], env=ENVIRONMENT,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while json.loads(fasctl("stats", "--json").stdout)["forward.requests"] == before:
+        expect(bench.poll() is None, "no request")
+    bench.send_signal(signal.SIGINT)
+    printed, complaint = bench.communicate(timeout=60)
+    expect(bench.returncode == 1 and "interrupted" in complaint, bench.returncode, complaint)
+    rows = json.loads(printed)
+    expect(0 < len(rows) < 4 and rows[0]["requests"] >= 20, rows)
+
+
 def check_baseline():
     """By turns with the same work in process: each request, all of them as one, all in one launch,
     as many as a batch has, one in parts."""
@@ -269,6 +284,7 @@ def main():
         expect(done.returncode == 0, done)
         (row,) = json.loads(done.stdout)
         expect(row["requests"] >= 20 and row["p99_us"] >= row["p50_us"] > 0, row)
+    check_interrupt()
     check_baseline()
     check_sets()
     expect(fasctl("ping").returncode == 0, "the daemon is gone")

@@ -114,11 +114,12 @@ static uint64_t median_us(struct fas_client *client, struct job *job)
     return us[REQUESTS / 2];
 }
 
-/* A request of 50 us may take 5 times as long, and 2 ms: other tests share the cores. Behind one
- * chunk of 1 MiB to the slow reader it would be half a second. */
+/* A request of 50 us may take 5 times as long, and 20 ms: other tests share the cores, and may have
+ * begun since it was alone. Behind one chunk of 1 MiB to the slow reader it would be half a second.
+ */
 static void check_fast(uint64_t us, uint64_t alone_us)
 {
-    ck_assert_msg(us <= 5 * alone_us + 2000, "%llu us, alone %llu us", (unsigned long long)us,
+    ck_assert_msg(us <= 5 * alone_us + 20000, "%llu us, alone %llu us", (unsigned long long)us,
                   (unsigned long long)alone_us);
 }
 
@@ -200,16 +201,18 @@ END_TEST
 
 START_TEST(a_killed_daemon_leaves_no_call_hanging)
 {
-    enum { CALLS = 6 };
+    enum { CALLS = 7 };
     struct daemon daemon;
     struct fas_call *calls[CALLS];
     daemon_start(&daemon, options);
     struct fas_client *client = connect_to(&daemon);
     struct fas_request large = large_result();
-    for (int i = 0; i < CALLS; i++) {
+    for (int i = 0; i < CALLS - 1; i++) {
         ck_assert_int_eq(fas_submit(client, &large, &calls[i], NULL), FAS_OK);
     }
     usleep(20000);
+    kill(daemon.pid, SIGSTOP); /* under load those before may have ended: this one has not begun */
+    ck_assert_int_eq(fas_submit(client, &large, &calls[CALLS - 1], NULL), FAS_OK);
     kill(daemon.pid, SIGKILL);
     int lost = 0;
     for (int i = 0; i < CALLS; i++) {

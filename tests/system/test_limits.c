@@ -264,8 +264,9 @@ static void take_one(struct wide *wide, struct peer *peer)
 }
 
 /* A peer whose request is answered, though it has not read all of the answer, so that the memory is
- * still being sent from; it is allowed one request, and sends the next. */
-static void ask_before_the_answer_is_read(struct wide *wide)
+ * still being sent from; it is allowed one request. False: a busy machine let it read so much while
+ * the daemon was late that the rest has gone out. */
+static bool answered_before_it_is_read(struct wide *wide)
 {
     start((const char *const[]){"--device", "cpu:0", "--arena-bytes", "64MiB",
                                 "--requests-per-principal", "1", NULL});
@@ -280,7 +281,17 @@ static void ask_before_the_answer_is_read(struct wide *wide)
         take_one(wide, &peers[0]);
         usleep(10000);
     }
-    ck_assert_double_eq(stat_of(&peers[1], "requests_in_flight"), 1);
+    return stat_of(&peers[1], "requests_in_flight") == 1;
+}
+
+/* Such a peer sends the next. */
+static void ask_before_the_answer_is_read(struct wide *wide)
+{
+    for (int tries = 1; !answered_before_it_is_read(wide); tries++) {
+        ck_assert_int_lt(tries, 10);
+        exchange_close(&wide->exchange);
+        stop();
+    }
     ck_assert(exchange_send(&small, &peers[0], 2));
 }
 

@@ -53,6 +53,7 @@ struct attn_context {
     cudaEvent_t copied;
     int32_t sms, cta_limit;
     int32_t *counters; /* device, 0 between launches */
+    bool first_runs;   /* of two kernels that share this launch the first was started */
     cuda_piece ring;
     size_t ring_head;
     int64_t round; /* how often it wrapped */

@@ -17,7 +17,9 @@ namespace attn
 
 /*
  * Of a kernel that shares launches with another (plan.h): that one's blocks, 0: there is none. The
- * second of both begins as SMs become free, and ends after the first.
+ * second of both begins as SMs become free, and ends after the first. Without the first it waits
+ * like any kernel: ahead of it is another launch, whose results it may need and whose counter it
+ * may share.
  */
 struct forward_share {
     int32_t q_block, k_block;
@@ -159,9 +161,10 @@ static inline bool forward_run(attn_context *context, const attn_launch *launch,
     p->d = launch->shape.d;
     p->dv = launch->shape.dv;
     int ctas = cuda_ctas(context, plan.tile_count);
-    bool overlaps = kernel.share.second && context->cta_limit == 0;
+    bool overlaps = kernel.share.second && context->first_runs && context->cta_limit == 0;
     gpu::launch_config config = {
         ctas, 1, 1, kernel.threads, kernel.smem_bytes, 0, overlaps, context->stream};
+    context->first_runs = !kernel.share.second;
     return gpu::launch(config, kernel.start, *p) == nullptr;
 }
 
@@ -194,6 +197,7 @@ static inline attn_status forward_launch(attn_context *context, const attn_launc
                          kernel.share.k_block};
     cuda_plan plan = {};
     forward_params p = {};
+    context->first_runs = kernel.share.second && context->first_runs;
     if (launch->sequence_count == 0 || launch->set_count == 0 || !forward_any(&wanted, launch)) {
         return ATTN_OK;
     }

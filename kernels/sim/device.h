@@ -68,8 +68,9 @@ struct device {
 
     std::string error;
     uint64_t launches = 0;
-    uint64_t switches = 0;   /* fiber switches of all launches */
-    uint64_t multiplies = 0; /* 16 x N x 16 products of all launches */
+    uint64_t overlapping = 0; /* of them might have begun before the one ahead had ended */
+    uint64_t switches = 0;    /* fiber switches of all launches */
+    uint64_t multiplies = 0;  /* 16 x N x 16 products of all launches */
 
     std::vector<buffer> buffers;
     std::vector<std::unique_ptr<block>> spare; /* shared memory and shadows, reused */

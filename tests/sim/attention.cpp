@@ -146,7 +146,8 @@ attention_outcome attention_run(const attention_case &c, uint64_t seed,
     prepare(&device, p, c.shape, seed);
     setup(device);
     attn_status status = launch(c, *p, context);
-    attention_outcome outcome = {device.error, 0, device.recorded, device.multiplies};
+    attention_outcome outcome = {device.error, 0, device.recorded, device.multiplies,
+                                 device.overlapping};
     if (status != ATTN_OK && outcome.error.empty()) {
         outcome.error = "the launch was refused";
     }

@@ -48,6 +48,7 @@ struct attention_outcome {
     uint64_t bits;                /* of all results */
     std::vector<sim::step> steps; /* if recorded */
     uint64_t multiplies;
+    uint64_t overlapping; /* kernels that might have begun before the one ahead had ended */
 };
 
 /* One launch; results are not judged, only their bits are taken. */

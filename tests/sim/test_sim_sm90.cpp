@@ -120,6 +120,29 @@ START_TEST(bits_do_not_depend_on_the_schedule)
 }
 END_TEST
 
+/* Without a mask 192 rows are a tile of three consumers, 256 two of two: kernels of their own. The
+ * second overlaps the first of its own launch, never whatever ran before that. */
+START_TEST(only_the_second_kernel_of_a_launch_overlaps)
+{
+    attn_shape shape = attention_hazards(attention_rows_sm90)[0].shape;
+    shape.mask = attention_masks[0];
+    for (const attention_row &row : attention_rows_sm90) {
+        if (row.d != 128 && row.d != 192) {
+            continue;
+        }
+        const item tall = {0, 192, 192, 0, 0, 1}, small = {0, 256, 256, 0, 0, 2};
+        attention_case c = {row.name, &row, shape, {tall, small}};
+        c.shape.d = row.d;
+        c.shape.dv = row.dv;
+        ck_assert_uint_eq(attention_run(c, 1, nothing).overlapping, 1);
+        for (const item &alone : {tall, small}) {
+            c.items = {alone};
+            ck_assert_uint_eq(attention_run(c, 1, nothing).overlapping, 0);
+        }
+    }
+}
+END_TEST
+
 const std::vector<spare_step> SPARE = {
     {"warp_sync(); /* likewise",
      "V of a skipped tile: the same step for K, some lines above, and "
@@ -156,6 +179,7 @@ int main()
     tcase_add_loop_test(tests, forward_of_scores_that_outgrow_exp, 0, rows);
     tcase_add_loop_test(tests, nan_costs_the_rows_that_see_it, 0, rows);
     tcase_add_test(tests, bits_do_not_depend_on_the_schedule);
+    tcase_add_test(tests, only_the_second_kernel_of_a_launch_overlaps);
     tcase_add_test(tests, every_left_out_step_is_caught);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

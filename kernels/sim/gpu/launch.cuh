@@ -31,6 +31,7 @@ inline const char *launch(const launch_config &config, void (*kernel)(Parameters
         config.threads,
         config.smem_bytes,
         config.cluster};
+    config.on->overlapping += config.overlaps_previous ? 1 : 0;
     bool ran = sim::device_run(config.on, shape, [&] { kernel(Parameters(arguments)...); });
     return ran ? nullptr : config.on->error.c_str();
 }

@@ -1,7 +1,8 @@
 /*
  * Launches that only a GPU is fast enough for, forward and deterministic backward, every row of
- * this device: the same bits from grids of any size and a thousand times over, an end with the
- * fewest CTAs that a launch is promised to end with, and tensors of more than 2^31 elements.
+ * this device: the same bits from grids of any size, a thousand times over and with nothing between
+ * two launches, an end with the fewest CTAs that a launch is promised to end with, and tensors of
+ * more than 2^31 elements.
  * Results are compared with each other; test_attn_gpu compares them with the answer. Skipped
  * without a GPU.
  */
@@ -15,6 +16,7 @@
 #include "tests/kernels/gpu_suite.h"
 
 enum { PLAN_BYTES = 1 << 24, SEQUENCES_MAX = 4096, REPEATS = 1000, WATCHDOG_MS = 20000 };
+enum { CHAIN = 6, CHAIN_SEQUENCES = 64, CHAIN_REPEATS = 10 };
 enum { HQ = 4, HKV = 2, TENSORS = 9, OUTPUTS_MAX = 3 };
 
 static const struct attn_row *row;
@@ -159,10 +161,9 @@ static void poison(const struct batch *b, int64_t first)
     }
 }
 
-/* The launch, which has to end: where it does not, nothing on this GPU would any more. */
-static void run(struct attn_context *context, const struct batch *b)
+/* What was launched has to end: where it does not, nothing on this GPU would any more. */
+static void wait_for_end(void)
 {
-    ck_assert_int_eq(row->launch(context, &b->launch), ATTN_OK);
     cudaEvent_t done;
     must(cudaEventCreate(&done));
     must(cudaEventRecord(done, NULL));
@@ -178,6 +179,12 @@ static void run(struct attn_context *context, const struct batch *b)
     }
     must(state);
     must(cudaEventDestroy(done));
+}
+
+static void run(struct attn_context *context, const struct batch *b)
+{
+    ck_assert_int_eq(row->launch(context, &b->launch), ATTN_OK);
+    wait_for_end();
 }
 
 /* FNV-1a of the results of rows [first, tokens). */
@@ -254,6 +261,74 @@ START_TEST(a_thousand_runs_give_the_same_bits)
 }
 END_TEST
 
+/*
+ * A chain: each launch reads what the one ahead wrote, as v or dO. Every other one has sequences of
+ * 256 only, for which tiles of 128 rows cost less than taller ones (plan.c, suits): its forward
+ * without mask is one kernel where others are two.
+ */
+static void open_chain(struct batch chain[CHAIN], bool causal)
+{
+    int lengths[2][CHAIN_SEQUENCES];
+    for (int i = 0; i < CHAIN_SEQUENCES; i++) {
+        lengths[0][i] = 256;
+        lengths[1][i] = i == 0 ? 256 * CHAIN_SEQUENCES / 2 : i % 2 == 0 ? 200 : 312;
+    }
+    for (int i = 0; i < CHAIN; i++) {
+        int count = i % 2 == 0 ? CHAIN_SEQUENCES : CHAIN_SEQUENCES / 2 + 1;
+        open_batch(&chain[i], lengths[i % 2], count, causal);
+        if (i > 0) {
+            struct attn_set *s = &chain[i].set;
+            struct attn_tensor *read = row->pass == ATTN_FORWARD ? &s->v : &s->do_;
+            must(cudaFree(read->data));
+            *read = row->pass == ATTN_FORWARD ? chain[i - 1].set.o : chain[i - 1].set.dq;
+        }
+    }
+}
+
+static void close_chain(struct batch chain[CHAIN])
+{
+    for (int i = 0; i < CHAIN; i++) {
+        if (i > 0) {
+            (row->pass == ATTN_FORWARD ? &chain[i].set.v : &chain[i].set.do_)->data = NULL;
+        }
+        close_batch(&chain[i]);
+    }
+}
+
+/* With nothing between two launches, an early start of one is seen: its bits are others. */
+START_TEST(launches_back_to_back_wait_for_each_other)
+{
+    static struct batch chain[CHAIN];
+    row = gpu_suite_row(_i);
+    for (int causal = 0; causal < 2; causal++) {
+        uint64_t alone[CHAIN];
+        open_chain(chain, causal);
+        struct attn_context *context = attn_cuda_open(NULL, PLAN_BYTES);
+        ck_assert_ptr_nonnull(context);
+        for (int i = 0; i < CHAIN; i++) {
+            poison(&chain[i], 0);
+            run(context, &chain[i]);
+            alone[i] = bits_of(&chain[i], 0);
+        }
+        for (int repeat = 0; repeat < CHAIN_REPEATS; repeat++) {
+            for (int i = 0; i < CHAIN; i++) {
+                poison(&chain[i], 0);
+            }
+            for (int i = 0; i < CHAIN; i++) {
+                ck_assert_int_eq(row->launch(context, &chain[i].launch), ATTN_OK);
+            }
+            wait_for_end();
+            for (int i = 0; i < CHAIN; i++) {
+                ck_assert_msg(bits_of(&chain[i], 0) == alone[i], "%s: launch %d of a chain differs",
+                              row->name, i);
+            }
+        }
+        attn_cuda_close(context);
+        close_chain(chain);
+    }
+}
+END_TEST
+
 START_TEST(the_fewest_ctas_end_the_longest_sequence)
 {
     static struct batch b;
@@ -321,6 +396,7 @@ int main(int argc, char **argv)
     const struct gpu_test tests[] = {
         {bits_do_not_depend_on_the_grid, false},
         {a_thousand_runs_give_the_same_bits, false},
+        {launches_back_to_back_wait_for_each_other, false},
         {the_fewest_ctas_end_the_longest_sequence, false},
         {bits_do_not_depend_on_a_longer_neighbour, false},
         {offsets_beyond_two_to_the_31_elements, false},

@@ -246,12 +246,15 @@ def check_stalled_device():
     """Launches that take too long: not ready as long as they do."""
     daemon = Daemon(FASERVED_FAULTY, "--device=far:0", "--launch-timeout=4s",
                     FASERVED_FAULT="far:0/slow 1")
-    # So short that a launch of all of it is late, too: under load its requests gather.
-    load = subprocess.Popen([FASCTL, "demo", "--bytes-max=16", "--notices=1", "--requests=1",
-                             "--url=" + daemon.url], stdout=subprocess.DEVNULL)
-    wait_ready(daemon, 503, "stalled\nfar:0 stalled\n")
-    expect(daemon.value("device_up", device="far:0") == 0, "far:0 counts as down")
-    expect(load.wait(60) == 0, daemon.text())
+    # So short a text is estimated at less than 0.1 ms: 0.9 s are far too late.
+    with tempfile.TemporaryDirectory() as texts:
+        with open(texts + "/text", "w", encoding="utf-8") as text:
+            text.write("one short text\n")
+        load = subprocess.Popen([FASCTL, "demo", "--texts=" + texts, "--url=" + daemon.url],
+                                stdout=subprocess.DEVNULL)
+        wait_ready(daemon, 503, "stalled\nfar:0 stalled\n")
+        expect(daemon.value("device_up", device="far:0") == 0, "far:0 counts as down")
+        expect(load.wait(60) == 0, daemon.text())
     wait_ready(daemon, 200, "ready\nfar:0 ok\n")
     expect("event=device_stalled" in daemon.text(), daemon.text())
     expect("event=device_resumed" in daemon.text(), daemon.text())

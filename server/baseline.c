@@ -1,6 +1,7 @@
 /*
  * baseline.c: a request read from JSON takes the daemon's own way (wire, shape, sequences, layout,
- * device) up to the launch, and only the launch is timed.
+ * device) up to the launch, and only the launch is timed; then, if asked for, copies of as many
+ * bytes as it would bring and take along.
  */
 #include "server/baseline.h"
 
@@ -26,12 +27,22 @@
 #define SETS_MAX 256
 /* Not counted, after the GPU has rested while its memory was filled: no load that goes on rests. */
 #define WARM_SECONDS 0.25
+/* Some dozens of a large request's copies. */
+#define COPY_SECONDS_MAX 0.3
+/* Of a request each way, each as large as half of the device's pinned memory. */
+#define COPY_PIECES_MAX 32
 
 /* How a request is timed. */
 struct pace {
     double seconds;
     int ahead; /* launches with the device at once */
     int parts; /* launches of a request (attn_launch.part) */
+};
+
+/* What crosses the bus for a request, both ways at once. */
+struct copies {
+    uint64_t in_bytes, out_bytes;
+    double us; /* of a request's, one after the other; 0: nothing is copied */
 };
 
 struct timing {
@@ -327,6 +338,89 @@ static enum fas_status fit(const struct device *device, struct timing *timing,
     return FAS_OK;
 }
 
+/* ---- copies beside nothing else ---- */
+
+/* Rounds of copies of one request: begun, and of each lane's copies how many are over. */
+struct rounds {
+    uint64_t begun, copies[2], over[2]; /* copies: of a round, up and down */
+};
+
+static uint64_t rounds_over(const struct rounds *rounds)
+{
+    uint64_t over = rounds->begun;
+    for (int lane = 0; lane < 2; lane++) {
+        uint64_t of_lane = rounds->copies[lane] ? rounds->over[lane] / rounds->copies[lane] : over;
+        over = of_lane < over ? of_lane : over;
+    }
+    return over;
+}
+
+/* `bytes` in pieces to or from the end of the arena, where no request lies; returns how many. */
+static uint64_t begin_copies(struct device *device, bool up, uint64_t bytes, uint64_t piece_bytes,
+                             uint8_t *host)
+{
+    uint64_t count = 0;
+    for (uint64_t at = 0; at < bytes; at += piece_bytes, count++) {
+        const struct device_copy copy = {.arena_offset = device->arena_bytes - piece_bytes,
+                                         .host = host,
+                                         .width =
+                                             bytes - at < piece_bytes ? bytes - at : piece_bytes,
+                                         .height = 1};
+        if (up) {
+            device->ops->upload(device, &copy, 0);
+        } else {
+            device->ops->download(device, &copy, 0);
+        }
+    }
+    return count;
+}
+
+/* Two rounds are with the device at once, as of a client with two requests in flight. */
+static enum fas_status pace_copies(struct device *device, uint64_t piece_bytes, uint8_t *host[2],
+                                   double seconds, struct copies *copies, struct fas_error *error)
+{
+    struct rounds rounds = {0};
+    struct device_completion completion;
+    uint64_t end_us = clock_us() + (uint64_t)(seconds * 1e6), began_us = 0, over = 0;
+    while (over < rounds.begun || more((int64_t)rounds.begun, end_us)) {
+        if (rounds.begun - over < 2 && more((int64_t)rounds.begun, end_us)) {
+            rounds.copies[0] = begin_copies(device, true, copies->in_bytes, piece_bytes, host[0]);
+            rounds.copies[1] = begin_copies(device, false, copies->out_bytes, piece_bytes, host[1]);
+            rounds.begun++;
+            continue;
+        }
+        if (await(device, &completion, error) != FAS_OK) {
+            return error->status;
+        }
+        rounds.over[completion.lane == DEVICE_DOWNLOAD]++;
+        over = rounds_over(&rounds);
+        began_us = over >= 1 && began_us == 0 ? completion.ended_us : began_us;
+    }
+    copies->us = (double)(completion.ended_us - began_us) / (double)(over - 1);
+    return FAS_OK;
+}
+
+/* The host's side is the device's own pinned memory; a piece is as large as may be. */
+static enum fas_status time_copies(struct device *device, const struct config *config,
+                                   uint64_t used_bytes, double seconds, struct copies *copies,
+                                   struct fas_error *error)
+{
+    uint64_t half_bytes = device_staging_bytes(config) / 2;
+    uint64_t most = copies->in_bytes > copies->out_bytes ? copies->in_bytes : copies->out_bytes;
+    uint64_t piece_bytes = most < half_bytes ? most : half_bytes;
+    uint8_t *host[2] = {device->staging, device->staging + half_bytes};
+    if (most == 0 || device->host_reaches_arena) {
+        return FAS_OK;
+    }
+    if (used_bytes + piece_bytes > device->arena_bytes) {
+        return fas_fail(error, FAS_INVALID_ARGUMENT, "arena-bytes",
+                        "no room for copies of %llu bytes", (unsigned long long)piece_bytes);
+    }
+    return pace_copies(device, piece_bytes, host, seconds, copies, error);
+}
+
+/* ---- a request of the spec ---- */
+
 /* The sequences of the first set are there: those of the others are like them. */
 static void repeat_sequences(struct attn_sequence *sequences, int32_t count, int32_t sets)
 {
@@ -436,9 +530,32 @@ static struct pace read_pace(const struct device *device, const cJSON *spec)
     return pace;
 }
 
+static enum fas_status answer_copies(struct device *device, const struct config *config,
+                                     const cJSON *spec, uint64_t used_bytes, cJSON *answer,
+                                     struct fas_error *error)
+{
+    double in = number(spec, "copy_in_bytes", 0), out = number(spec, "copy_out_bytes", 0);
+    double seconds = number(spec, "seconds", 1);
+    double most = COPY_PIECES_MAX * (double)(device_staging_bytes(config) / 2);
+    if (!(in >= 0 && in <= most && out >= 0 && out <= most)) {
+        return fas_fail(error, FAS_INVALID_ARGUMENT,
+                        in >= 0 && in <= most ? "copy_out_bytes" : "copy_in_bytes", "not 0 to %.0f",
+                        most);
+    }
+    struct copies copies = {.in_bytes = (uint64_t)in, .out_bytes = (uint64_t)out};
+    enum fas_status status =
+        time_copies(device, config, used_bytes,
+                    seconds < COPY_SECONDS_MAX ? seconds : COPY_SECONDS_MAX, &copies, error);
+    if (status == FAS_OK && copies.us > 0) {
+        cJSON_AddNumberToObject(answer, "copies_us", copies.us);
+    }
+    return status;
+}
+
 /* `filled`: whether the arena holds this spec's one request, from the time before. */
-static enum fas_status time_all(struct device *device, const cJSON *spec, bool filled,
-                                cJSON *answer, struct fas_error *error)
+static enum fas_status time_all(struct device *device, const struct config *config,
+                                const cJSON *spec, bool filled, cJSON *answer,
+                                struct fas_error *error)
 {
     static struct timing timing;
     const cJSON *requests = cJSON_GetObjectItemCaseSensitive(spec, "requests"), *object;
@@ -457,7 +574,9 @@ static enum fas_status time_all(struct device *device, const cJSON *spec, bool f
             cJSON_AddItemToArray(described, describe(&timing));
         }
     }
-    return status;
+    uint64_t used_bytes = (uint64_t)timing.sets * timing.request.layout.bytes;
+    return status == FAS_OK ? answer_copies(device, config, spec, used_bytes, answer, error)
+                            : status;
 }
 
 /* One line. */
@@ -478,7 +597,8 @@ static bool same_request(const cJSON *a, const cJSON *b)
 }
 
 /* Answers spec after spec. */
-static int answer_all(struct device *device, FILE *file, struct fas_error *error)
+static int answer_all(struct device *device, const struct config *config, FILE *file,
+                      struct fas_error *error)
 {
     static char text[FILE_BYTES_MAX + 1];
     cJSON *last = NULL, *spec;
@@ -486,8 +606,9 @@ static int answer_all(struct device *device, FILE *file, struct fas_error *error
     while (answered && (spec = read_spec(file, text))) {
         cJSON *answer = cJSON_CreateObject();
         cJSON_AddStringToObject(answer, "device", device->name);
-        answered = time_all(device, spec, same_request(last, spec), answer, error) == FAS_OK &&
-                   print(answer);
+        answered =
+            time_all(device, config, spec, same_request(last, spec), answer, error) == FAS_OK &&
+            print(answer);
         cJSON_Delete(answer);
         cJSON_Delete(last);
         last = spec;
@@ -522,7 +643,7 @@ int baseline_run(const struct config *config, const char *path)
     sem_init(&done, 0, 0);
     first_device(config, name, sizeof name);
     int result = device_open(&device, name, config, wake, &done, &error) == FAS_OK
-                     ? answer_all(&device, file, &error)
+                     ? answer_all(&device, config, file, &error)
                      : EXIT_USAGE;
     if (result != EXIT_SUCCESS) {
         fprintf(stderr, "faserved: --baseline: %s: %s\n", error.field, error.text);

@@ -7,6 +7,8 @@
  *   { "seconds": 1,                       time per request, at least 3 and at most 10000 runs
  *     "in_flight": 1,                     2: the next launch is queued while one runs
  *     "parts": 1,                         launches that a request is cut into
+ *     "copy_in_bytes": 0,                 what a request brings and takes along: copies of that
+ *     "copy_out_bytes": 0,                much are timed, too, for some 0.3 s
  *     "requests": [
  *       { "pass": "forward",              or "backward"
  *         "dtype": "bf16",                or "fp16", "fp32"
@@ -26,7 +28,9 @@
  *     "requests": [ { "kernel": "cpu_fwd", "sequences": 2, "tokens": 1624, "flops": 1.2e9,
  *                     "runs": 900, "mean_us": 106, "min_us": 101, "p50_us": 104, "p90_us": 120,
  *                     "p99_us": 180 } ] }
- * mean_us is from end to end, so it has what lies between launches, too.
+ * mean_us is from end to end, so it has what lies between launches, too. With copies, and a device
+ * whose memory the host does not reach, also "copies_us": what those of one request take, from and
+ * to pinned memory, both ways at once, one request's behind another's, and nothing else running.
  */
 #ifndef SERVER_BASELINE_H
 #define SERVER_BASELINE_H

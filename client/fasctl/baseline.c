@@ -31,6 +31,8 @@ static char *spec_text(const struct baseline_load *load)
     cJSON_AddNumberToObject(spec, "seconds", load->seconds);
     cJSON_AddNumberToObject(spec, "in_flight", load->in_flight);
     cJSON_AddNumberToObject(spec, "parts", load->parts);
+    cJSON_AddNumberToObject(spec, "copy_in_bytes", load->in_bytes);
+    cJSON_AddNumberToObject(spec, "copy_out_bytes", load->out_bytes);
     cJSON_AddStringToObject(request, "pass", shape->pass == FAS_FORWARD ? "forward" : "backward");
     cJSON_AddStringToObject(request, "dtype", fas_dtype_name(shape->dtype));
     cJSON_AddNumberToObject(request, "hq", shape->hq);
@@ -55,9 +57,11 @@ static bool answer_parse(const char *answer, struct baseline_times *times)
         cJSON_GetArrayItem(cJSON_GetObjectItemCaseSensitive(whole, "requests"), 0);
     const cJSON *mean = cJSON_GetObjectItemCaseSensitive(request, "mean_us");
     const cJSON *p50 = cJSON_GetObjectItemCaseSensitive(request, "p50_us");
+    const cJSON *copies = cJSON_GetObjectItemCaseSensitive(whole, "copies_us");
     bool good = cJSON_IsNumber(mean) && cJSON_IsNumber(p50);
     if (good) {
-        *times = (struct baseline_times){mean->valuedouble, p50->valuedouble};
+        *times = (struct baseline_times){mean->valuedouble, p50->valuedouble,
+                                         cJSON_IsNumber(copies) ? copies->valuedouble : 0};
     }
     cJSON_Delete(whole);
     return good;

@@ -23,10 +23,12 @@ struct baseline_load {
     const struct shape *shape;
     int copies, sets, in_flight, parts;
     double seconds;
+    double in_bytes, out_bytes; /* of a request that are copied between host and device; or 0 */
 };
 
 struct baseline_times {
     double mean_us, p50_us; /* of the launch, with what lies between two; of it alone */
+    double copies_us;       /* of copies of a request, beside nothing else; 0: there are none */
 };
 
 /* `program` may have options: "faserved --arena-bytes 4GiB". */

@@ -204,9 +204,10 @@ static void print_beside(struct table *table, const struct row *row)
         table_cell(table, "%s", "");
     } else if (b->bound_us > 0) {
         table_cell(table,
-                   "bound %s, so %.2f times it; copies in %.0f %%, kernels %.0f %%, copies "
-                   "out %.0f %% of the time",
-                   table_us(b->bound_us), b->over_bound, 100 * b->busy[BESIDE_UPLOAD],
+                   "bound %s, so %.2f times it; copies alone %s, so %.2f times that; copies in "
+                   "%.0f %%, kernels %.0f %%, copies out %.0f %% of the time",
+                   table_us(b->bound_us), b->over_bound, table_us(b->copies_us),
+                   b->over_copies.median, 100 * b->busy[BESIDE_UPLOAD],
                    100 * b->busy[BESIDE_COMPUTE], 100 * b->busy[BESIDE_DOWNLOAD]);
     } else if (row->callers > 2) {
         table_cell(table,
@@ -319,6 +320,10 @@ static void print_json(const struct bench *bench)
             {"cut_over_max", row->beside.cut_over.max},
             {"bound_us", row->beside.bound_us},
             {"over_bound", row->beside.over_bound},
+            {"copies_us", row->beside.copies_us},
+            {"over_copies", row->beside.over_copies.median},
+            {"over_copies_min", row->beside.over_copies.min},
+            {"over_copies_max", row->beside.over_copies.max},
         };
         cJSON *object = cJSON_CreateObject();
         cJSON_AddStringToObject(object, "load", row->what);

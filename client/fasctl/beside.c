@@ -17,7 +17,8 @@
 
 /* One round. */
 struct turn {
-    double in_process_us, in_process_p50_us, union_us, sets_us, batches_us, cut_us, served_us;
+    double in_process_us, in_process_p50_us, union_us, sets_us, batches_us, cut_us, copies_us;
+    double served_us;
 };
 
 /* ---- how busy the devices were ---- */
@@ -86,11 +87,17 @@ static bool time_in_process(const struct load *load, const struct beside_options
                                 .in_flight = load->callers < 2 ? load->callers : 2,
                                 .parts = 1,
                                 .seconds = load->seconds};
+    if (load->place == FAS_PLACE_REGION) {
+        one.in_bytes = outcome->bytes_in;
+        one.out_bytes = outcome->bytes_out;
+    }
     if (!baseline_time(options->baseline, &one, &times)) {
         return false;
     }
     turn->in_process_us = times.mean_us;
     turn->in_process_p50_us = times.p50_us;
+    turn->copies_us = times.copies_us;
+    one.in_bytes = one.out_bytes = 0;
     struct baseline_load cut = one;
     cut.parts = options->parts;
     return (options->parts <= 1 || time_one(options, &cut, &turn->cut_us)) &&
@@ -131,6 +138,7 @@ static void add(struct turn *to, const struct turn *turn, double part)
     to->sets_us += part * turn->sets_us;
     to->batches_us += part * turn->batches_us;
     to->cut_us += part * turn->cut_us;
+    to->copies_us += part * turn->copies_us;
     to->served_us += part * turn->served_us;
 }
 
@@ -182,6 +190,7 @@ static void conclude(const struct load *load, const struct outcome *outcome, str
     const size_t sets = offsetof(struct turn, sets_us);
     const size_t batches = offsetof(struct turn, batches_us);
     const size_t p50 = offsetof(struct turn, in_process_p50_us);
+    const size_t copies = offsetof(struct turn, copies_us);
     beside->rounds = rounds;
     beside->in_process_us = spread_of(turns, count, one, NULL).median;
     beside->in_process_p50_us = spread_of(turns, count, p50, NULL).median;
@@ -198,6 +207,8 @@ static void conclude(const struct load *load, const struct outcome *outcome, str
         double bus_us = in_us > out_us ? in_us : out_us;
         beside->bound_us = bus_us > beside->in_process_us ? bus_us : beside->in_process_us;
         beside->over_bound = spread_of(turns, count, served, NULL).median / beside->bound_us;
+        beside->copies_us = spread_of(turns, count, copies, NULL).median;
+        beside->over_copies = spread_of(turns, count, served, &copies);
     }
 }
 

@@ -8,8 +8,9 @@
  * is kept busy has; with more than two callers also that of all their requests as one launch, of
  * the same with tensors of their own for each, and of launches of as many as the daemon's batches
  * have: that says what of a crowd's loss is the kernel's, and what the daemon's. With parts also
- * that of the request cut. Then the bound of what is copied: the bus one way, the bus
- * the other way, the kernel, whichever takes longest.
+ * that of the request cut. Then the bound of what is copied: the bus one way, the bus the other
+ * way, the kernel, whichever takes longest; and, since a bus that is busy both ways is slower each
+ * way, what the copies take with nothing else running.
  */
 #ifndef FASCTL_BESIDE_H
 #define FASCTL_BESIDE_H
@@ -32,7 +33,8 @@ struct beside {
     struct spread of_in_process, of_union; /* tokens/s served, as parts of those in process */
     struct spread sets_of_union, batches_of_union; /* in process, as parts of the union's */
     struct spread cut_over;                        /* time in process, cut over uncut */
-    double bound_us, over_bound;                   /* 0: nothing is copied */
+    double bound_us, over_bound, copies_us;        /* 0: nothing is copied */
+    struct spread over_copies;                     /* time served, over that of the copies alone */
     double busy[BESIDE_LANES];                     /* part of the time, of all devices */
 };
 

@@ -243,13 +243,15 @@ unsigned reader_targets(struct reader *reader, struct iovec targets[2])
     reader->end -= reader->begin;
     reader->begin = 0;
     unsigned count = 0;
+    size_t room = READER_BUFFER_BYTES - reader->end;
     if (reader->phase == READER_PAYLOAD && reader->place) {
+        bool bulk = reader->frame.payload_bytes >= READER_BUFFER_BYTES;
         targets[count++] = (struct iovec){reader->place, reader->payload_left};
+        room = bulk ? READER_BEHIND_BULK_BYTES : room;
+    } else if (reader->phase != READER_PAYLOAD && reader->end == 0) {
+        room = READER_FIRST_BYTES;
     }
-    bool between = reader->phase != READER_PAYLOAD && reader->end == 0;
-    targets[count++] =
-        (struct iovec){reader->buffer + reader->end,
-                       between ? READER_FIRST_BYTES : READER_BUFFER_BYTES - reader->end};
+    targets[count++] = (struct iovec){reader->buffer + reader->end, room};
     return count;
 }
 

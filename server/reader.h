@@ -5,8 +5,8 @@
  * of tls, nng's receive callback: stream.h) calls reader_advance, which takes all that is in the
  * buffer and says what next: receive more into reader_targets, stand still until the loop calls
  * reader_resume, or give up. Small messages are copied out of the buffer (several of them cost one
- * receive); what is missing of a payload is received straight into its place, together with the
- * bytes behind it.
+ * receive); what is missing of a payload is received straight into its place, together with bytes
+ * behind it.
  *
  * A second REQUEST is not taken up before the loop has answered the first: there is one buffer for
  * length arrays, and the DATA behind a REQUEST needs the answer anyway.
@@ -23,12 +23,15 @@
 #include "server/inbox.h"
 #include "server/route.h"
 
-/* One receive takes at most this much beyond a payload: a small request's REQUEST and DATA
+/* One receive takes at most this much beyond a small payload: a small request's REQUEST and DATA
  * together. The loop may copy that much in one go (some 10 us). */
 #define READER_BUFFER_BYTES (64u << 10)
 /* With nothing at hand it takes this much: all of the smallest requests, and of others REQUEST,
  * with what costs 3 us to copy out again; the rest of a payload then goes straight to its place. */
 #define READER_FIRST_BYTES (32u << 10)
+/* Behind a payload of READER_BUFFER_BYTES and more it takes this much: the next message's head and
+ * header. The buffer full would be copied again, of chunks of 1 MiB one byte in sixteen. */
+#define READER_BEHIND_BULK_BYTES 512u
 
 enum reader_step {
     READER_RECEIVE, /* post a receive into reader_targets, then reader_received */

@@ -77,6 +77,8 @@ static void listen_to(const struct inbox_record *record)
     }
 }
 
+static size_t buffered; /* of what was given: not received in its place, but copied there */
+
 /* Gives the reader at most `most` bytes a time, as a stream would. */
 static enum reader_step play(size_t most, struct random *random)
 {
@@ -98,6 +100,7 @@ static enum reader_step play(size_t most, struct random *random)
                 size_t part = bytes - done < targets[i].iov_len ? bytes - done : targets[i].iov_len;
                 memcpy(targets[i].iov_base, script + given + done, part);
                 done += part;
+                buffered += i + 1 == count ? part : 0;
             }
             reader_received(&reader, done);
             given += done;
@@ -226,6 +229,26 @@ START_TEST(data_of_a_finished_request_is_thrown_away)
 }
 END_TEST
 
+START_TEST(bulk_is_received_in_its_place)
+{
+    void *memory = open_reader();
+    struct random random = random_open(5);
+    start_script(true);
+    say(FRAME_REQUEST, 7, 0, 0, "request", 7, (int32_t[]){0, 5, 8}, 12);
+    begin();
+    play(1 << 20, &random);
+    script_bytes = 0;
+    say(FRAME_DATA, 7, FAS_Q, 0, NULL, 0, expected, CHUNK);
+    say(FRAME_DATA, 7, FAS_Q, 1, NULL, 0, expected + CHUNK, CHUNK);
+    say(FRAME_DATA, 7, FAS_V, 0, NULL, 0, expected + 3 * CHUNK, CHUNK);
+    buffered = 0;
+    ck_assert_int_eq(play(1 << 20, &random), READER_RECEIVE);
+    ck_assert_uint_le(buffered, READER_FIRST_BYTES + 2 * READER_BEHIND_BULK_BYTES);
+    ck_assert_mem_eq(arena, expected, 2 * CHUNK);
+    free(memory);
+}
+END_TEST
+
 START_TEST(a_request_that_ends_while_its_data_lands_says_so)
 {
     void *memory = open_reader();
@@ -254,6 +277,7 @@ int main(void)
         {"protocol", &broken_protocol_names_its_field},
         {"credit", &data_beyond_the_credit_is_the_end},
         {"finished", &data_of_a_finished_request_is_thrown_away},
+        {"bulk", &bulk_is_received_in_its_place},
         {"landing", &a_request_that_ends_while_its_data_lands_says_so},
     };
     return check_main("reader", rows, sizeof rows / sizeof rows[0]);

@@ -316,8 +316,7 @@ static void expire(struct server *server, struct executor *executor, uint64_t no
         struct fas_error error;
         fas_fail(&error, FAS_DEADLINE_EXCEEDED, "deadline_us", "passed while waiting for %s",
                  executor->device.name);
-        slot->error = error;
-        slot_move(slot, SLOT_REPLYING);
+        intake_end(server, slot, &error);
     }
 }
 
@@ -383,9 +382,10 @@ static void account(struct server *server, struct executor *executor, struct fli
         slot->batch.id != flight->batch.id) {
         return; /* finished with an earlier slice, and perhaps somebody else's by now */
     }
-    if (completion->failed && slot->error.status == FAS_OK) {
-        fas_fail(&slot->error, FAS_DEVICE_FAULT, "", "%s failed", executor->device.name);
-        flight_drop(flight, index);
+    if (completion->failed) {
+        struct fas_error error;
+        fas_fail(&error, FAS_DEVICE_FAULT, "", "%s failed", executor->device.name);
+        intake_end(server, slot, &error); /* if it has not ended before */
     }
     if (slot->error.status != FAS_OK) {
         if (flight_left(flight, index)) {

@@ -4,7 +4,9 @@
 
 #include "tests/support/check_main.h"
 #include "tests/support/daemon.h"
+#include "tests/support/exchange.h"
 #include "tests/support/job.h"
+#include "tests/support/peer.h"
 #include "tests/support/watch.h"
 
 static const struct job_shape shape = {FAS_BF16, 4, 2, 64, 64, 4, 100, true, false};
@@ -145,6 +147,32 @@ START_TEST(cancels_at_every_stage_give_everything_back)
 }
 END_TEST
 
+/* The launch that fails ends its request like anything else: its id may be used again. */
+START_TEST(an_id_is_free_after_its_device_failed)
+{
+    enum { ID = 7, ANSWER_MS = 10000 };
+    struct daemon daemon;
+    struct exchange exchange;
+    struct peer peer = {.fd = -1};
+    struct fas_error told, error;
+    start(&daemon, "cpu:0,cpu:1", "cpu:0 1");
+    exchange_open(&exchange, 3);
+    ck_assert(peer_connect(&peer, daemon.socket) && peer_greet(&peer));
+    ck_assert(exchange_send(&exchange, &peer, ID));
+    ck_assert_int_eq(peer_receive(&peer, ANSWER_MS), PEER_MESSAGE);
+    ck_assert_int_eq(peer.frame.type, FRAME_ERROR);
+    ck_assert_int_eq(wire_decode_error(peer.header, peer.frame.header_bytes, &told, &error),
+                     FAS_OK);
+    ck_assert_int_eq(told.status, FAS_DEVICE_FAULT);
+    ck_assert(exchange_send(&exchange, &peer, ID));
+    const char *wrong = exchange_receive(&exchange, &peer, ID);
+    ck_assert_msg(wrong == NULL, "%s", wrong);
+    peer_close(&peer);
+    exchange_close(&exchange);
+    ck_assert_int_eq(daemon_stop(&daemon), 0);
+}
+END_TEST
+
 START_TEST(without_a_device_the_daemon_ends)
 {
     struct daemon daemon;
@@ -166,6 +194,7 @@ int main(void)
         {"other", &the_other_device_goes_on},
         {"copies", &a_failed_copy_or_launch_ends_what_the_device_has},
         {"cancels", &cancels_at_every_stage_give_everything_back},
+        {"id", &an_id_is_free_after_its_device_failed},
         {"last", &without_a_device_the_daemon_ends},
     };
     return check_main("device_loss", rows, sizeof rows / sizeof rows[0]);

@@ -307,6 +307,44 @@ START_TEST(a_deadline_in_the_middle_of_a_chunk)
 }
 END_TEST
 
+/* Receives up to the answer to a PING; true: on the way the request was told that it was late. */
+static bool ping_tells_lateness(uint64_t id)
+{
+    bool late = false;
+    say_message(FRAME_PING, 9, NULL, 0);
+    do {
+        ck_assert_int_eq(peer_receive(&bad, ANSWER_MS), PEER_MESSAGE);
+        late |= bad.frame.type == FRAME_ERROR && bad.frame.request == id;
+    } while (bad.frame.type != FRAME_PONG);
+    return late;
+}
+
+/* Complete, but too late to be launched: its chunks are no longer wanted, its id is free, and a
+ * connection may have any number of such. */
+START_TEST(a_deadline_that_passes_while_it_waits_for_the_device)
+{
+    enum { ROUNDS = 200 }; /* more than a connection has unfinished, and the daemon remembers */
+    struct exchange hurried = small;
+    hurried.request.deadline_us = 1;
+    ck_assert(peer_greet(&bad));
+    for (uint64_t id = 1; id <= ROUNDS; id++) {
+        ck_assert(exchange_message(&hurried, id, 0, &message));
+        ck_assert(peer_send(&bad, &message.frame, message.header, message.payload));
+        bool told = ping_tells_lateness(id); /* a turn of the daemon's later, so its time is over */
+        for (uint32_t i = 1; exchange_message(&hurried, id, i, &message); i++) {
+            ck_assert(peer_send(&bad, &message.frame, NULL, message.payload));
+        }
+        if (!told) {
+            check_answer(id, FAS_DEADLINE_EXCEEDED, "deadline_us");
+        }
+    }
+    for (uint32_t i = 1; exchange_message(&hurried, ROUNDS, i, &message); i++) {
+        ck_assert(peer_send(&bad, &message.frame, NULL, message.payload)); /* late, once more */
+    }
+    check_served(&bad, ROUNDS);
+}
+END_TEST
+
 /* ---- ids ---- */
 
 START_TEST(data_of_a_request_never_made)
@@ -407,6 +445,7 @@ int main(void)
     tcase_add_test(tcase, a_chunk_that_never_comes);
     tcase_add_test(tcase, a_chunk_that_does_not_come_by_the_deadline);
     tcase_add_test(tcase, a_deadline_in_the_middle_of_a_chunk);
+    tcase_add_test(tcase, a_deadline_that_passes_while_it_waits_for_the_device);
     tcase_add_test(tcase, data_of_a_request_never_made);
     tcase_add_test(tcase, two_requests_of_one_id);
     tcase_add_test(tcase, an_id_may_be_used_again_once_it_was_answered);

@@ -49,7 +49,8 @@
  * (each connection has its own), PING and PONG. Everything else is the first one's. Connections are
  * not ordered among each other:
  *   DATA     may come before its REQUEST, and then waits for it. Ids of requests grow, so that the
- *            server can tell DATA of a request that is over, and is dropped, from such.
+ *            server can tell DATA of a request that is over, and is dropped, from such; once one
+ *            has joined, an id that is not larger than all before ends the connection.
  *   RESULT   may come after the DONE, which ends the request when all rows have come, or after the
  *            ERROR, and then is dropped.
  * With one of its connections the client loses all.

@@ -138,6 +138,12 @@ static enum progress begin_request(struct reader *reader)
     if (reader->lengths_busy) {
         return STAND_STILL;
     }
+    if (reader->joined && reader->frame.request <= reader->newest) {
+        fas_fail(&reader->error, FAS_INVALID_ARGUMENT, "frame.request",
+                 "id %llu after %llu: where connections are joined they grow",
+                 (unsigned long long)reader->frame.request, (unsigned long long)reader->newest);
+        return GIVE_UP;
+    }
     if (!route_begin(&reader->routes, reader->frame.request)) {
         fas_fail(&reader->error, FAS_INVALID_ARGUMENT, "frame.request", "id %llu is in use",
                  (unsigned long long)reader->frame.request);
@@ -317,6 +323,9 @@ void reader_join(struct reader *reader, struct reader *leader)
     pthread_mutex_lock(&reader->lock);
     reader->leader = leader;
     pthread_mutex_unlock(&reader->lock);
+    pthread_mutex_lock(&leader->lock);
+    leader->joined = true;
+    pthread_mutex_unlock(&leader->lock);
 }
 
 uint64_t reader_awaited(struct reader *reader)
@@ -420,7 +429,7 @@ void reader_reset(struct reader *reader, bool ipc)
     reader->place = NULL;
     reader->payload_left = 0;
     reader->greeted = reader->hello_seen = reader->lengths_busy = false;
-    reader->paused = reader->starved = false;
+    reader->paused = reader->starved = reader->joined = false;
     reader->landing = reader->newest = reader->awaited = 0;
     reader->leader = reader;
     reader->credit = 0;

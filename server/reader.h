@@ -68,6 +68,7 @@ struct reader {
     struct inbox inbox;
     struct route_table routes;
     uint64_t newest;       /* the largest id of a REQUEST so far */
+    bool joined;           /* others carry DATA of its requests: their ids grow */
     struct reader *leader; /* whose routes DATA follows: another's of the same client, or itself */
     uint64_t awaited;      /* the request whose DATA came before it; 0: none */
     struct fas_error error;
@@ -94,7 +95,8 @@ const struct inbox_record *reader_next(struct reader *reader);
 bool reader_resume(struct reader *reader); /* true: the turn is the caller's: reader_advance */
 void reader_feed(struct reader *reader);   /* what it starves for is to be had: resume it */
 /* Before reader_greet: it carries DATA of the leader's requests, and next to nothing else. The
- * leader outlives it. */
+ * leader outlives it, and takes no id twice from here on: what landed for a request that is over
+ * may still be in this one's inbox. */
 void reader_join(struct reader *reader, struct reader *leader);
 /* A request of its leader's that it waits for, 0: none. */
 uint64_t reader_awaited(struct reader *reader);

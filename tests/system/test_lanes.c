@@ -337,6 +337,37 @@ START_TEST(a_request)
 }
 END_TEST
 
+/* The chunk still lands in the memory of the first request of that id; were there a second one, it
+ * would be taken for its. */
+START_TEST(an_id_again_while_a_chunk_of_it_still_lands)
+{
+    uint8_t head[FRAME_HEAD_BYTES_MAX];
+    struct exchange_message half;
+    struct frame cancel = {.type = FRAME_CANCEL, .request = ID};
+    lead(2);
+    send_part(&large, &bad, ID, 0);
+    ck_assert(exchange_message(&large, ID, 1, &half));
+    ck_assert(peer_send_bytes(&joined[1], head, peer_head(&joined[1], &half.frame, head)));
+    ck_assert(peer_send_bytes(&joined[1], half.payload, 1000));
+    usleep(20000); /* it has begun to land */
+    ck_assert(peer_send(&bad, &cancel, NULL, NULL));
+    check_hears(&bad, ID, FAS_CANCELLED, "");
+    send_part(&large, &bad, ID + 1, 0);
+    send_part(&large, &bad, ID, 0);
+    cancel.request = ID + 1; /* whatever it is that comes first among those that are left */
+    peer_send(&bad, &cancel, NULL, NULL);
+    enum peer_event event = peer_receive(&bad, ANSWER_MS);
+    if (event == PEER_MESSAGE && bad.frame.request == ID + 1) {
+        peer_send_bytes(&joined[1], (const uint8_t *)half.payload + 1000,
+                        half.frame.payload_bytes - 1000);
+        event = peer_receive(&bad, ANSWER_MS);
+    }
+    ck_assert_int_eq(event, PEER_MESSAGE);
+    check_says(&bad, 0, FAS_INVALID_ARGUMENT, "frame.request");
+    check_hung_up(&bad);
+}
+END_TEST
+
 /* ---- when one goes ---- */
 
 /* An upload is half done, in all lanes. */
@@ -420,6 +451,7 @@ int main(int argc, char **argv)
     tcase_add_test(tcase, data_of_no_request);
     tcase_add_loop_test(tcase, more_than_payloads, 0, 3);
     tcase_add_test(tcase, a_request);
+    tcase_add_test(tcase, an_id_again_while_a_chunk_of_it_still_lands);
     tcase_add_loop_test(tcase, one_dies_in_the_midst_of_an_upload, 0, 2);
     tcase_add_test(tcase, the_leader_dies_in_the_midst_of_an_upload);
     tcase_add_test(tcase, one_dies_in_the_midst_of_results);

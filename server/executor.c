@@ -378,9 +378,9 @@ static void account(struct server *server, struct executor *executor, struct fli
 {
     struct slot *slot = &server->slots.entries[flight->batch.requests[index].slot];
     int32_t slice = flight_completes(flight);
-    if (slot->state != SLOT_RUNNING || slot->batch_index != index ||
-        slot->batch.id != flight->batch.id) {
-        return; /* finished with an earlier slice, and perhaps somebody else's by now */
+    if (slot->state != SLOT_RUNNING || slot->executor != executor->index ||
+        slot->batch_index != index || slot->batch.id != flight->batch.id) {
+        return; /* over with an earlier launch, and perhaps somebody else's by now */
     }
     if (completion->failed) {
         struct fas_error error;

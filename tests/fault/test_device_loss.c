@@ -1,4 +1,5 @@
-/* A device fails: its requests end as DEVICE_FAULT, the others do not notice. */
+/* A device fails, or is slow: its requests end as DEVICE_FAULT or late, the others do not notice.
+ */
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -173,6 +174,78 @@ START_TEST(an_id_is_free_after_its_device_failed)
 }
 END_TEST
 
+/* Keeps a request from the first device: one that is not complete is there. */
+static void occupy(struct peer *peer, const struct daemon *daemon, struct exchange *exchange)
+{
+    struct exchange_message message;
+    const struct frame ping = {.type = FRAME_PING, .request = 9};
+    exchange_open(exchange, 3);
+    ck_assert(peer_connect(peer, daemon->socket) && peer_greet(peer));
+    ck_assert(exchange_message(exchange, 1, 0, &message));
+    ck_assert(peer_send(peer, &message.frame, message.header, message.payload));
+    ck_assert(peer_send(peer, &ping, NULL, NULL));
+    ck_assert_int_eq(peer_receive(peer, 10000), PEER_MESSAGE);
+    ck_assert_int_eq(peer->frame.type, FRAME_PONG);
+}
+
+/* A forward without inputs but for v, which is 1 everywhere: so is o. */
+static void forward_of_ones(struct fas_request *request, const int32_t *cu, int32_t sequences,
+                            uint16_t *v, uint16_t *o)
+{
+    static uint16_t zeros[1 << 21];
+    int64_t rows = cu[sequences];
+    *request = (struct fas_request){
+        .dims = {FAS_BF16, 4, 4, 32, 32, rows, rows},
+        .batch = sequences,
+        .q.cu_seqlens = cu,
+        .k.cu_seqlens = cu,
+        .tensors = {[FAS_Q] = {zeros}, [FAS_K] = {zeros}, [FAS_V] = {v}, [FAS_O] = {o}}};
+    for (int64_t i = 0; i < rows * 4 * 32; i++) {
+        v[i] = 0x3f80;
+        o[i] = 0;
+    }
+}
+
+/* A request that was cancelled is in launches to come by name only. Its slot is another's by then,
+ * on a device whose batches have the same numbers: that one is not done because they are. */
+START_TEST(batches_of_two_devices_are_not_taken_for_each_other)
+{
+    static const int32_t few[] = {0, 400, 800, 1200, 1600}, one[] = {0, 16384};
+    static uint16_t v[1 << 21], o[1 << 21];
+    struct daemon daemon;
+    struct exchange exchange;
+    struct peer peer = {.fd = -1};
+    struct fas_request request;
+    struct fas_call *call;
+    const struct frame cancel = {.type = FRAME_CANCEL, .request = 1};
+    start(&daemon, "far:0,far:1", "far:1/slow 1");
+    struct fas_client *client = connect_to(&daemon);
+    occupy(&peer, &daemon, &exchange);
+    forward_of_ones(&request, few, 4, v, o); /* a launch each, 0.9 s */
+    ck_assert_int_eq(fas_submit(client, &request, &call, NULL), FAS_OK);
+    usleep(300000);
+    ck_assert(peer_send(&peer, &cancel, NULL, NULL));
+    fas_cancel(call);
+    ck_assert(fas_wait(call, 20000));
+    ck_assert_str_eq(fas_call_report(call)->device, "");
+    ck_assert_int_eq(fas_call_report(call)->error.status, FAS_CANCELLED);
+    fas_call_close(call);
+    usleep(50000); /* its slot is free, while launches that it was in go on */
+    forward_of_ones(&request, one, 1, v, o);
+    struct fas_report report;
+    ck_assert_msg(fas_run(client, &request, &report) == FAS_OK, "%s: %s", report.error.field,
+                  report.error.text);
+    ck_assert_str_eq(report.device, "far:0");
+    for (int64_t i = 0; i < request.dims.total_q * 4 * 32; i++) {
+        ck_assert_msg(o[i] == 0x3f80, "element %lld is 0x%04x", (long long)i, o[i]);
+    }
+    peer_close(&peer);
+    exchange_close(&exchange);
+    fas_close(client);
+    ck_assert_int_eq(daemon_stop(&daemon), 0);
+}
+END_TEST
+
 START_TEST(without_a_device_the_daemon_ends)
 {
     struct daemon daemon;
@@ -195,6 +268,7 @@ int main(void)
         {"copies", &a_failed_copy_or_launch_ends_what_the_device_has},
         {"cancels", &cancels_at_every_stage_give_everything_back},
         {"id", &an_id_is_free_after_its_device_failed},
+        {"batches", &batches_of_two_devices_are_not_taken_for_each_other},
         {"last", &without_a_device_the_daemon_ends},
     };
     return check_main("device_loss", rows, sizeof rows / sizeof rows[0]);

@@ -232,13 +232,18 @@ struct place *place_find(struct server *server, const struct connection *connect
     return place && place->state == PLACE_OPEN && place->connection == connection ? place : NULL;
 }
 
+/* The place of a tensor that is said to be in CUDA memory, or NULL. */
+static struct place *find_cuda(struct server *server, const struct connection *connection,
+                               const struct wire_tensor *at)
+{
+    return at->place == FAS_PLACE_CUDA ? place_find(server, connection, at->place_id) : NULL;
+}
+
 uint32_t place_executor(struct server *server, const struct connection *connection,
                         const struct wire_request *wire)
 {
     for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
-        const struct wire_tensor *at = &wire->tensors[tensor];
-        const struct place *place =
-            at->place == FAS_PLACE_CUDA ? place_find(server, connection, at->place_id) : NULL;
+        const struct place *place = find_cuda(server, connection, &wire->tensors[tensor]);
         for (uint32_t i = 0; place && i < server->executor_count; i++) {
             if (&server->executors[i].device == place->mapping.device) {
                 return i;
@@ -252,11 +257,30 @@ uint32_t place_executor(struct server *server, const struct connection *connecti
 static struct place *find_unmapped(struct server *server, const struct connection *connection,
                                    const struct wire_tensor *at)
 {
-    struct place *place =
-        at->place == FAS_PLACE_CUDA ? place_find(server, connection, at->place_id) : NULL;
+    struct place *place = find_cuda(server, connection, at);
     return place && (place->working || !place->mapping.memory) && place->error.status == FAS_OK
                ? place
                : NULL;
+}
+
+/* Room for one more of what the request names, at the cost of nothing else that it names: it would
+ * have to be mapped again in turn, and so on. */
+static void make_room_beside(struct server *server, const struct connection *connection,
+                             const struct wire_request *wire)
+{
+    struct place *named[FAS_TENSOR_COUNT];
+    for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
+        named[tensor] = find_cuda(server, connection, &wire->tensors[tensor]);
+        if (named[tensor]) {
+            named[tensor]->users++;
+        }
+    }
+    make_room(&server->places);
+    for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
+        if (named[tensor]) {
+            named[tensor]->users--;
+        }
+    }
 }
 
 bool place_recall(struct server *server, const struct connection *connection,
@@ -266,7 +290,7 @@ bool place_recall(struct server *server, const struct connection *connection,
     for (int tensor = 0; tensor < FAS_TENSOR_COUNT; tensor++) {
         struct place *place = find_unmapped(server, connection, &wire->tensors[tensor]);
         if (place && !place->working) {
-            make_room(&server->places);
+            make_room_beside(server, connection, wire);
             place->used = ++server->places.uses;
             work(&server->places, place, false);
         }

@@ -572,6 +572,7 @@ enum fas_status place_close(struct server *server, struct connection *connection
     place->state = PLACE_CLOSING;
     place->id = 0;
     place->answer = request;
+    place->error = (struct fas_error){0}; /* of a request: it could not be mapped again */
     give_back(server, place);
     return FAS_OK;
 }

@@ -389,6 +389,29 @@ START_TEST(what_a_request_names_is_mapped_together)
 }
 END_TEST
 
+/* What was to be told to a request that named it is not told to who closes it. */
+START_TEST(memory_that_can_not_be_mapped_again_is_closed)
+{
+    struct wire_opened opened;
+    int fd;
+    open_server();
+    server.places.mappings_max = 1;
+    uint32_t id = cuda_memory(0);
+    struct wire_request wire = {0};
+    wire.tensors[FAS_Q] = (struct wire_tensor){.place = FAS_PLACE_CUDA, .place_id = id};
+    cuda_memory(0);
+    fails = true;
+    ck_assert(place_recall(&server, &connections[0], &wire));
+    settle();
+    ck_assert(!place_recall(&server, &connections[0], &wire));
+    ck_assert_int_eq(place_close(&server, &connections[0], id, 5, &error), FAS_OK);
+    struct frame frame = answer(0, &fd, &opened);
+    ck_assert_str_eq(frame_type_name(frame.type), "CLOSED");
+    ck_assert_uint_eq(frame.request, 5);
+    close_server();
+}
+END_TEST
+
 int main(void)
 {
     static const struct check_row rows[] = {
@@ -403,6 +426,7 @@ int main(void)
         {"gone", &memory_outlives_its_connection_while_it_is_used},
         {"not_had", &a_region_that_can_not_be_had},
         {"together", &what_a_request_names_is_mapped_together},
+        {"not_again", &memory_that_can_not_be_mapped_again_is_closed},
         {"unanswered", &a_connection_that_goes_before_its_answers_leaves_nothing},
     };
     return check_main("place", rows, sizeof rows / sizeof rows[0]);

@@ -36,6 +36,10 @@ enum device_lane {
     DEVICE_RECORD
 };
 
+/* Rows of a copy are no further apart: CUDA fails the call beyond that (cudaDeviceProp.memPitch),
+ * and what fails here is a device that failed. */
+#define DEVICE_PITCH_MAX INT32_MAX
+
 /* `depth` planes (0: one) of `height` rows of `width` bytes between the arena and other memory. */
 struct device_copy {
     uint64_t arena_offset, arena_pitch, arena_plane;

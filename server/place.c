@@ -321,9 +321,30 @@ static bool is_copied(const struct device *device, const struct slot *slot,
     return !reaches(device, place) || (slot->request.wire.retain && !device->host_reaches_arena);
 }
 
+/* A tensor that was placed to be copied can be. */
+static enum fas_status check_copy(const struct device *device, const struct request *request,
+                                  enum fas_tensor tensor, struct fas_error *error)
+{
+    const struct attn_tensor *placed = &request->placed[tensor];
+    int64_t pitch =
+        placed->row_stride > placed->head_stride ? placed->row_stride : placed->head_stride;
+    if (request->wire.tensors[tensor].place == FAS_PLACE_CUDA && !device->ops->map) {
+        return fas_fail(error, FAS_UNSUPPORTED, wire_tensor_field(tensor),
+                        "%s, which the request has to run on, does not reach CUDA memory",
+                        device->name);
+    }
+    if (pitch > DEVICE_PITCH_MAX) {
+        return fas_fail(error, FAS_UNSUPPORTED, wire_tensor_field(tensor),
+                        "strides of %" PRId64 " bytes: %s copies it, by at most %" PRId32, pitch,
+                        device->name, DEVICE_PITCH_MAX);
+    }
+    return FAS_OK;
+}
+
 static enum fas_status enter(struct server *server, struct slot *slot, enum fas_tensor tensor,
                              struct fas_error *error)
 {
+    const struct device *device = &server->executors[slot->executor].device;
     struct request *request = &slot->request;
     const struct wire_tensor *at = &request->wire.tensors[tensor];
     const char *field = wire_tensor_field(tensor);
@@ -348,10 +369,10 @@ static enum fas_status enter(struct server *server, struct slot *slot, enum fas_
                         "%" PRIu64 " bytes from %" PRIu64 " on, in a place of %" PRIu64, extent,
                         at->offset, bytes);
     }
-    request_place(request, tensor, place->mapping.memory + at->offset,
-                  is_copied(&server->executors[slot->executor].device, slot, place));
+    bool copied = is_copied(device, slot, place);
+    request_place(request, tensor, place->mapping.memory + at->offset, copied);
     place_use(server, slot, tensor, place);
-    return FAS_OK;
+    return copied ? check_copy(device, request, tensor, error) : FAS_OK;
 }
 
 enum fas_status place_enter(struct server *server, struct slot *slot, struct fas_error *error)

@@ -369,6 +369,39 @@ START_TEST(a_connection_that_goes_before_its_answers_leaves_nothing)
 }
 END_TEST
 
+/* CUDA refuses a copy whose rows lie further apart, and the device would count as failed. */
+START_TEST(rows_too_far_apart_to_be_copied)
+{
+    const int64_t far = INT64_C(1) << 31;
+    open_server();
+    uint32_t id = cuda_memory(0);
+    slots[0].executor = 1; /* not memory of its own device, so it is copied */
+    ck_assert_int_eq(use(0, 0, (struct wire_tensor){FAS_PLACE_CUDA, id, 0, far, 64}),
+                     FAS_UNSUPPORTED);
+    ck_assert_str_eq(error.field, "tensors.k");
+    place_leave(&server, &slots[0]);
+    ck_assert_int_eq(use(0, 0, (struct wire_tensor){FAS_PLACE_CUDA, id, 0, 64, far}),
+                     FAS_UNSUPPORTED);
+    place_leave(&server, &slots[0]);
+    ck_assert_int_eq(use(0, 0, (struct wire_tensor){FAS_PLACE_CUDA, id, 0, far - 16, 64}), FAS_OK);
+    place_leave(&server, &slots[0]);
+    close_server();
+}
+END_TEST
+
+/* Where the retained forward of a backward is, for one: on a CPU beside a GPU. */
+START_TEST(cuda_memory_beyond_the_reach_of_the_device)
+{
+    open_server();
+    uint32_t id = cuda_memory(0);
+    slots[0].executor = 0;
+    ck_assert_int_eq(use(0, 0, (struct wire_tensor){FAS_PLACE_CUDA, id, 0, 0, 0}), FAS_UNSUPPORTED);
+    ck_assert_str_eq(error.field, "tensors.k");
+    place_leave(&server, &slots[0]);
+    close_server();
+}
+END_TEST
+
 /* Of two pieces that one request names neither is unmapped for the other, though only one may be
  * mapped: else they would take turns for ever. */
 START_TEST(what_a_request_names_is_mapped_together)
@@ -425,6 +458,8 @@ int main(void)
         {"closed", &closed_is_said_when_the_last_request_has_left},
         {"gone", &memory_outlives_its_connection_while_it_is_used},
         {"not_had", &a_region_that_can_not_be_had},
+        {"pitch", &rows_too_far_apart_to_be_copied},
+        {"reach", &cuda_memory_beyond_the_reach_of_the_device},
         {"together", &what_a_request_names_is_mapped_together},
         {"not_again", &memory_that_can_not_be_mapped_again_is_closed},
         {"unanswered", &a_connection_that_goes_before_its_answers_leaves_nothing},

@@ -161,8 +161,9 @@ static struct hold *unused(struct holds *holds)
     return NULL;
 }
 
-/* Older ones of the same owner go first; past the device's quota, anybody's oldest. */
-static void make_room(struct server *server, const struct slot *slot)
+/* Older ones of the same owner go first; past the device's quota, anybody's oldest. False: what is
+ * being read leaves no room. */
+static bool make_room(struct server *server, const struct slot *slot)
 {
     uint32_t executor = slot->executor, principal = slot->principal;
     uint64_t bytes = slot->span.bytes;
@@ -171,19 +172,21 @@ static void make_room(struct server *server, const struct slot *slot)
            bytes_of(server, executor, PRINCIPAL_NONE, slot->connection) + bytes >
                slot->connection->limits.retain_bytes) {
         if (!hold_evict(server, principal, executor)) {
-            break;
+            return false;
         }
     }
     while (bytes_of(server, executor, PRINCIPAL_NONE, NULL) + bytes >
-               device_quota(server, executor) &&
-           hold_evict(server, PRINCIPAL_NONE, executor)) {
+           device_quota(server, executor)) {
+        if (!hold_evict(server, PRINCIPAL_NONE, executor)) {
+            return false;
+        }
     }
+    return true;
 }
 
 uint64_t hold_keep(struct server *server, struct slot *slot, uint64_t now_us)
 {
-    make_room(server, slot);
-    struct hold *hold = unused(&server->holds);
+    struct hold *hold = make_room(server, slot) ? unused(&server->holds) : NULL;
     if (!hold) {
         return 0;
     }

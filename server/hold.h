@@ -53,7 +53,7 @@ enum fas_status hold_check(const struct server *server, const struct connection 
                            uint32_t executor, uint64_t bytes, struct fas_error *error);
 
 /* An answered forward is kept: its memory changes hands, slot->hold reads it. Returns the handle, 0
- * if there is no entry for it. */
+ * if there is no entry for it, or none can go that takes the room it has a right to. */
 uint64_t hold_keep(struct server *server, struct slot *slot, uint64_t now_us);
 
 /* The hold of that name of this connection, or NULL. */

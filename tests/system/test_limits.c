@@ -384,6 +384,61 @@ START_TEST(who_asks_without_end_and_never_listens_stands_still)
 }
 END_TEST
 
+/* A retained forward; its handle, 0: it was not kept. */
+static uint64_t retain(struct exchange *exchange, struct peer *peer, uint64_t id)
+{
+    struct wire_done done;
+    struct fas_error error;
+    exchange->request.retain = true;
+    ck_assert(exchange_send(exchange, peer, id));
+    const char *wrong = exchange_receive(exchange, peer, id);
+    ck_assert_msg(wrong == NULL, "%s", wrong);
+    ck_assert_int_eq(wire_decode_done(peer->header, peer->frame.header_bytes, &done, &error),
+                     FAS_OK);
+    return done.handle;
+}
+
+/* A backward of it, whose gradient is not sent: until it ends it is a reader of what is kept. */
+static void begin_backward(const struct exchange *exchange, struct peer *peer, uint64_t id,
+                           uint64_t handle)
+{
+    struct exchange backward = *exchange;
+    struct exchange_message message;
+    const struct frame ping = {.type = FRAME_PING, .request = 9};
+    backward.request.pass = FAS_BACKWARD;
+    backward.request.retain = false;
+    backward.request.handle = handle;
+    ck_assert(exchange_message(&backward, id, 0, &message));
+    ck_assert(peer_send(peer, &message.frame, message.header, message.payload));
+    ck_assert(peer_send(peer, &ping, NULL, NULL));
+    ck_assert_int_eq(peer_receive(peer, ANSWER_MS), PEER_MESSAGE);
+    ck_assert_int_eq(peer->frame.type, FRAME_PONG); /* it was not refused */
+}
+
+/* One fits. What is being read can not make way for a second one, which then is not kept: or who
+ * reads all he has could keep the whole arena. */
+START_TEST(forwards_beyond_their_quota_are_not_retained)
+{
+    start((const char *const[]){"--device", "cpu:0", "--arena-bytes", "64MiB",
+                                "--retain-bytes-per-principal", "1MiB", NULL});
+    static struct exchange large; /* 0.7 MB */
+    const struct frame cancel = {.type = FRAME_CANCEL, .request = 2};
+    exchange_open(&large, 600);
+    connect_soon(&peers[0]);
+    uint64_t first = retain(&large, &peers[0], 1);
+    ck_assert_uint_ne(first, 0);
+    begin_backward(&large, &peers[0], 2, first);
+    ck_assert_uint_eq(retain(&large, &peers[0], 3), 0);
+    ck_assert(peer_send(&peers[0], &cancel, NULL, NULL));
+    ck_assert_int_eq(peer_receive(&peers[0], ANSWER_MS), PEER_MESSAGE);
+    ck_assert_int_eq(peers[0].frame.type, FRAME_ERROR);
+    check_served(&peers[0], 4); /* that answer is sent: nobody reads the first any more */
+    ck_assert_uint_gt(retain(&large, &peers[0], 5), first);
+    exchange_close(&large);
+    stop();
+}
+END_TEST
+
 START_TEST(the_second_signal_ends_it_at_once)
 {
     start((const char *const[]){"--device", "cpu:0", "--arena-bytes", "16MiB", "--drain-timeout",
@@ -427,6 +482,7 @@ int main(void)
     tcase_add_test(tcase, who_has_an_answer_may_ask_again_though_it_is_still_being_sent);
     tcase_add_test(tcase, who_does_not_take_his_answer_is_told_to_come_back_in_the_end);
     tcase_add_test(tcase, who_asks_without_end_and_never_listens_stands_still);
+    tcase_add_test(tcase, forwards_beyond_their_quota_are_not_retained);
     tcase_add_test(tcase, the_second_signal_ends_it_at_once);
     suite_add_tcase(suite, tcase);
     return run_suite(suite);

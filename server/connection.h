@@ -55,7 +55,9 @@ struct connection {
     struct fetch_queue fetches;          /* being sent from slabs */
     const struct inbox_record *deferred; /* a REQUEST that waits for memory; NULL: none */
     uint64_t deferred_us;                /* when it arrived; 0: none waits */
-    bool backlog;           /* it stopped reading its inbox for want of room in its outbox */
+    bool backlog;  /* it stopped reading its inbox: its outbox, or its turn, is full */
+    uint64_t turn; /* in which it read last, and so many messages */
+    uint32_t messages;
     uint64_t result_credit; /* bytes of RESULT the peer can take */
     uint64_t result_window; /* its first credit */
     uint64_t credit_due;    /* bytes of DATA to be credited to the peer */
@@ -66,6 +68,8 @@ struct connections {
     struct connection *entries;
     uint32_t count, open;
     uint64_t accepted;
+    uint64_t turn;
+    bool behind; /* some had more to say than a turn takes: the next one should come at once */
 };
 
 bool connections_open(struct connections *connections, uint32_t count);

@@ -39,7 +39,7 @@ struct loop {
     struct server *server;
     uv_loop_t uv;
     uv_async_t wake;
-    uv_idle_t look; /* active while awake */
+    uv_idle_t look; /* active while awake, and for a turn that is due at once */
     atomic_bool awake, told;
     uint64_t spin_us, news_us; /* how long to stay awake; since when */
     uv_poll_t peers;
@@ -127,8 +127,13 @@ static void turn(struct loop *loop)
         uv_stop(&loop->uv);
         return;
     }
-    uint64_t delay_ms = next_us > now_us ? (next_us - now_us + 999) / 1000 : 0;
-    uv_timer_start(&loop->timer, on_timer, delay_ms, 0);
+    if (next_us <= now_us) { /* not by the timer: libuv goes on with those that are due, and would
+                              * look at neither signals nor the watchdog as long as there are any */
+        atomic_store(&loop->told, true);
+        uv_idle_start(&loop->look, on_look);
+        return;
+    }
+    uv_timer_start(&loop->timer, on_timer, (next_us - now_us + 999) / 1000, 0);
 }
 
 static void on_watchdog(uv_timer_t *timer)

@@ -149,8 +149,8 @@ uint64_t server_turn(struct server *server, uint64_t now_us)
         server->watch_us = now_us + WATCH_US;
     }
     reply_send_all(server, now_us);
-    if (transport_has_news(server->transport)) { /* sends that were over at once */
-        return now_us;
+    if (transport_has_news(server->transport) || server->connections.behind) {
+        return now_us; /* sends were over at once, or somebody has more to say */
     }
     return next_us < server->watch_us ? next_us : server->watch_us;
 }

@@ -7,6 +7,7 @@
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -384,6 +385,48 @@ START_TEST(who_asks_without_end_and_never_listens_stands_still)
 }
 END_TEST
 
+/* Whether something is to be read. */
+static bool hears(const struct peer *peer, int timeout_ms)
+{
+    struct pollfd readable = {.fd = peer->fd, .events = POLLIN};
+    return poll(&readable, 1, timeout_ms) > 0;
+}
+
+/* Two connections have something to say, which waits for the daemon: a thousand times as much is on
+ * the one that comes first. The other one is answered before that is all read, or at least now and
+ * then: how long this process sleeps between two looks is up to the machine. */
+START_TEST(who_says_a_lot_does_not_say_it_all_at_once)
+{
+    enum { CANCELS = 3000, ROUNDS = 40 };
+    static uint8_t lot[(CANCELS + 1) * FRAME_HEAD_BYTES_MAX];
+    struct frame cancel = {.type = FRAME_CANCEL, .request = 5};
+    const struct frame ping = {.type = FRAME_PING, .request = 6};
+    size_t bytes = 0;
+    int before = 0;
+    start((const char *const[]){"--device", "cpu:0", "--arena-bytes", "16MiB", NULL});
+    connect_soon(&peers[0]);
+    connect_soon(&peers[1]);
+    for (int i = 0; i < CANCELS; i++) {
+        bytes += frame_encode(&cancel, true, lot + bytes);
+    }
+    bytes += frame_encode(&ping, true, lot + bytes);
+    for (int round = 0; round < ROUNDS && before == 0; round++) {
+        kill(server.pid, SIGSTOP);
+        ck_assert(peer_send_bytes(&peers[0], lot, bytes));
+        ck_assert(peer_send(&peers[1], &ping, NULL, NULL));
+        kill(server.pid, SIGCONT);
+        ck_assert(hears(&peers[1], ANSWER_MS));
+        before += !hears(&peers[0], 0);
+        for (int i = 0; i < 2; i++) {
+            ck_assert_int_eq(peer_receive(&peers[i], ANSWER_MS), PEER_MESSAGE);
+            ck_assert_int_eq(peers[i].frame.type, FRAME_PONG);
+        }
+    }
+    ck_assert_int_gt(before, 0);
+    stop();
+}
+END_TEST
+
 /* A retained forward; its handle, 0: it was not kept. */
 static uint64_t retain(struct exchange *exchange, struct peer *peer, uint64_t id)
 {
@@ -482,6 +525,7 @@ int main(void)
     tcase_add_test(tcase, who_has_an_answer_may_ask_again_though_it_is_still_being_sent);
     tcase_add_test(tcase, who_does_not_take_his_answer_is_told_to_come_back_in_the_end);
     tcase_add_test(tcase, who_asks_without_end_and_never_listens_stands_still);
+    tcase_add_test(tcase, who_says_a_lot_does_not_say_it_all_at_once);
     tcase_add_test(tcase, forwards_beyond_their_quota_are_not_retained);
     tcase_add_test(tcase, the_second_signal_ends_it_at_once);
     suite_add_tcase(suite, tcase);

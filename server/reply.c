@@ -375,10 +375,12 @@ static void serve_slots(struct server *server, struct connection *connection, ui
     }
 }
 
-/* Enough was taken in to tell the peer: a message per quarter of its window. */
+/* Enough was taken in to tell the peer: a message per quarter of its window, and before there is no
+ * room for a chunk beside what it has not been told. */
 static void give_credit(struct server *server, struct connection *connection)
 {
-    if (connection->credit_due < server->config.upload_credit_bytes / 4) {
+    uint64_t window = server->config.upload_credit_bytes, due = connection->credit_due;
+    if (due < window / 4 && (due == 0 || due + connection->limits.chunk_bytes <= window)) {
         return;
     }
     uint8_t header[FAS_HEADER_BYTES_MAX];

@@ -238,6 +238,35 @@ START_TEST(who_looks_for_news_does_not_sleep)
 }
 END_TEST
 
+/* The least window there can be has room for one of the largest chunks, and a small one comes
+ * first. */
+START_TEST(a_chunk_as_large_as_the_window)
+{
+    static const char *const options[] = {"--device",
+                                          "cpu:0",
+                                          "--arena-bytes",
+                                          "64MiB",
+                                          "--chunk-bytes",
+                                          "4MiB",
+                                          "--upload-credit-bytes",
+                                          "4MiB",
+                                          NULL};
+    static float small[64 * 16], large[1 << 20], o[64 * 16];
+    struct fas_report report;
+    start(options);
+    const struct fas_request request = {
+        .dims = {FAS_FP32, 1, 1, 16, 16, 64, 1 << 16},
+        .batch = 1,
+        .q.max_len = 64,
+        .k.max_len = 1 << 16,
+        .deadline_us = 20000000,
+        .tensors = {[FAS_Q] = {small}, [FAS_K] = {large}, [FAS_V] = {large}, [FAS_O] = {o}}};
+    fas_run(client, &request, &report);
+    ck_assert_msg(report.error.status == FAS_OK, "%s: %s", report.error.field, report.error.text);
+    stop();
+}
+END_TEST
+
 int main(void)
 {
     static const struct check_row rows[] = {
@@ -246,6 +275,7 @@ int main(void)
         {"retained", &a_retained_forward_needs_only_do_for_its_backward},
         {"evicted", &the_least_recently_used_handle_makes_room},
         {"devices", &two_devices_share_the_work},
+        {"window", &a_chunk_as_large_as_the_window},
         {"awake", &who_looks_for_news_does_not_sleep},
     };
     return check_main("path", rows, sizeof rows / sizeof rows[0]);

@@ -168,9 +168,9 @@ static enum fas_status begin(struct server *server, struct connection *connectio
 static struct device *copying_device(struct server *server)
 {
     for (uint32_t i = 0; i < server->executor_count; i++) {
-        struct device *device = &server->executors[i].device;
-        if (device->ops->map) {
-            return device;
+        struct executor *executor = &server->executors[i];
+        if (executor->device.ops->map && !executor->lost) {
+            return &executor->device;
         }
     }
     return NULL;
@@ -181,8 +181,9 @@ static struct device *copying_device(struct server *server)
 static struct device *opening_device(struct server *server, const char *uuid)
 {
     for (uint32_t i = 0; i < server->executor_count; i++) {
-        struct device *device = &server->executors[i].device;
-        if (device->ops->map && strcmp(device->uuid, uuid) == 0) {
+        struct executor *executor = &server->executors[i];
+        struct device *device = &executor->device;
+        if (device->ops->map && !executor->lost && strcmp(device->uuid, uuid) == 0) {
             return device;
         }
     }

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -31,8 +32,10 @@ static enum fas_status map(struct device *device, struct device_mapping *mapping
     if (fails) {
         return fas_fail(why, FAS_INVALID_ARGUMENT, "cuda_memory", "fails");
     }
-    mapping->memory = somewhere;
-    mapping->bytes = UINT64_C(1) << 40;
+    if (mapping->kind == FAS_PLACE_CUDA) {
+        mapping->memory = somewhere;
+        mapping->bytes = UINT64_C(1) << 40;
+    }
     return FAS_OK;
 }
 
@@ -402,6 +405,32 @@ START_TEST(cuda_memory_beyond_the_reach_of_the_device)
 }
 END_TEST
 
+/* A driver does nothing more for a device that failed: another one has to be asked. */
+START_TEST(a_lost_device_opens_nothing)
+{
+    static struct executor three[3];
+    struct wire_opened opened = {0};
+    int fd;
+    open_server();
+    server.executors = three;
+    server.executor_count = 3;
+    for (uint32_t i = 0; i < 3; i++) {
+        three[i] = (struct executor){.lost = i == 1, .device.ops = i > 0 ? &cuda_ops : &host_ops};
+        snprintf(three[i].device.uuid, sizeof three[i].device.uuid, "GPU-%u", i);
+    }
+    ck_assert_int_eq(ask(0, 4096), FAS_OK);
+    answer(0, &fd, &opened);
+    close(fd);
+    ck_assert_ptr_eq(server.places.entries[opened.id - 1].mapping.device, &three[2].device);
+    const struct wire_open lost = {
+        .place = FAS_PLACE_CUDA, .has_memory = true, .device_uuid = "GPU-1"};
+    ck_assert_int_eq(place_open(&server, &connections[0], &lost, 77, &error), FAS_OK);
+    answer(0, &fd, &opened);
+    ck_assert_ptr_eq(server.places.entries[opened.id - 1].mapping.device, &three[2].device);
+    close_server();
+}
+END_TEST
+
 /* Of two pieces that one request names neither is unmapped for the other, though only one may be
  * mapped: else they would take turns for ever. */
 START_TEST(what_a_request_names_is_mapped_together)
@@ -460,6 +489,7 @@ int main(void)
         {"not_had", &a_region_that_can_not_be_had},
         {"pitch", &rows_too_far_apart_to_be_copied},
         {"reach", &cuda_memory_beyond_the_reach_of_the_device},
+        {"lost", &a_lost_device_opens_nothing},
         {"together", &what_a_request_names_is_mapped_together},
         {"not_again", &memory_that_can_not_be_mapped_again_is_closed},
         {"unanswered", &a_connection_that_goes_before_its_answers_leaves_nothing},

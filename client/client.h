@@ -149,7 +149,7 @@ struct fas_client {
     struct place *places;   /* a chain */
     struct event *events;   /* another */
     struct follow *follows; /* of no call */
-    uint64_t places_used;   /* counts calls' uses of them */
+    uint64_t places_used;   /* counts requests' uses of them */
     STAILQ_HEAD(, release) releases;
     uint64_t result_window;      /* of a lane */
     uint64_t next_id, announced; /* of questions; REQUESTs so far */

@@ -63,6 +63,7 @@ static struct place *place_take(struct fas_client *client, const void *memory)
 static void place_add(struct fas_client *client, struct place *place)
 {
     connection_lock(client->connection);
+    place->used = ++client->places_used;
     place->next = client->places;
     client->places = place;
     connection_unlock(client->connection);
@@ -87,12 +88,11 @@ void place_locate(struct fas_call *call)
     for (uint32_t left = call->inputs | call->outputs; left; left &= left - 1) {
         enum fas_tensor tensor = (enum fas_tensor)__builtin_ctz(left);
         const struct fas_buffer *buffer = &call->request.tensors[tensor];
-        struct place *place = place_of(call->client, buffer->data);
+        const struct place *place = place_of(call->client, buffer->data);
         if (!place || fas_tensor_bytes(&call->request.dims, tensor) == 0) {
             continue;
         }
         call->placed |= 1u << tensor;
-        place->used = ++call->client->places_used;
         call->wire.tensors[tensor] = (struct wire_tensor){
             .place = place->kind,
             .place_id = place->id,
@@ -211,8 +211,11 @@ static enum fas_status share_cuda(struct fas_client *client, const void *data,
         return fas_fail(error, FAS_UNSUPPORTED, "", "CUDA memory is shared over ipc:// only");
     }
     connection_lock(client->connection);
-    const struct place *known = place_of(client, data);
+    struct place *known = place_of(client, data);
     bool current = known && known->number == allocation.number;
+    if (current) { /* or another tensor of the same request might push it out */
+        known->used = ++client->places_used;
+    }
     struct place *stale = current ? NULL : place_stale(client, &allocation);
     stale = stale ? place_take(client, stale->data) : NULL;
     connection_unlock(client->connection);

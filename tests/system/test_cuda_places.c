@@ -176,6 +176,36 @@ START_TEST(the_least_recently_used_is_unmapped)
 }
 END_TEST
 
+/* The library keeps 64 allocations open. A call that finds all of them taken and names the one that
+ * was not used for longest, and two new ones: none of its own makes room for another. */
+START_TEST(a_call_closes_none_that_it_names)
+{
+    enum { OPEN = 64 };
+    struct random random = random_open(9);
+    struct job jobs[OPEN], several;
+    uint8_t *oldest = NULL;
+    start();
+    for (int i = 0; i < OPEN; i++) {
+        uint8_t *memory = device_memory(MIB);
+        job_forward(&jobs[i], &shape, &random);
+        uint8_t *end = job_place(&jobs[i], ALL, memory);
+        oldest = i == 0 ? end : oldest;
+        run_right(&jobs[i]);
+    }
+    job_forward(&several, &shape, &random);
+    job_place(&several, 1u << FAS_Q, oldest);
+    job_place(&several, 1u << FAS_K, device_memory(MIB));
+    job_place(&several, ALL & ~(1u << FAS_Q | 1u << FAS_K), device_memory(MIB));
+    run_right(&several);
+    ck_assert_double_eq(watch_stat(client, "places"), OPEN);
+    for (int i = 0; i < OPEN; i++) {
+        job_close(&jobs[i]);
+    }
+    job_close(&several);
+    stop();
+}
+END_TEST
+
 /* Many at once from two connections, some cancelled while they wait for their memory. */
 START_TEST(requests_wait_for_their_memory)
 {
@@ -361,6 +391,7 @@ int main(void)
         {"anew", &memory_that_was_freed_and_allocated_anew},
         {"made", &memory_made_for_the_purpose},
         {"least_used", &the_least_recently_used_is_unmapped},
+        {"names", &a_call_closes_none_that_it_names},
         {"wait", &requests_wait_for_their_memory},
         {"busy", &a_busy_device_is_helped_by_its_neighbour},
         {"number", &memory_of_a_gpu_by_number},

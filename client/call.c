@@ -326,10 +326,12 @@ void call_tell(struct fas_client *client)
     while ((call = TAILQ_FIRST(&client->ending))) {
         TAILQ_REMOVE(&client->ending, call, end_link);
         if (call->request.on_end) {
+            call->in_on_end = true;
             call->teller = pthread_self();
             connection_unlock(client->connection);
             call->request.on_end(call, &call->report, call->request.context);
             connection_lock(client->connection);
+            call->in_on_end = false;
         }
         call_ended(call);
     }
@@ -449,10 +451,16 @@ bool fas_enqueued(struct fas_call *call, int64_t timeout_ms)
     return enqueued;
 }
 
+/* In its own on_end a call is the caller's already. Under the lock. */
+static bool in_own_on_end(const struct fas_call *call)
+{
+    return call->in_on_end && pthread_equal(call->teller, pthread_self());
+}
+
 const struct fas_report *fas_call_report(struct fas_call *call)
 {
     connection_lock(call->client->connection);
-    bool ended = call->state == CALL_ENDED || call->state == CALL_ENDING;
+    bool ended = call->state == CALL_ENDED || in_own_on_end(call);
     connection_unlock(call->client->connection);
     return ended ? &call->report : NULL;
 }
@@ -500,7 +508,7 @@ void fas_call_close(struct fas_call *call)
     }
     struct fas_client *client = call->client;
     connection_lock(client->connection);
-    if (call->state == CALL_ENDING && pthread_equal(call->teller, pthread_self())) {
+    if (in_own_on_end(call)) {
         call->closed_in_callback = true;
         connection_unlock(client->connection);
         return;

@@ -12,7 +12,7 @@
  * A call goes one way:  FREE -> OPEN -> ANSWERED -> ENDING -> ENDED -> FREE.
  *   OPEN      the daemon may send results into the caller's memory
  *   ANSWERED  the daemon is done with it; a batch in flight may still read the caller's memory
- *   ENDING    nothing touches the caller's memory; on_end is running
+ *   ENDING    nothing touches the caller's memory; on_end is to be run, or running
  *   ENDED     the caller's, until fas_call_close
  */
 #ifndef CLIENT_CLIENT_H
@@ -56,8 +56,9 @@ struct fas_call {
 
     struct fas_report report;
     uint64_t submitted_ns;
+    bool in_on_end; /* which `teller` runs */
+    pthread_t teller;
     bool closed_in_callback;
-    pthread_t teller; /* runs on_end, while ENDING */
     pthread_cond_t ended;
     TAILQ_ENTRY(fas_call) send_link, cancel_link, end_link;
 };

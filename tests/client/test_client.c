@@ -392,6 +392,74 @@ START_TEST(fas_close_ends_every_call)
 }
 END_TEST
 
+/* ---- the order of ends ---- */
+
+static atomic_bool first_ends, third_is_closed, third_ended, ended_after_close;
+
+static void first_on_end(struct fas_call *call, const struct fas_report *report, void *context)
+{
+    (void)call, (void)report, (void)context;
+    first_ends = true;
+    for (int i = 0; i < 200 && !third_is_closed; i++) {
+        usleep(1000);
+    }
+}
+
+static void second_on_end(struct fas_call *call, const struct fas_report *report, void *context)
+{
+    (void)report, (void)context;
+    fas_call_close(call);
+}
+
+static void third_on_end(struct fas_call *call, const struct fas_report *report, void *context)
+{
+    (void)call, (void)report, (void)context;
+    third_ended = true;
+    ended_after_close = third_is_closed;
+}
+
+/* Lengths need no credit, so these fill the socket of a daemon that reads nothing. */
+static void submit_lengths(fas_on_end *end, struct fas_call **call)
+{
+    static const int32_t zeros[65537];
+    const struct fas_request request = {.dims = {FAS_BF16, 1, 1, 8, 8, 0, 0},
+                                        .batch = 65536,
+                                        .q.cu_seqlens = zeros,
+                                        .k.cu_seqlens = zeros,
+                                        .on_end = end};
+    ck_assert_int_eq(fas_submit(client, &request, call, &error), FAS_OK);
+}
+
+/* The one who closes a call has run on_end of an earlier call in the same slot (by cancelling what
+ * had not been sent), and the call's own on_end is yet to come, behind a slow one. */
+START_TEST(closing_waits_for_on_end)
+{
+    enum { FILL = 10 };
+    struct fas_call *calls[FILL], *second, *third;
+    start_connected(FAKE_STALLS);
+    for (int i = 0; i < FILL; i++) {
+        submit_lengths(i == 0 ? first_on_end : NULL, &calls[i]);
+    }
+    submit_lengths(second_on_end, &second);
+    fas_cancel(second);
+    submit_lengths(third_on_end, &third);
+    ck_assert_ptr_eq(second, third);
+    fake_server_close(server);
+    while (!first_ends) {
+        usleep(1000);
+    }
+    ck_assert_ptr_null(fas_call_report(third));
+    fas_call_close(third);
+    third_is_closed = true;
+    for (int i = 0; i < FILL; i++) {
+        fas_call_close(calls[i]);
+    }
+    fas_close(client);
+    ck_assert(third_ended);
+    ck_assert(!ended_after_close);
+}
+END_TEST
+
 START_TEST(rejection_stops_the_upload)
 {
     start_connected(FAKE_REJECTS);
@@ -578,6 +646,7 @@ int main(void)
     tcase_add_test(good, fas_close_ends_every_call);
     tcase_add_test(good, submit_protects_the_callers_memory);
     tcase_add_test(good, the_daemon_answers_questions);
+    tcase_add_test(bad, closing_waits_for_on_end);
     tcase_add_test(bad, rejection_stops_the_upload);
     tcase_add_loop_test(bad, a_broken_daemon_breaks_nothing_here, 0,
                         sizeof(faults) / sizeof(faults[0]));

@@ -319,21 +319,28 @@ static void call_ended(struct fas_call *call)
     }
 }
 
+/* Under the lock, which is given up meanwhile. */
+static void tell(struct fas_call *call)
+{
+    struct fas_client *client = call->client;
+    TAILQ_REMOVE(&client->ending, call, end_link);
+    if (call->request.on_end) {
+        call->in_on_end = true;
+        call->teller = pthread_self();
+        connection_unlock(client->connection);
+        call->request.on_end(call, &call->report, call->request.context);
+        connection_lock(client->connection);
+        call->in_on_end = false;
+    }
+    call_ended(call);
+}
+
 void call_tell(struct fas_client *client)
 {
     struct fas_call *call;
     connection_lock(client->connection);
     while ((call = TAILQ_FIRST(&client->ending))) {
-        TAILQ_REMOVE(&client->ending, call, end_link);
-        if (call->request.on_end) {
-            call->in_on_end = true;
-            call->teller = pthread_self();
-            connection_unlock(client->connection);
-            call->request.on_end(call, &call->report, call->request.context);
-            connection_lock(client->connection);
-            call->in_on_end = false;
-        }
-        call_ended(call);
+        tell(call);
     }
     connection_unlock(client->connection);
 }
@@ -493,10 +500,11 @@ void fas_cancel(struct fas_call *call)
     struct fas_client *client = call->client;
     connection_lock(client->connection);
     bool ended = call_cancel(call);
+    if (ended) { /* this one only: callbacks of others are the library's threads' */
+        tell(call);
+    }
     connection_unlock(client->connection);
-    if (ended) {
-        call_tell(client);
-    } else {
+    if (!ended) {
         connection_push(client->connection);
     }
 }

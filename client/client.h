@@ -164,7 +164,7 @@ struct fas_client {
 
 /* sender.c */
 bool sender_next_batch(void *context, struct batch *batch);
-void sender_batch_sent(void *context);
+bool sender_batch_sent(void *context, bool in_passing);
 /* The call has things to send; the call has nothing to send any more. Under the lock. */
 void sender_add(struct fas_call *call);
 void sender_remove(struct fas_call *call);
@@ -191,7 +191,8 @@ void call_answer(struct fas_call *call, const struct fas_error *error);
 /* No longer read by a batch; no longer received into. Under the lock. */
 void call_unhold(struct fas_call *call);
 void call_received(struct fas_call *call);
-/* Runs on_end of calls that have ended, and wakes who waits. Without the lock. */
+/* Runs on_end of calls that have ended, and wakes who waits. On threads of the library, without the
+ * lock. */
 void call_tell(struct fas_client *client);
 /* The connection is gone, and nothing touches memory any more. Under the lock. */
 void call_lose_all(struct fas_client *client, const struct fas_error *error);

@@ -174,18 +174,17 @@ static bool tx_may_pass(const struct connection *c)
 }
 
 /* Sends the batch in passing. True when it is gone; otherwise the send thread has what the kernel
- * did not take at once. */
+ * did not take at once, or callbacks that are due. */
 static bool tx_in_passing(struct connection *c)
 {
     bool pending = false, good = tx_may_pass(c);
     while (good && !pending && c->batch.count > 0) {
         good = tx_step(c, &pending) && is_direct(c);
     }
-    if (c->batch.count > 0) {
+    if (c->batch.count > 0 || c->owner.batch_sent(c->owner.context, true)) {
         tx_hand_over(c, pending);
         return false;
     }
-    c->owner.batch_sent(c->owner.context);
     return true;
 }
 
@@ -216,7 +215,7 @@ static void tx_drain(struct connection *c, bool pending)
         while (c->batch.count > 0 && tx_step(c, &pending)) {
         }
         pending = false;
-        c->owner.batch_sent(c->owner.context);
+        c->owner.batch_sent(c->owner.context, false);
         pthread_mutex_lock(c->lock);
         more = tx_take(c);
         rest = c->failed;

@@ -48,8 +48,9 @@ struct connection_owner {
     void (*on_read)(void *context);
     /* Fills the empty batch; false: nothing to send now. The only one under the lock. */
     bool (*next_batch)(void *context, struct batch *batch);
-    /* The last batch is no longer read. */
-    void (*batch_sent)(void *context);
+    /* The last batch is no longer read. In passing, on a thread of the program's: no callbacks of
+     * its; true when some are due, and it is called once more, on the send thread. */
+    bool (*batch_sent)(void *context, bool in_passing);
     /* Every period_ms, on the receive thread; heard: bytes came, or bulk went, since the last
      * time. */
     void (*on_tick)(void *context, bool heard);

@@ -257,11 +257,6 @@ static void rx_as_waiter(struct connection *c, const struct waiter *waiter, uint
     c->rx_left_ns = now_ns();
     pthread_cond_broadcast(&c->rx_left);
     rx_pass_on(c);
-    if (c->failed) {
-        pthread_mutex_unlock(c->lock);
-        connection_rest(c, NULL);
-        pthread_mutex_lock(c->lock);
-    }
 }
 
 /* Under the lock. False: it is late. */
@@ -376,10 +371,13 @@ static void rx_alone(struct connection *c)
     connection_rest(c, &c->rx_active);
 }
 
-/* The stream is closed. */
+/* The stream is closed. The end is never told by a thread that only waited for an answer. */
 static void settle(struct connection *c)
 {
     pthread_mutex_lock(c->lock);
+    while (c->rx_active) {
+        pthread_cond_wait(&c->rx_left, c->lock);
+    }
     bool lends = c->kind->settle && c->started && c->owner.lends(c->owner.context);
     pthread_mutex_unlock(c->lock);
     if (lends) {

@@ -375,7 +375,7 @@ bool sender_next_batch(void *context, struct batch *batch)
     return batch->count > 0;
 }
 
-void sender_batch_sent(void *context)
+bool sender_batch_sent(void *context, bool in_passing)
 {
     struct lane *lane = context;
     struct fas_client *client = lane->client;
@@ -385,11 +385,15 @@ void sender_batch_sent(void *context)
     }
     lane->held_count = 0;
     bool share = lane->number == 0 && client->share_wanted;
+    bool ends = !TAILQ_EMPTY(&client->ending);
     connection_unlock(client->connection);
-    call_tell(client);
+    if (ends && !in_passing) {
+        call_tell(client);
+    }
     if (share) {
         sender_share(client);
     }
+    return ends;
 }
 
 void sender_share(struct fas_client *client)

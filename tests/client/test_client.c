@@ -418,6 +418,39 @@ static void third_on_end(struct fas_call *call, const struct fas_report *report,
     ended_after_close = third_is_closed;
 }
 
+static pthread_t submitter;
+static atomic_int refused, refused_by_submitter;
+
+static void on_end_refused(struct fas_call *call, const struct fas_report *report, void *context)
+{
+    (void)context;
+    ck_assert_int_eq(report->error.status, FAS_RESOURCE_EXHAUSTED);
+    refused_by_submitter += pthread_equal(submitter, pthread_self()) != 0;
+    fas_call_close(call);
+    refused++;
+}
+
+/* Also when the answer comes while the caller sends the call's tensors itself: a lock that is held
+ * in fas_submit and taken in on_end must not be waited for by who holds it. */
+START_TEST(on_end_runs_on_threads_of_the_library)
+{
+    enum { CALLS = 500 };
+    submitter = pthread_self();
+    start_connected(FAKE_REJECTS);
+    struct work *w = work_new(FAS_FORWARD, 200);
+    w->request.on_end = on_end_refused;
+    for (int i = 0; i < CALLS; i++) {
+        ck_assert_int_eq(fas_submit(client, &w->request, NULL, &error), FAS_OK);
+        while (refused <= i) {
+            usleep(10);
+        }
+    }
+    ck_assert_int_eq(refused_by_submitter, 0);
+    work_free(w);
+    stop();
+}
+END_TEST
+
 /* Lengths need no credit, so these fill the socket of a daemon that reads nothing. */
 static void submit_lengths(fas_on_end *end, struct fas_call **call)
 {
@@ -646,6 +679,7 @@ int main(void)
     tcase_add_test(good, fas_close_ends_every_call);
     tcase_add_test(good, submit_protects_the_callers_memory);
     tcase_add_test(good, the_daemon_answers_questions);
+    tcase_add_test(bad, on_end_runs_on_threads_of_the_library);
     tcase_add_test(bad, closing_waits_for_on_end);
     tcase_add_test(bad, rejection_stops_the_upload);
     tcase_add_loop_test(bad, a_broken_daemon_breaks_nothing_here, 0,

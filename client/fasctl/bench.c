@@ -51,9 +51,8 @@ struct bench {
         double plain_gbytes_per_s; /* bulk */
     } rows[ROWS_MAX];
     int row_count;
+    bool failed; /* some request */
 };
-
-/* ---- loads ---- */
 
 /* ---- stopped before its end ---- */
 
@@ -79,6 +78,8 @@ static bool may_begin(const char *what)
     }
     return !interrupted;
 }
+
+/* ---- loads ---- */
 
 static bool bench_load(struct bench *bench, const char *what, struct shape shape, int callers,
                        double rate)
@@ -119,9 +120,10 @@ static bool bench_load(struct bench *bench, const char *what, struct shape shape
         fprintf(stderr, "fasctl: %lld request%s failed; one of them:\n",
                 (long long)row->outcome.failed, table_plural((double)row->outcome.failed));
         complain(what, &load.error);
+        bench->failed = true;
     }
     bench->row_count++;
-    return true;
+    return load.error.status != FAS_UNAVAILABLE;
 }
 
 static struct shape small_shape(void)
@@ -513,10 +515,10 @@ static int bench_run(struct bench *bench, const struct own *own, int clients, in
                                  : (set == SET_BULK || standard_loads(bench)) && bulk_loads(bench);
         if (json) {
             print_json(bench);
-        } else {
+        } else if (bench->row_count > 0) {
             print_table(bench);
         }
-        code = good ? EXIT_OK : EXIT_FAILED;
+        code = good && !bench->failed ? EXIT_OK : EXIT_FAILED;
     }
     for (int i = 0; i < bench->client_count; i++) {
         fas_close(bench->clients[i]);

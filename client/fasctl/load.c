@@ -106,6 +106,12 @@ static void outcome_fill(struct outcome *outcome, struct tally *tally, const str
     };
 }
 
+/* A daemon that is gone refuses what comes after at once: nothing more is measured. */
+static bool is_gone(const struct fas_error *error)
+{
+    return error->status == FAS_UNAVAILABLE;
+}
+
 /* ---- closed loop ---- */
 
 struct caller {
@@ -136,7 +142,8 @@ static void *caller_run(void *context)
             caller->error = report.error;
         }
         tally_add(&caller->tally, (double)(clock_ns() - called_ns) * 1e-3, &report);
-        if (caller->tally.failed > 0 && caller->tally.count == 0 && i >= share) {
+        bool futile = caller->tally.failed > 0 && caller->tally.count == 0 && i >= share;
+        if (futile || is_gone(&caller->error)) {
             break;
         }
     }
@@ -239,7 +246,8 @@ static struct open_slot *open_take(struct open_loop *loop)
     return slot;
 }
 
-static void open_arrive(struct open_loop *loop, uint64_t due_ns)
+/* False: the daemon is gone. */
+static bool open_arrive(struct open_loop *loop, uint64_t due_ns)
 {
     struct open_slot *slot = open_take(loop);
     struct fas_client *client = slot->workload.client; /* knows its memory */
@@ -256,6 +264,7 @@ static void open_arrive(struct open_loop *loop, uint64_t due_ns)
         loop->in_flight--;
         pthread_mutex_unlock(&loop->lock);
     }
+    return !is_gone(&refused.error);
 }
 
 static bool open_loop(struct load *load, struct open_loop *loop, double *seconds)
@@ -272,12 +281,13 @@ static bool open_loop(struct load *load, struct open_loop *loop, double *seconds
         loop->free = slot;
     }
     uint64_t begin_ns = clock_ns(), due_ns = begin_ns, state = 1;
-    for (int64_t i = 0; i < load->requests || (double)(due_ns - begin_ns) * 1e-9 < load->seconds;
-         i++) {
+    bool there = true;
+    for (int64_t i = 0;
+         there && (i < load->requests || (double)(due_ns - begin_ns) * 1e-9 < load->seconds); i++) {
         double uniform = ((double)(number_next(&state) >> 11) + 1) / 9007199254740993.0;
         due_ns += (uint64_t)(-log(uniform) / load->rate * 1e9);
         sleep_until(due_ns);
-        open_arrive(loop, due_ns);
+        there = open_arrive(loop, due_ns);
     }
     pthread_mutex_lock(&loop->lock);
     while (loop->in_flight > 0) {

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 
 FASCTL, EXAMPLE, FASERVED, SOCKET = sys.argv[1:5]
 ENVIRONMENT = dict(os.environ, FASERVE_URL="ipc://" + SOCKET)
@@ -221,6 +222,28 @@ def check_interrupt():
     expect(0 < len(rows) < 4 and rows[0]["requests"] >= 20, rows)
 
 
+def check_killed(folder):
+    """The daemon dies under a load: it is said at once, once, and is no success."""
+    for load in (["--callers", "4"], ["--rate", "200"]):
+        socket, began = folder + "/killed.sock", time.monotonic()
+        daemon = subprocess.Popen([FASERVED, "--listen-ipc", socket, "--device", "cpu:0",
+                                   "--arena-bytes", "16MiB", "--log-level", "error"])
+        own = {**ENVIRONMENT, "FASERVE_URL": "ipc://" + socket}
+        while subprocess.run([FASCTL, "ping"], env=own, capture_output=True, check=False).returncode:
+            time.sleep(0.05)
+        bench = subprocess.Popen([FASCTL, "bench", "--lengths", "4x64", "--seconds", "30", "--json",
+                                  *load], env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                 text=True)
+        time.sleep(1)
+        daemon.kill()
+        daemon.wait()
+        printed, complaint = bench.communicate(timeout=60)
+        expect(bench.returncode == 1 and "UNAVAILABLE" in complaint, bench.returncode, complaint)
+        (row,) = json.loads(printed)
+        expect(row["requests"] > 0 and 0 < row["failed"] <= 64, row)
+        expect(time.monotonic() - began < 20, "it went on without a daemon")
+
+
 def check_baseline():
     """By turns with the same work in process: each request, all of them as one, all in one launch,
     as many as a batch has, one in parts."""
@@ -274,6 +297,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         tensors = check_passes(folder)
         check_errors(folder, tensors)
+        check_killed(folder)
     check_usage()
     check_top()
     done = fasctl("demo", "--bytes-max", "8000", "--notices", "6")

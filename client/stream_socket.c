@@ -143,6 +143,14 @@ static enum fas_status connect_unix(const struct fas_connect_options *options,
     return status;
 }
 
+/* getaddrinfo takes 99999 for 34463. */
+static bool is_port(const char *text)
+{
+    char *end;
+    unsigned long port = strtoul(text, &end, 10);
+    return text[0] >= '0' && text[0] <= '9' && *end == '\0' && port > 0 && port <= UINT16_MAX;
+}
+
 /* "host:port" or "[address]:port" -> both, in place. False: neither. */
 static bool split(char *address, char **host, char **port)
 {
@@ -155,7 +163,7 @@ static bool split(char *address, char **host, char **port)
     colon[-1] = brackets ? '\0' : colon[-1];
     *host = address + brackets;
     *port = colon + 1;
-    return **host != '\0';
+    return **host != '\0' && is_port(*port);
 }
 
 /* The first that answers. */

@@ -579,9 +579,17 @@ START_TEST(connect_checks_its_options)
     options.url = "tcp://127.0.0.1:1"; /* nobody's */
     ck_assert_int_eq(fas_connect(&options, &client, &error), FAS_UNAVAILABLE);
     ck_assert_str_eq(error.field, "url");
-    static const char *const nowhere[] = {
-        "tcp://",        "tcp://127.0.0.1", "tcp://127.0.0.1:", "tcp://:7411",
-        "tcp://[]:7411", "tcp://[::1:7411", "tcp://::1]:7411",  "tcp://127.0.0.1:x"};
+    static const char *const nowhere[] = {"tcp://",
+                                          "tcp://127.0.0.1",
+                                          "tcp://127.0.0.1:",
+                                          "tcp://:7411",
+                                          "tcp://[]:7411",
+                                          "tcp://[::1:7411",
+                                          "tcp://::1]:7411",
+                                          "tcp://127.0.0.1:x",
+                                          "tcp://127.0.0.1:99999",
+                                          "tcp://127.0.0.1:0",
+                                          "tcp://127.0.0.1:-1"};
     for (size_t i = 0; i < sizeof(nowhere) / sizeof(nowhere[0]); i++) {
         options.url = nowhere[i];
         ck_assert_int_eq(fas_connect(&options, &client, &error), FAS_INVALID_ARGUMENT);

@@ -247,7 +247,7 @@ void call_answer(struct fas_call *call, const struct fas_error *error)
     if (error) {
         call->report.error = *error;
     }
-    call->report.client_us = (client_now_ns() - call->submitted_ns) / 1000;
+    call->report.client_us = (now_ns() - call->submitted_ns) / 1000;
     sender_remove(call);
     if (call->cancelling) {
         TAILQ_REMOVE(&call->client->cancels, call, cancel_link);
@@ -379,7 +379,7 @@ static struct fas_call *call_begin(struct fas_client *client, const struct fas_r
     call->results = call->beyond = 0;
     call->complete = call->told = 0;
     memset(&call->report, 0, sizeof(call->report));
-    call->submitted_ns = client_now_ns();
+    call->submitted_ns = now_ns();
     return call;
 }
 
@@ -433,7 +433,7 @@ bool fas_wait(struct fas_call *call, int64_t timeout_ms)
 {
     struct connection *connection = call->client->connection;
     struct waiter waiter = {.woken = &call->ended, .done = call_has_ended, .context = call};
-    uint64_t until_ns = timeout_ms < 0 ? 0 : client_now_ns() + (uint64_t)timeout_ms * 1000000u;
+    uint64_t until_ns = timeout_ms < 0 ? 0 : now_ns() + (uint64_t)timeout_ms * 1000000u;
     connection_lock(connection);
     bool ended = connection_wait(connection, &waiter, until_ns);
     connection_unlock(connection);
@@ -450,7 +450,7 @@ bool fas_enqueued(struct fas_call *call, int64_t timeout_ms)
 {
     struct connection *connection = call->client->connection;
     struct waiter waiter = {.woken = &call->ended, .done = call_is_enqueued, .context = call};
-    uint64_t until_ns = timeout_ms < 0 ? 0 : client_now_ns() + (uint64_t)timeout_ms * 1000000u;
+    uint64_t until_ns = timeout_ms < 0 ? 0 : now_ns() + (uint64_t)timeout_ms * 1000000u;
     connection_lock(connection);
     connection_wait(connection, &waiter, until_ns);
     bool enqueued = call->enqueued;

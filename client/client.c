@@ -34,16 +34,9 @@ const char *fas_version(void)
     return FAS_LIBRARY_VERSION;
 }
 
-uint64_t client_now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 struct timespec client_in_ms(uint64_t ms)
 {
-    uint64_t at = client_now_ns() + ms * 1000000u;
+    uint64_t at = now_ns() + ms * 1000000u;
     return (struct timespec){.tv_sec = (time_t)(at / 1000000000u),
                              .tv_nsec = (long)(at % 1000000000u)};
 }

@@ -23,6 +23,7 @@
 #include <stdint.h>
 #include <sys/queue.h>
 
+#include "client/clock.h"
 #include "client/connection.h"
 #include "client/faserve.h"
 #include "proto/wire.h"
@@ -243,7 +244,6 @@ enum fas_status question_release(struct fas_client *client, uint64_t handle, uin
                                  struct fas_error *error);
 
 /* client.c */
-uint64_t client_now_ns(void);
 /* An absolute CLOCK_MONOTONIC time in so many ms, for condition variables of client_cond_init. */
 struct timespec client_in_ms(uint64_t ms);
 void client_cond_init(pthread_cond_t *cond);

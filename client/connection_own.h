@@ -5,15 +5,12 @@
 #ifndef CLIENT_CONNECTION_OWN_H
 #define CLIENT_CONNECTION_OWN_H
 
-#include <time.h>
-
+#include "client/clock.h"
 #include "client/connection.h"
 #include "client/stream.h"
 
 /* A whole head and header always fit; the rest is for small payloads: 64 KiB are 6 us of memcpy. */
 #define BUFFER_BYTES (FRAME_HEAD_BYTES_MAX + FAS_HEADER_BYTES_MAX + (64u << 10))
-
-#define NS_PER_MS 1000000u
 
 struct connection {
     struct connection_owner owner;
@@ -55,13 +52,6 @@ struct connection {
     bool prompt;  /* what was awaited last came within spin_ns */
     uint64_t spin_ns;
 };
-
-static inline uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 /* The thread that receives can be called away, and others can take its place. */
 static inline bool is_direct(const struct connection *c)

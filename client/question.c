@@ -42,7 +42,7 @@ static bool question_over(const void *context)
 static void question_wait(struct fas_client *client, struct question *question, uint32_t timeout_ms)
 {
     struct waiter waiter = {.woken = &question->done, .done = question_over, .context = question};
-    connection_wait(client->connection, &waiter, client_now_ns() + (uint64_t)timeout_ms * 1000000u);
+    connection_wait(client->connection, &waiter, now_ns() + (uint64_t)timeout_ms * 1000000u);
     if (!question->answered) {
         if (client->lost) {
             question->error = client->failure;
@@ -77,11 +77,11 @@ enum fas_status question_ask(struct fas_client *client, struct question *questio
 enum fas_status fas_ping(struct fas_client *client, uint32_t timeout_ms, uint64_t *round_trip_us,
                          struct fas_error *error)
 {
-    uint64_t begin_ns = client_now_ns();
+    uint64_t begin_ns = now_ns();
     struct question question = {.asks = FRAME_PING, .answered_by = FRAME_PONG};
     enum fas_status status = question_ask(client, &question, timeout_ms, error);
     if (round_trip_us) {
-        *round_trip_us = (client_now_ns() - begin_ns) / 1000;
+        *round_trip_us = (now_ns() - begin_ns) / 1000;
     }
     return status;
 }

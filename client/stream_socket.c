@@ -18,6 +18,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "client/clock.h"
 #include "client/stream.h"
 
 /* As the daemon's stream_socket.c has it, and for its reason. Several connections keep every core
@@ -68,6 +69,19 @@ static void remember_daemon(struct stream *s)
     s->daemon_pid = peer.pid;
 }
 
+/* Signals of the program's do not end it. */
+static int connect_through_signals(int fd, const struct sockaddr *address, socklen_t length,
+                                   uint32_t timeout_ms)
+{
+    const uint64_t until_ns = now_ns() + (uint64_t)timeout_ms * NS_PER_MS;
+    int failed;
+    do {
+        failed = connect(fd, address, length); /* again: it is waited for further */
+    } while (failed && errno == EINTR && now_ns() < until_ns);
+    errno = failed && errno == EINTR ? ETIMEDOUT : errno;
+    return failed;
+}
+
 /* Connects a new socket, whose sends then wait for CLOSING_LOOK_MS; -1: errno says why not. */
 static int connect_within(const struct sockaddr *address, socklen_t length, uint32_t timeout_ms)
 {
@@ -80,7 +94,7 @@ static int connect_within(const struct sockaddr *address, socklen_t length, uint
         return -1;
     }
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
-    if (connect(fd, address, length) != 0) {
+    if (connect_through_signals(fd, address, length, timeout_ms) != 0) {
         int why = errno;
         close(fd);
         errno = why;

@@ -6,10 +6,14 @@
 #include <check.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "client/faserve.h"
@@ -568,6 +572,40 @@ START_TEST(connect_says_what_is_wrong)
 }
 END_TEST
 
+static void on_alarm(int number)
+{
+    (void)number;
+}
+
+/* A listener that takes nobody, and a program that gets a signal every 10 ms, as profilers send
+ * them: the time is the caller's all the same. */
+START_TEST(signals_do_not_end_a_connect)
+{
+    const struct sigaction action = {.sa_handler = on_alarm};
+    const struct itimerval often = {{0, 10000}, {0, 10000}}, never = {{0, 0}, {0, 0}};
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd, count = 0, fds[8], listener = socket(AF_UNIX, SOCK_STREAM, 0);
+    snprintf(address.sun_path, sizeof(address.sun_path), "/tmp/fas_test_client.%d", (int)getpid());
+    snprintf(url, sizeof(url), "ipc://%s", address.sun_path);
+    ck_assert_int_eq(bind(listener, (struct sockaddr *)&address, sizeof(address)), 0);
+    ck_assert_int_eq(listen(listener, 0), 0);
+    do {
+        fd = fds[count++] = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    } while (connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0 && count < 8);
+    sigaction(SIGALRM, &action, NULL);
+    setitimer(ITIMER_REAL, &often, NULL);
+    struct fas_connect_options options = {.url = url, .connect_timeout_ms = 300};
+    enum fas_status status = fas_connect(&options, &client, &error);
+    setitimer(ITIMER_REAL, &never, NULL);
+    ck_assert_msg(status == FAS_DEADLINE_EXCEEDED, "%s", error.text);
+    while (count > 0) {
+        close(fds[--count]);
+    }
+    close(listener);
+    unlink(address.sun_path);
+}
+END_TEST
+
 START_TEST(connect_checks_its_options)
 {
     char token[300];
@@ -693,6 +731,7 @@ int main(void)
     tcase_add_loop_test(bad, a_broken_daemon_breaks_nothing_here, 0,
                         sizeof(faults) / sizeof(faults[0]));
     tcase_add_loop_test(bad, connect_says_what_is_wrong, 0, 4);
+    tcase_add_test(bad, signals_do_not_end_a_connect);
     tcase_add_test(bad, connect_checks_its_options);
     suite_add_tcase(suite, good);
     suite_add_tcase(suite, bad);

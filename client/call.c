@@ -433,7 +433,7 @@ bool fas_wait(struct fas_call *call, int64_t timeout_ms)
 {
     struct connection *connection = call->client->connection;
     struct waiter waiter = {.woken = &call->ended, .done = call_has_ended, .context = call};
-    uint64_t until_ns = timeout_ms < 0 ? 0 : now_ns() + (uint64_t)timeout_ms * 1000000u;
+    uint64_t until_ns = timeout_ms < 0 ? 0 : ns_in_ms((uint64_t)timeout_ms);
     connection_lock(connection);
     bool ended = connection_wait(connection, &waiter, until_ns);
     connection_unlock(connection);
@@ -450,7 +450,7 @@ bool fas_enqueued(struct fas_call *call, int64_t timeout_ms)
 {
     struct connection *connection = call->client->connection;
     struct waiter waiter = {.woken = &call->ended, .done = call_is_enqueued, .context = call};
-    uint64_t until_ns = timeout_ms < 0 ? 0 : now_ns() + (uint64_t)timeout_ms * 1000000u;
+    uint64_t until_ns = timeout_ms < 0 ? 0 : ns_in_ms((uint64_t)timeout_ms);
     connection_lock(connection);
     connection_wait(connection, &waiter, until_ns);
     bool enqueued = call->enqueued;

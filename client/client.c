@@ -36,7 +36,7 @@ const char *fas_version(void)
 
 struct timespec client_in_ms(uint64_t ms)
 {
-    uint64_t at = now_ns() + ms * 1000000u;
+    uint64_t at = ns_in_ms(ms);
     return (struct timespec){.tv_sec = (time_t)(at / 1000000000u),
                              .tv_nsec = (long)(at % 1000000000u)};
 }
@@ -59,13 +59,19 @@ static void client_on_read(void *context)
     connection_push(lane->connection);
 }
 
+static uint32_t tick_ms(const struct fas_client *client)
+{
+    uint32_t ms = client->silence_ms / TICKS_PER_SILENCE;
+    return ms > 0 ? ms : 1;
+}
+
 /* A silent daemon is asked; one that stays silent is lost. */
 static void client_on_tick(void *context, bool heard)
 {
     struct lane *lane = context;
     const struct fas_client *client = lane->client;
     connection_lock(lane->connection);
-    lane->silent_ms = heard ? 0 : lane->silent_ms + client->silence_ms / TICKS_PER_SILENCE;
+    lane->silent_ms = heard ? 0 : lane->silent_ms + tick_ms(client);
     bool lost = lane->silent_ms >= client->silence_ms;
     lane->ping_wanted = !heard && !lost;
     connection_unlock(lane->connection);
@@ -256,7 +262,7 @@ static enum fas_status lane_open(struct lane *lane, const struct fas_connect_opt
     connection_lock(client->connection);
     client->lane_count++;
     connection_unlock(client->connection);
-    status = connection_start(lane->connection, client->silence_ms / TICKS_PER_SILENCE, error);
+    status = connection_start(lane->connection, tick_ms(client), error);
     return status == FAS_OK ? lane_greet(lane, until, error) : status;
 }
 

@@ -16,4 +16,11 @@ static inline uint64_t now_ns(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+/* That many ms from now; more than a century is as good as for ever. */
+static inline uint64_t ns_in_ms(uint64_t ms)
+{
+    const uint64_t most = UINT64_MAX / 4 / NS_PER_MS;
+    return now_ns() + (ms < most ? ms : most) * NS_PER_MS;
+}
+
 #endif

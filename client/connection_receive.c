@@ -16,6 +16,7 @@
  * before it sleeps, if what was awaited last had come that soon and nothing is being sent.
  */
 #include <assert.h>
+#include <limits.h>
 #include <poll.h>
 #include <string.h>
 #include <unistd.h>
@@ -39,11 +40,11 @@ static struct timespec at_ns(uint64_t ns)
                              .tv_nsec = (long)(ns % 1000000000u)};
 }
 
-/* Rounded up; what lies in the past is 0. */
+/* Rounded up; what lies in the past is 0. No more than poll takes. */
 static uint32_t ms_until(uint64_t ns)
 {
-    uint64_t now = now_ns();
-    return ns > now ? (uint32_t)((ns - now + NS_PER_MS - 1) / NS_PER_MS) : 0;
+    uint64_t now = now_ns(), ms = ns > now ? (ns - now + NS_PER_MS - 1) / NS_PER_MS : 0;
+    return ms < INT_MAX ? (uint32_t)ms : INT_MAX;
 }
 
 /* ---- receiving ---- */

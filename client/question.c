@@ -42,7 +42,7 @@ static bool question_over(const void *context)
 static void question_wait(struct fas_client *client, struct question *question, uint32_t timeout_ms)
 {
     struct waiter waiter = {.woken = &question->done, .done = question_over, .context = question};
-    connection_wait(client->connection, &waiter, now_ns() + (uint64_t)timeout_ms * 1000000u);
+    connection_wait(client->connection, &waiter, ns_in_ms(timeout_ms));
     if (!question->answered) {
         if (client->lost) {
             question->error = client->failure;

@@ -73,7 +73,7 @@ static void remember_daemon(struct stream *s)
 static int connect_through_signals(int fd, const struct sockaddr *address, socklen_t length,
                                    uint32_t timeout_ms)
 {
-    const uint64_t until_ns = now_ns() + (uint64_t)timeout_ms * NS_PER_MS;
+    const uint64_t until_ns = ns_in_ms(timeout_ms);
     int failed;
     do {
         failed = connect(fd, address, length); /* again: it is waited for further */

@@ -358,6 +358,30 @@ START_TEST(cancel_ends_a_call)
 }
 END_TEST
 
+static void *cancel_soon(void *call)
+{
+    usleep(50000);
+    fas_cancel(call);
+    return NULL;
+}
+
+START_TEST(a_long_wait_is_a_long_wait)
+{
+    start_connected(FAKE_WAITS_CANCEL);
+    struct work *w = work_new(FAS_FORWARD, 10);
+    struct fas_call *call;
+    pthread_t thread;
+    ck_assert_int_eq(fas_submit(client, &w->request, &call, &error), FAS_OK);
+    pthread_create(&thread, NULL, cancel_soon, call);
+    ck_assert(fas_wait(call, INT64_MAX));
+    ck_assert(!fas_enqueued(call, INT64_MAX));
+    pthread_join(thread, NULL);
+    fas_call_close(call);
+    work_free(w);
+    stop();
+}
+END_TEST
+
 START_TEST(closing_an_open_call_cancels_it)
 {
     start_connected(FAKE_WAITS_CANCEL);
@@ -393,6 +417,18 @@ START_TEST(fas_close_ends_every_call)
     stop();
     ck_assert_int_eq(atomic_load(&w->ended), 5);
     work_free(w);
+}
+END_TEST
+
+/* Of fewer ms than there are looks at it; on a busy machine the greeting is too late, too. */
+START_TEST(a_short_silence_is_noticed)
+{
+    start(FAKE_STALLS);
+    enum fas_status status = connect_for(3);
+    status = status == FAS_OK ? fas_ping(client, 5000, NULL, &error) : status;
+    ck_assert_int_eq(status, FAS_UNAVAILABLE);
+    ck_assert_str_eq(error.field, "silence_ms");
+    stop();
 }
 END_TEST
 
@@ -721,10 +757,12 @@ int main(void)
     tcase_add_test(good, calls_end_in_the_queue);
     tcase_add_test(good, threads_share_a_client);
     tcase_add_loop_test(good, cancel_ends_a_call, 0, 2);
+    tcase_add_test(good, a_long_wait_is_a_long_wait);
     tcase_add_test(good, closing_an_open_call_cancels_it);
     tcase_add_test(good, fas_close_ends_every_call);
     tcase_add_test(good, submit_protects_the_callers_memory);
     tcase_add_test(good, the_daemon_answers_questions);
+    tcase_add_test(bad, a_short_silence_is_noticed);
     tcase_add_test(bad, on_end_runs_on_threads_of_the_library);
     tcase_add_test(bad, closing_waits_for_on_end);
     tcase_add_test(bad, rejection_stops_the_upload);

@@ -91,6 +91,9 @@ struct release {
 
 /* Frames not in answer to a call have ids with this bit. */
 #define QUESTION_BIT (UINT64_C(1) << 63)
+/* And those of OPENs whose OPENED brings a descriptor, with this one: also when nobody waits for it
+ * any more, the descriptor is its. */
+#define REGION_BIT (UINT64_C(1) << 62)
 
 /* Ranges of one batch that lie in callers' memory. */
 #define HELD_MAX BATCH_RANGES_MAX

@@ -58,8 +58,9 @@ enum fas_status question_ask(struct fas_client *client, struct question *questio
 {
     question->client = client;
     client_cond_init(&question->done);
+    bool region = question->open && question->open->place == FAS_PLACE_REGION;
     connection_lock(client->connection);
-    question->id = QUESTION_BIT | ++client->next_id;
+    question->id = QUESTION_BIT | (region ? REGION_BIT : 0) | ++client->next_id;
     TAILQ_INSERT_TAIL(&client->questions, question, link);
     connection_unlock(client->connection);
     connection_push(client->connection);

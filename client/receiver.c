@@ -339,13 +339,13 @@ static enum fas_status head_answer(struct lane *lane, const struct frame *frame,
     return FAS_OK;
 }
 
-/* A place was opened; its memory, if it is the daemon's, came along. */
+/* A place was opened; its memory, if it is the daemon's, came along, perhaps with others before. */
 static enum fas_status head_opened(struct lane *lane, const struct frame *frame,
                                    const uint8_t *header, void **payload, struct fas_error *error)
 {
     struct fas_client *client = lane->client;
     struct wire_opened opened;
-    int fd = connection_take_fd(client->connection);
+    int fd = frame->request & REGION_BIT ? connection_take_fd(client->connection) : -1;
     (void)payload;
     enum fas_status status = wire_decode_opened(header, frame->header_bytes, &opened, error);
     connection_lock(client->connection);

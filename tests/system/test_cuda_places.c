@@ -2,7 +2,9 @@
  * Tensors in CUDA memory, without a GPU: a fake driver (tests/support/fake_cuda.c, found as
  * libcuda.so.1) at the client's end, a far device that opens its handles at the daemon's.
  */
+#include <dirent.h>
 #include <dlfcn.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -357,6 +359,52 @@ START_TEST(a_retained_forward_is_a_copy)
 }
 END_TEST
 
+static int open_descriptors(void)
+{
+    int count = 0;
+    DIR *folder = opendir("/proc/self/fd");
+    while (readdir(folder)) {
+        count++;
+    }
+    closedir(folder);
+    return count;
+}
+
+static void *alloc_and_free(void *place)
+{
+    struct fas_error failed = {0};
+    for (int i = 0; i < 2000 && failed.status == FAS_OK; i++) {
+        uint8_t *memory;
+        if (fas_alloc(client, *(enum fas_place *)place, 4096, (void **)&memory, &failed) ==
+            FAS_OK) {
+            memory[4095] = 1;
+            fas_free(client, memory);
+        }
+    }
+    ck_assert_msg(failed.status == FAS_OK, "%s: %s", failed.field, failed.text);
+    return NULL;
+}
+
+/* A region's memory comes as a descriptor, others' places without one, and answers may arrive
+ * together: each finds its own. */
+START_TEST(places_of_all_kinds_are_opened_at_once)
+{
+    static enum fas_place kinds[] = {FAS_PLACE_REGION, FAS_PLACE_CUDA, FAS_PLACE_CUDA};
+    pthread_t threads[3];
+    start();
+    int before = open_descriptors();
+    for (int i = 0; i < 3; i++) {
+        pthread_create(&threads[i], NULL, alloc_and_free, &kinds[i]);
+    }
+    for (int i = 0; i < 3; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    ck_assert_int_eq(open_descriptors(), before);
+    ck_assert_double_eq(watch_stat(client, "places"), 0);
+    stop();
+}
+END_TEST
+
 START_TEST(a_killed_client_leaves_nothing)
 {
     struct random random = random_open(4);
@@ -397,6 +445,7 @@ int main(void)
         {"number", &memory_of_a_gpu_by_number},
         {"other", &memory_of_a_gpu_that_the_daemon_does_not_compute_on},
         {"retained", &a_retained_forward_is_a_copy},
+        {"kinds", &places_of_all_kinds_are_opened_at_once},
         {"killed", &a_killed_client_leaves_nothing},
     };
     return check_main("cuda_places", rows, sizeof rows / sizeof rows[0]);

@@ -265,10 +265,11 @@ static enum stream_moved send_finish(struct stream *s, size_t *bytes, struct fas
 
 /* ---- receiving ---- */
 
-/* False: there is no room for them; what there is no room for is closed. */
-static bool keep_fds(struct stream *s, struct msghdr *message)
+/* What there is no room for is closed. The kernel drops those that the process has no number for,
+ * and does not say how many: which answers are without theirs can not be known then. */
+static enum fas_status keep_fds(struct stream *s, struct msghdr *message, struct fas_error *error)
 {
-    bool room = !(message->msg_flags & MSG_CTRUNC);
+    bool complete = !(message->msg_flags & MSG_CTRUNC), room = true;
     for (struct cmsghdr *head = CMSG_FIRSTHDR(message); head; head = CMSG_NXTHDR(message, head)) {
         if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS) {
             continue;
@@ -285,7 +286,14 @@ static bool keep_fds(struct stream *s, struct msghdr *message)
             }
         }
     }
-    return room;
+    if (!room || (!complete && s->fd_count == FDS_MAX)) {
+        return fas_fail(error, FAS_INTERNAL, "fd",
+                        "the daemon sent more than %d descriptors unasked", FDS_MAX);
+    }
+    return complete ? FAS_OK
+                    : fas_fail(error, FAS_RESOURCE_EXHAUSTED, "",
+                               "the connection is lost: this process has no descriptor left for "
+                               "shared memory");
 }
 
 static enum stream_moved receive_now(struct stream *s, const struct iovec *iov, int count,
@@ -306,9 +314,7 @@ static enum stream_moved receive_now(struct stream *s, const struct iovec *iov, 
     if (got == 0) {
         return lost("the daemon has hung up", error);
     }
-    if (!keep_fds(s, &message)) {
-        fas_fail(error, FAS_INTERNAL, "fd", "the daemon sent more than %d descriptors unasked",
-                 FDS_MAX);
+    if (keep_fds(s, &message, error) != FAS_OK) {
         return STREAM_FAILED;
     }
     *bytes = (size_t)got;

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -461,6 +462,25 @@ START_TEST(memory_outlives_a_killed_daemon)
 }
 END_TEST
 
+/* The kernel drops a descriptor there is no number for, and says only that. */
+START_TEST(a_process_without_a_free_descriptor)
+{
+    struct rlimit limit;
+    void *memory;
+    start();
+    getrlimit(RLIMIT_NOFILE, &limit);
+    int next = dup(0);
+    close(next);
+    const struct rlimit none = {.rlim_cur = (rlim_t)next, .rlim_max = limit.rlim_max};
+    setrlimit(RLIMIT_NOFILE, &none);
+    enum fas_status status = fas_alloc(client, FAS_PLACE_REGION, MIB, &memory, &error);
+    setrlimit(RLIMIT_NOFILE, &limit);
+    ck_assert_msg(status == FAS_RESOURCE_EXHAUSTED && strstr(error.text, "no descriptor"), "%s",
+                  error.text);
+    stop();
+}
+END_TEST
+
 int main(void)
 {
     static const struct check_row rows[] = {
@@ -474,6 +494,7 @@ int main(void)
         {"tcp", &a_client_that_is_not_of_this_node},
         {"refilled", &outputs_refilled_at_once_stay_as_they_are},
         {"closing", &closing_the_client_waits_for_the_daemon},
+        {"descriptor", &a_process_without_a_free_descriptor},
         {"killed", &a_killed_client_leaves_nothing},
         {"outlives", &memory_outlives_a_killed_daemon},
     };

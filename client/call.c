@@ -192,6 +192,10 @@ static struct fas_call *call_take_slot(struct fas_client *client, struct fas_err
         }
         return NULL;
     }
+    if (client->closing) {
+        fas_fail(error, FAS_CANCELLED, "", "the connection is being closed here");
+        return NULL;
+    }
     if (!call) {
         fas_fail(error, FAS_RESOURCE_EXHAUSTED, "calls_max", "no call of %u is free",
                  client->call_count);

@@ -137,6 +137,7 @@ struct fas_client {
 
     uint8_t nonce[FAS_NONCE_BYTES]; /* joins further lanes */
 
+    bool closing;             /* fas_close has begun: nothing new */
     bool lost;                /* the first lane to be lost sets it; the last ends all calls */
     struct fas_error failure; /* when lost */
     pthread_cond_t changed;   /* greeted or lost */

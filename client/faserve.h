@@ -98,8 +98,9 @@ enum fas_status fas_connect(const struct fas_connect_options *options, struct fa
                             struct fas_error *error);
 
 /*
- * Ends the connection and every call still in flight (their callbacks run with CANCELLED), closes
- * all its calls and frees it. NULL is ignored. No other thread may use the client any more.
+ * Ends the connection and every call still in flight (their callbacks run with CANCELLED, and what
+ * they submit is refused), closes all its calls and frees it. NULL is ignored. No other thread may
+ * use the client any more.
  */
 void fas_close(struct fas_client *client);
 

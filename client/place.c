@@ -377,6 +377,9 @@ static struct fas_call *unsettled(struct fas_client *client)
 void place_settle(struct fas_client *client)
 {
     struct fas_call *call;
+    connection_lock(client->connection);
+    client->closing = true; /* or a callback that always submits keeps it going */
+    connection_unlock(client->connection);
     do {
         connection_lock(client->connection);
         call = unsettled(client);

@@ -462,6 +462,33 @@ START_TEST(memory_outlives_a_killed_daemon)
 }
 END_TEST
 
+static void submit_again(struct fas_call *call, const struct fas_report *report, void *context)
+{
+    (void)report;
+    fas_call_close(call);
+    fas_submit(client, context, NULL, NULL);
+}
+
+/* A program that keeps the daemon busy from its callbacks, whatever came of the call before. */
+START_TEST(closing_ends_callbacks_that_always_submit)
+{
+    struct random random = random_open(11);
+    struct job job;
+    start();
+    job_forward(&job, &shape, &random);
+    job_place(&job, ALL, region(MIB));
+    job.request.on_end = submit_again;
+    job.request.context = &job.request;
+    for (int i = 0; i < 4; i++) {
+        ck_assert_int_eq(fas_submit(client, &job.request, NULL, &error), FAS_OK);
+    }
+    usleep(20000);
+    fas_close(client);
+    ck_assert_int_eq(daemon_stop(&server), 0);
+    job_close(&job);
+}
+END_TEST
+
 /* The kernel drops a descriptor there is no number for, and says only that. */
 START_TEST(a_process_without_a_free_descriptor)
 {
@@ -494,6 +521,7 @@ int main(void)
         {"tcp", &a_client_that_is_not_of_this_node},
         {"refilled", &outputs_refilled_at_once_stay_as_they_are},
         {"closing", &closing_the_client_waits_for_the_daemon},
+        {"always", &closing_ends_callbacks_that_always_submit},
         {"descriptor", &a_process_without_a_free_descriptor},
         {"killed", &a_killed_client_leaves_nothing},
         {"outlives", &memory_outlives_a_killed_daemon},

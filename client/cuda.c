@@ -25,6 +25,7 @@ enum {
     EVENT_INTERPROCESS = 4,
     HOST_PORTABLE = 1,
     HOST_DEVICE_MAP = 2,
+    STREAM_PER_THREAD = 2,
     WAIT_GREATER_OR_EQUAL = 0, /* of numbers that count round */
 };
 
@@ -47,7 +48,7 @@ struct driver {
     int (*attribute)(void *value, int attribute, uintptr_t memory);
     int (*export)(struct handle *handle, uintptr_t memory);
     int (*alloc)(uintptr_t *memory, size_t bytes);
-    int (*zero)(uintptr_t memory, unsigned char value, size_t bytes);
+    int (*fill)(uintptr_t memory, unsigned char value, size_t bytes, void *stream);
     int (*free)(uintptr_t memory);
     int (*copy)(uintptr_t to, uintptr_t from, size_t bytes);
     int (*wait)(void *stream);
@@ -81,7 +82,7 @@ static bool resolve(void *library)
         {"cuPointerGetAttribute", &driver.attribute},
         {"cuIpcGetMemHandle", &driver.export},
         {"cuMemAlloc_v2", &driver.alloc},
-        {"cuMemsetD8_v2", &driver.zero},
+        {"cuMemsetD8Async", &driver.fill},
         {"cuMemFree_v2", &driver.free},
         {"cuMemcpy", &driver.copy},
         {"cuStreamSynchronize", &driver.wait},
@@ -257,6 +258,22 @@ static int find_device(const char *wanted)
     return -1;
 }
 
+/* Filling is begun, not done, when the call returns, and streams of the program's need not wait for
+ * it: so it is waited for here, on a stream that waits for none of theirs. In a context. */
+static int alloc_zeros(uintptr_t *memory, uint64_t bytes)
+{
+    int failed = driver.alloc(memory, bytes);
+    if (failed) {
+        return failed;
+    }
+    failed = driver.fill(*memory, 0, bytes, (void *)STREAM_PER_THREAD);
+    failed = failed ? failed : driver.wait((void *)STREAM_PER_THREAD);
+    if (failed) {
+        driver.free(*memory);
+    }
+    return failed;
+}
+
 enum fas_status cuda_alloc(const char *uuid, uint64_t bytes, void **memory, struct fas_error *error)
 {
     void *context = NULL;
@@ -266,10 +283,7 @@ enum fas_status cuda_alloc(const char *uuid, uint64_t bytes, void **memory, stru
         return fas_fail(error, FAS_UNSUPPORTED, "place", "this process can not use the device %s",
                         uuid);
     }
-    int failed = driver.alloc(&at, bytes);
-    if (!failed) {
-        driver.zero(at, 0, bytes);
-    }
+    int failed = alloc_zeros(&at, bytes);
     driver.pop(&context);
     if (failed) {
         return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "bytes", "%llu of device memory: error %d",

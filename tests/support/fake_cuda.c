@@ -19,6 +19,8 @@ enum {
     EVENTS_MAX = 64,
     WORKS_MAX = 1024,
     STEP_US = 50,
+    FILL_US = 1000,
+    PER_THREAD = 2, /* the stream of that name */
     FAILED = 1,
     NOT_READY = 600,
     DEVICES = 2
@@ -47,6 +49,13 @@ static struct allocation {
     int fd, device;
 } allocations[ALLOCATIONS_MAX];
 static unsigned long long numbers;
+
+struct filling {
+    void *memory;
+    unsigned char value;
+    size_t bytes;
+};
+static int fillings;              /* to come */
 static _Thread_local int current; /* device */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -60,7 +69,7 @@ int cuCtxPopCurrent_v2(void **context);
 int cuPointerGetAttribute(void *value, int attribute, uintptr_t memory);
 int cuIpcGetMemHandle(char *handle, uintptr_t memory);
 int cuMemAlloc_v2(uintptr_t *memory, size_t bytes);
-int cuMemsetD8_v2(uintptr_t memory, unsigned char value, size_t bytes);
+int cuMemsetD8Async(uintptr_t memory, unsigned char value, size_t bytes, void *stream);
 int cuMemFree_v2(uintptr_t memory);
 int cuMemcpy(uintptr_t to, uintptr_t from, size_t bytes);
 int cuStreamSynchronize(void *stream);
@@ -207,14 +216,42 @@ int cuMemAlloc_v2(uintptr_t *memory, size_t bytes)
     return failed;
 }
 
-int cuMemsetD8_v2(uintptr_t memory, unsigned char value, size_t bytes)
+/* Some time after the call that asks for it, as on a device. */
+static void *fill(void *context)
 {
-    memset((void *)memory, value, bytes);
+    struct filling *filling = context;
+    usleep(FILL_US);
+    memset(filling->memory, filling->value, filling->bytes);
+    free(filling);
+    __atomic_sub_fetch(&fillings, 1, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+static void wait_for_fillings(void)
+{
+    while (__atomic_load_n(&fillings, __ATOMIC_ACQUIRE) > 0) {
+        usleep(STEP_US);
+    }
+}
+
+int cuMemsetD8Async(uintptr_t memory, unsigned char value, size_t bytes, void *stream)
+{
+    struct filling *filling = malloc(sizeof *filling);
+    pthread_t thread;
+    if (!filling || stream != (void *)PER_THREAD) {
+        free(filling);
+        return FAILED;
+    }
+    *filling = (struct filling){(void *)memory, value, bytes};
+    __atomic_add_fetch(&fillings, 1, __ATOMIC_RELAXED);
+    pthread_create(&thread, NULL, fill, filling);
+    pthread_detach(thread);
     return 0;
 }
 
 int cuMemFree_v2(uintptr_t memory)
 {
+    wait_for_fillings();
     pthread_mutex_lock(&lock);
     struct allocation *a = find(memory);
     if (a) {
@@ -361,13 +398,14 @@ int cuStreamCreate(void **stream, unsigned flags)
 int cuStreamQuery(void *stream)
 {
     pthread_mutex_lock(&lock);
-    int answer = stream && work_count > 0 ? NOT_READY : 0;
+    int answer = stream && stream != (void *)PER_THREAD && work_count > 0 ? NOT_READY : 0;
     pthread_mutex_unlock(&lock);
     return answer;
 }
 
 int cuStreamSynchronize(void *stream)
 {
+    wait_for_fillings();
     while (cuStreamQuery(stream) != 0) {
         usleep(STEP_US);
     }

@@ -150,6 +150,22 @@ START_TEST(memory_made_for_the_purpose)
 }
 END_TEST
 
+/* A program that writes there from another stream is not waited for by the zeros. */
+START_TEST(memory_is_zero_once_it_is_given)
+{
+    start();
+    for (int round = 0; round < 10; round++) {
+        void *memory;
+        ck_assert_int_eq(fas_alloc(client, FAS_PLACE_CUDA, MIB, &memory, &error), FAS_OK);
+        memset(memory, 0x55, MIB);
+        usleep(5000);
+        ck_assert_int_eq(((uint8_t *)memory)[MIB - 1], 0x55);
+        fas_free(client, memory);
+    }
+    stop();
+}
+END_TEST
+
 /* More pieces than may be mapped, several in one request, in an order that finds each unmapped:
  * nobody notices but the memory. */
 START_TEST(the_least_recently_used_is_unmapped)
@@ -373,7 +389,7 @@ static int open_descriptors(void)
 static void *alloc_and_free(void *place)
 {
     struct fas_error failed = {0};
-    for (int i = 0; i < 2000 && failed.status == FAS_OK; i++) {
+    for (int i = 0; i < 500 && failed.status == FAS_OK; i++) {
         uint8_t *memory;
         if (fas_alloc(client, *(enum fas_place *)place, 4096, (void **)&memory, &failed) ==
             FAS_OK) {
@@ -438,6 +454,7 @@ int main(void)
         {"recognised", &memory_of_the_program_is_recognised},
         {"anew", &memory_that_was_freed_and_allocated_anew},
         {"made", &memory_made_for_the_purpose},
+        {"zero", &memory_is_zero_once_it_is_given},
         {"least_used", &the_least_recently_used_is_unmapped},
         {"names", &a_call_closes_none_that_it_names},
         {"wait", &requests_wait_for_their_memory},

@@ -5,10 +5,12 @@
 #include "client/client.h"
 #include "client/cuda.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define ALIGN 64u
@@ -106,6 +108,15 @@ void place_locate(struct fas_call *call)
 
 /* ---- making it ---- */
 
+/* All of it is there, and stays: a program dies of touching what is not. */
+static bool is_whole(int fd, uint64_t bytes)
+{
+    struct stat status;
+    int seals = fcntl(fd, F_GET_SEALS);
+    return fstat(fd, &status) == 0 && (uint64_t)status.st_size >= bytes && seals >= 0 &&
+           seals & F_SEAL_SHRINK;
+}
+
 /* The daemon's memory, mapped here. Every page is touched: a fault costs more than any copy later.
  */
 static enum fas_status open_region(struct fas_client *client, struct place *place,
@@ -118,16 +129,18 @@ static enum fas_status open_region(struct fas_client *client, struct place *plac
     if (status != FAS_OK) {
         return status;
     }
-    void *data = question.fd < 0 ? MAP_FAILED
-                                 : mmap(NULL, place->bytes, PROT_READ | PROT_WRITE,
-                                        MAP_SHARED | MAP_POPULATE, question.fd, 0);
+    bool whole = question.fd >= 0 && is_whole(question.fd, place->bytes);
+    void *data = whole ? mmap(NULL, place->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE,
+                              question.fd, 0)
+                       : MAP_FAILED;
     if (question.fd >= 0) {
         close(question.fd);
     }
     if (data == MAP_FAILED) {
         question_release(client, 0, question.opened.id, NULL);
-        return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "bytes", "%llu can not be mapped",
-                        (unsigned long long)place->bytes);
+        return whole ? fas_fail(error, FAS_RESOURCE_EXHAUSTED, "bytes", "%llu can not be mapped",
+                                (unsigned long long)place->bytes)
+                     : fas_fail(error, FAS_INTERNAL, "place", "the daemon gave other memory");
     }
     place->data = data;
     place->id = question.opened.id;

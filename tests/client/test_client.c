@@ -585,6 +585,30 @@ START_TEST(a_broken_daemon_breaks_nothing_here)
 }
 END_TEST
 
+/* Memory that is not there would kill who touches it. */
+START_TEST(a_region_is_what_was_asked_for)
+{
+    static const struct {
+        enum fake_fault fault;
+        enum fas_status status;
+    } rows[] = {{FAKE_NONE, FAS_OK},
+                {FAKE_HALF_REGION, FAS_INTERNAL},
+                {FAKE_LOOSE_REGION, FAS_INTERNAL},
+                {FAKE_NO_REGION, FAS_INTERNAL}};
+    void *memory;
+    start_connected(rows[_i].fault);
+    ck_assert_int_eq(fas_alloc(client, FAS_PLACE_REGION, 1 << 20, &memory, &error),
+                     rows[_i].status);
+    ck_assert((memory != NULL) == (rows[_i].status == FAS_OK));
+    if (memory) {
+        memset(memory, 1, 1 << 20);
+    }
+    fas_free(client, memory);
+    ck_assert_int_eq(fas_ping(client, 0, NULL, &error), FAS_OK);
+    stop();
+}
+END_TEST
+
 /* ---- connecting ---- */
 
 START_TEST(connect_says_what_is_wrong)
@@ -768,6 +792,7 @@ int main(void)
     tcase_add_test(bad, rejection_stops_the_upload);
     tcase_add_loop_test(bad, a_broken_daemon_breaks_nothing_here, 0,
                         sizeof(faults) / sizeof(faults[0]));
+    tcase_add_loop_test(bad, a_region_is_what_was_asked_for, 0, 4);
     tcase_add_loop_test(bad, connect_says_what_is_wrong, 0, 4);
     tcase_add_test(bad, signals_do_not_end_a_connect);
     tcase_add_test(bad, connect_checks_its_options);

@@ -4,12 +4,14 @@
 #include "tests/support/fake_server.h"
 
 #include <assert.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -276,6 +278,54 @@ static bool on_stats(struct fake_server *s, const struct frame *frame)
     return send_frame(s, reply, NULL);
 }
 
+static int region_of(const struct fake_server *s, uint64_t bytes)
+{
+    int fd = memfd_create("fake-region", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    int failed = ftruncate(fd, (off_t)(s->fault == FAKE_HALF_REGION ? bytes / 2 : bytes));
+    if (!failed && s->fault != FAKE_LOOSE_REGION) {
+        failed = fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK);
+    }
+    assert(fd >= 0 && !failed);
+    return fd;
+}
+
+/* The frame's head, and with its first byte the descriptor. */
+static bool send_with_fd(struct fake_server *s, const struct frame *frame, int fd)
+{
+    uint8_t head[FRAME_HEAD_BYTES_MAX];
+    struct iovec iov = {head, frame_encode(frame, true, head)};
+    union {
+        struct cmsghdr head;
+        char room[CMSG_SPACE(sizeof(int))];
+    } control = {.head = {.cmsg_len = CMSG_LEN(sizeof(int)),
+                          .cmsg_level = SOL_SOCKET,
+                          .cmsg_type = SCM_RIGHTS}};
+    memcpy(CMSG_DATA(&control.head), &fd, sizeof(fd));
+    struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1};
+    if (s->fault != FAKE_NO_REGION) {
+        message.msg_control = &control;
+        message.msg_controllen = sizeof(control);
+    }
+    return sendmsg(s->peer, &message, MSG_NOSIGNAL) == (ssize_t)iov.iov_len &&
+           write_all(s->peer, s->header, frame->header_bytes);
+}
+
+static bool on_open(struct fake_server *s, const struct frame *frame)
+{
+    struct wire_open open;
+    struct fas_error error;
+    if (wire_decode_open(s->header, frame->header_bytes, &open, &error) != FAS_OK) {
+        return send_error(s, frame->request, error.status, error.field);
+    }
+    const struct wire_opened opened = {.id = 1, .bytes = open.bytes};
+    struct frame reply = {.type = FRAME_OPENED, .request = frame->request};
+    reply.header_bytes = (uint32_t)wire_encode_opened(&opened, s->header);
+    int fd = region_of(s, open.bytes);
+    bool sent = send_with_fd(s, &reply, fd);
+    close(fd);
+    return sent;
+}
+
 static bool on_frame(struct fake_server *s, const struct frame *frame)
 {
     switch (frame->type) {
@@ -288,6 +338,10 @@ static bool on_frame(struct fake_server *s, const struct frame *frame)
         return on_data(s, frame);
     case FRAME_CANCEL:
         return on_cancel(s, frame);
+    case FRAME_OPEN:
+        return on_open(s, frame);
+    case FRAME_CLOSE:
+        return send_bare(s, FRAME_CLOSED, frame->request);
     case FRAME_PING:
         return send_bare(s, FRAME_PONG, frame->request);
     case FRAME_STATS:

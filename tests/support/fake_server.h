@@ -27,6 +27,9 @@ enum fake_fault {
     FAKE_UNKNOWN_ID,   /* DONE of a request nobody made */
     FAKE_LYING_PREFIX, /* the message's length is not that of its parts */
     FAKE_REJECTS,      /* ERROR RESOURCE_EXHAUSTED as soon as the REQUEST is there */
+    FAKE_HALF_REGION,  /* a region's memory is half as long as was asked for */
+    FAKE_LOOSE_REGION, /* it may be cut off later */
+    FAKE_NO_REGION,    /* it does not come at all */
     FAKE_WAITS_CANCEL, /* answers a request only when it is cancelled */
 };
 

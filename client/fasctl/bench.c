@@ -170,7 +170,7 @@ static bool bench_bulk(struct bench *bench, int number, bool up)
 /* Plain sockets fork, so before anything connects. */
 static void bulks_plan(struct bench *bench, int connections)
 {
-    bool tcp = target.url && strncmp(target.url, "ipc://", 6) != 0;
+    bool tcp = strncmp(target_url(), "ipc://", 6) != 0;
     const int counts[BULKS_MAX] = {1, connections};
     for (int i = 0; i < (connections > 1 ? 2 : 1); i++) {
         bench->bulks[i].connections = counts[i];

@@ -43,6 +43,9 @@ extern struct target target;
             "for connecting and for questions (default 5000)", 1, 3600000                          \
     }
 
+/* Of the target: by option, environment, or where this user's daemon listens. */
+const char *target_url(void);
+
 /* Connects to the target, by so many connections (0: one); on failure says why on stderr and
  * returns NULL. */
 struct fas_client *target_connect(uint32_t calls_max, uint32_t connections);

@@ -77,18 +77,21 @@ static void complain_of_connecting(const struct fas_error *error)
     }
 }
 
+const char *target_url(void)
+{
+    target.url = target.url ? target.url : default_url();
+    return target.url;
+}
+
 struct fas_client *target_connect(uint32_t calls_max, uint32_t connections)
 {
-    if (!target.url) {
-        target.url = default_url();
-    }
     if (!target.token_file) {
         target.token_file = getenv("FASERVE_TOKEN_FILE");
     }
     if (target.token_file && !read_token(target.token_file)) {
         return NULL;
     }
-    struct fas_connect_options options = {.url = target.url,
+    struct fas_connect_options options = {.url = target_url(),
                                           .token = target.token_file ? target.token : NULL,
                                           .name = "fasctl",
                                           .tls_ca_file = target.ca_file,

@@ -8,6 +8,7 @@ import math
 import os
 import random
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -225,10 +226,10 @@ def check_interrupt():
 def check_killed(folder):
     """The daemon dies under a load: it is said at once, once, and is no success."""
     for load in (["--callers", "4"], ["--rate", "200"]):
-        socket, began = folder + "/killed.sock", time.monotonic()
-        daemon = subprocess.Popen([FASERVED, "--listen-ipc", socket, "--device", "cpu:0",
+        path, began = folder + "/killed.sock", time.monotonic()
+        daemon = subprocess.Popen([FASERVED, "--listen-ipc", path, "--device", "cpu:0",
                                    "--arena-bytes", "16MiB", "--log-level", "error"])
-        own = {**ENVIRONMENT, "FASERVE_URL": "ipc://" + socket}
+        own = {**ENVIRONMENT, "FASERVE_URL": "ipc://" + path}
         while subprocess.run([FASCTL, "ping"], env=own, capture_output=True, check=False).returncode:
             time.sleep(0.05)
         bench = subprocess.Popen([FASCTL, "bench", "--lengths", "4x64", "--seconds", "30", "--json",
@@ -242,6 +243,39 @@ def check_killed(folder):
         (row,) = json.loads(printed)
         expect(row["requests"] > 0 and 0 < row["failed"] <= 64, row)
         expect(time.monotonic() - began < 20, "it went on without a daemon")
+
+
+def tcp_sockets(pid):
+    """Of a process: what /proc/net/tcp knows of its descriptors."""
+    with open("/proc/net/tcp", encoding="ascii") as file:
+        inodes = {line.split()[9] for line in file.readlines()[1:]}
+    links = [os.readlink("/proc/%d/fd/%s" % (pid, fd)) for fd in os.listdir("/proc/%d/fd" % pid)]
+    return sum(link.startswith("socket:[") and link[8:-1] in inodes for link in links)
+
+
+def check_plain(folder):
+    """The plain sockets beside bulk are of the kind that FASERVE_URL names."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = "127.0.0.1:%d" % taken.getsockname()[1]
+    secret, tokens = folder + "/secret", folder + "/tokens"
+    for path, line in ((secret, "0123456789abcdef" * 4), (tokens, "a " + "0123456789abcdef" * 4)):
+        with open(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600), "w", encoding="ascii") as file:
+            file.write(line + "\n")
+    own = {**ENVIRONMENT, "FASERVE_URL": "tcp://" + address, "FASERVE_TOKEN_FILE": secret}
+    daemon = subprocess.Popen([FASERVED, "--listen-ipc=", "--listen-tcp", address, "--token-file",
+                               tokens, "--device", "cpu:0", "--log-level", "error"])
+    while subprocess.run([FASCTL, "ping"], env=own, capture_output=True, check=False).returncode:
+        time.sleep(0.05)
+    bench = subprocess.Popen([FASCTL, "bench", "--bulk"], env=own, stdout=subprocess.DEVNULL)
+    most = 0
+    while bench.poll() is None:
+        most = max(most, tcp_sockets(bench.pid))
+        time.sleep(0.02)
+    expect(bench.returncode == 0 and most == 3, "two clients and a plain one, not", most)
+    expect(fasctl("ping", "--url", "tcp://" + address, "--token-file", tokens).returncode == 3,
+           "the daemon's own file of tokens is no token")
+    daemon.terminate()
+    expect(daemon.wait() == 0, daemon.returncode)
 
 
 def check_baseline():
@@ -298,6 +332,7 @@ def main():
         tensors = check_passes(folder)
         check_errors(folder, tensors)
         check_killed(folder)
+        check_plain(folder)
     check_usage()
     check_top()
     done = fasctl("demo", "--bytes-max", "8000", "--notices", "6")

@@ -280,8 +280,9 @@ enum fas_status cuda_alloc(const char *uuid, uint64_t bytes, void **memory, stru
     uintptr_t at = 0;
     int device = load(false) ? find_device(uuid) : -1;
     if (device < 0 || driver.retain(&context, device) != 0 || driver.push(context) != 0) {
-        return fas_fail(error, FAS_UNSUPPORTED, "place", "this process can not use the device %s",
-                        uuid);
+        return fas_fail(
+            error, FAS_UNSUPPORTED, "place",
+            uuid[0] ? "this process can not use the device %s" : "the daemon has no GPU%s", uuid);
     }
     int failed = alloc_zeros(&at, bytes);
     driver.pop(&context);

@@ -18,7 +18,7 @@ static bool within(const struct option_row *row, double value)
     if ((row->min == 0 && row->max == 0) || (value >= row->min && value <= row->max)) {
         return true;
     }
-    fprintf(stderr, "fasctl: --%s: not within %g .. %g\n", row->name, row->min, row->max);
+    fprintf(stderr, "fasctl: --%s: not within %.10g .. %.10g\n", row->name, row->min, row->max);
     return false;
 }
 

@@ -331,8 +331,17 @@ static void pass_free(struct pass *pass)
     safetensors_free(&pass->tensors);
 }
 
-static int command_pass(const char *usage, enum fas_pass which, int argc, char **argv)
+/* `more`: its tensors, beside those that both passes have. */
+static int command_pass(const char *name, enum fas_pass which, const char *more, int argc,
+                        char **argv)
 {
+    static const char given[] =
+        "  in   q, k, v (rows, heads, width), BF16, F16 or F32; cu_seqlens_q and\n"
+        "       cu_seqlens_k (sequences + 1), or all rows are one sequence; or padded:\n"
+        "       (sequences, rows, heads, width). seqused_q and seqused_k (sequences)\n"
+        "       go with either; sink F32 (heads)\n";
+    char usage[640];
+    snprintf(usage, sizeof(usage), "%s --in FILE --out FILE [OPTIONS]\n%s%s", name, given, more);
     struct pass pass = {.request.pass = which};
     bool causal = false;
     int64_t left = -1, right = -1, deadline_ms = 0;
@@ -372,10 +381,15 @@ static int command_pass(const char *usage, enum fas_pass which, int argc, char *
 
 int command_forward(int argc, char **argv)
 {
-    return command_pass("forward --in FILE --out FILE [OPTIONS]", FAS_FORWARD, argc, argv);
+    return command_pass("forward", FAS_FORWARD, "  out  o like q, lse F32 (heads, rows)\n", argc,
+                        argv);
 }
 
 int command_backward(int argc, char **argv)
 {
-    return command_pass("backward --in FILE --out FILE [OPTIONS]", FAS_BACKWARD, argc, argv);
+    return command_pass("backward", FAS_BACKWARD,
+                        "       o and lse as forward gave them, do like o; dlse like lse;\n"
+                        "       delta, like lse, in place of o\n"
+                        "  out  dq, dk, dv like q, k, v; dsink\n",
+                        argc, argv);
 }

@@ -57,7 +57,8 @@ static const char *advice(const struct fas_error *error)
     } rows[] = {
         {FAS_UNAVAILABLE, "url", "is faserved running? --url or $FASERVE_URL names another one"},
         {FAS_UNAUTHENTICATED, "url", "whom the daemon's ipc-mode and ipc-group let in may open it"},
-        {FAS_UNAUTHENTICATED, "token", "--token-file or $FASERVE_TOKEN_FILE names a file with it"},
+        {FAS_UNAUTHENTICATED, "token",
+         "--token-file or $FASERVE_TOKEN_FILE names a file with it, and nothing else in its line"},
         {FAS_INVALID_ARGUMENT, "tls_ca_file", "--tls-ca names it"},
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
@@ -108,11 +109,21 @@ struct fas_client *target_connect(uint32_t calls_max, uint32_t connections)
     return client;
 }
 
+static bool asks_for_help(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--help") == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool command_options(const char *usage, const struct option_row *rows, int argc, char **argv,
                      int *code)
 {
     int rest;
-    if (argc > 1 && strcmp(argv[1], "--help") == 0) {
+    if (asks_for_help(argc, argv)) {
         printf("usage: fasctl %s\n", usage);
         options_help(rows);
         *code = EXIT_OK;

@@ -179,12 +179,17 @@ def check_usage():
              "fasctl: is faserved running?"),
             (["ping", "--url", "tls+tcp://localhost:1"], 3, "--tls-ca names it"),
             (["ping", "--url", "tcp://localhost"], 3, "not host:port"),
-            (["demo", "--texts", "/nonexistent"], 1, "no texts")]:
+            (["demo", "--texts", "/nonexistent"], 1, "no texts"),
+            (["ping", "--timeout-ms", "0"], 2, "not within 1 .. 3600000"),
+            (["bench", "--place", "cuda", "--lengths", "8"], 1, "the daemon has no GPU\n")]:
         done = fasctl(*arguments)
         expect(done.returncode == code and text in done.stderr, arguments, done)
     for command in ("ping", "stats", "top", "forward", "backward", "demo", "bench", "drain"):
         done = fasctl(command, "--help")
         expect(done.returncode == 0 and "--url" in done.stdout, command, done)
+        behind = fasctl(command, "--timeout-ms", "7", "--help")
+        expect(behind.returncode == 0 and behind.stdout == done.stdout, command, behind)
+    expect("cu_seqlens_q" in fasctl("backward", "--help").stdout, "the files are not described")
 
 
 def check_top():

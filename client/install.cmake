@@ -12,5 +12,8 @@ install(EXPORT faserve NAMESPACE faserve:: FILE faserve-config.cmake DESTINATION
 write_basic_package_version_file(faserve-config-version.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/faserve-config-version.cmake DESTINATION ${package})
 
+# By where the file is: `cmake --install --prefix` may put it anywhere.
+file(RELATIVE_PATH FAS_PREFIX_OF_PC ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig ${CMAKE_INSTALL_PREFIX})
+string(REGEX REPLACE "/$" "" FAS_PREFIX_OF_PC ${FAS_PREFIX_OF_PC})
 configure_file(faserve.pc.in faserve.pc @ONLY)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/faserve.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

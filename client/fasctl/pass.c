@@ -97,6 +97,9 @@ static bool load_side(struct pass *pass, bool q, const struct safetensor *tensor
     if (padded && lengths->cu_seqlens) {
         return refuse(pass, cu_name, "goes with tensors of three dimensions");
     }
+    if (lengths->cu_seqlens && cu == 0) {
+        return refuse(pass, cu_name, "is empty: its first number is 0, its last the rows");
+    }
     int64_t sequences = lengths->cu_seqlens ? cu - 1 : padded ? tensor->shape[0] : 1;
     int64_t rows = padded ? tensor->shape[1] : tensor->shape[0];
     if (rows > FAS_ROWS_MAX || (padded && tensor->shape[0] > FAS_ROWS_MAX)) {

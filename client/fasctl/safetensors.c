@@ -282,19 +282,27 @@ static bool write_all(FILE *file, const struct safetensor *items, int count)
     return good;
 }
 
+/* Renaming would put a file in its place: who may, root, would lose /dev/null to it. */
+static bool is_device_or_pipe(const char *path)
+{
+    struct stat status;
+    return stat(path, &status) == 0 && !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode);
+}
+
 bool safetensors_write(const char *path, const struct safetensor *items, int count, char why[256])
 {
     char beside[4096];
-    int length = snprintf(beside, sizeof(beside), "%s.part", path);
+    bool renames = !is_device_or_pipe(path);
+    int length = snprintf(beside, sizeof(beside), "%s%s", path, renames ? ".part" : "");
     FILE *file = length < (int)sizeof(beside) ? fopen(beside, "we") : NULL;
     bool good = file && write_all(file, items, count);
     if (file) {
         good = fclose(file) == 0 && good;
     }
-    good = good && rename(beside, path) == 0;
+    good = good && (!renames || rename(beside, path) == 0);
     if (!good) {
         snprintf(why, WHY_BYTES, "can not be written: %s", strerror(errno));
-        if (file) {
+        if (file && renames) {
             unlink(beside);
         }
     }

@@ -39,7 +39,8 @@ void safetensors_free(struct safetensors *tensors);
 /* The tensor of that name, or NULL. */
 const struct safetensor *safetensors_find(const struct safetensors *tensors, const char *name);
 
-/* Writes beside `path` and renames: the file is there whole or not at all. */
+/* Writes beside `path` and renames: the file is there whole or not at all. A device or pipe at
+ * `path` is written to instead. */
 bool safetensors_write(const char *path, const struct safetensor *items, int count, char why[256]);
 
 const char *safetensors_type_name(enum safetensors_type type); /* "BF16" */

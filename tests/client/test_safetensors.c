@@ -3,9 +3,11 @@
  * nothing outside the file is ever touched (the sanitizers watch).
  */
 #include <check.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "client/fasctl/safetensors.h"
@@ -65,6 +67,29 @@ START_TEST(written_is_read_back)
     ck_assert_uint_eq(safetensors_find(&tensors, "none")->bytes, 0);
     ck_assert_ptr_null(safetensors_find(&tensors, "q"));
     safetensors_free(&tensors);
+}
+END_TEST
+
+/* As /dev/null is: it is still there afterwards, and nothing beside it. */
+START_TEST(a_pipe_is_written_to)
+{
+    uint8_t bytes[256];
+    char beside[80];
+    struct stat status;
+    const struct safetensor item = {
+        .name = "q", .type = TYPE_I32, .rank = 1, .shape = {4}, .data = bytes, .bytes = 16};
+    memset(bytes, 7, 16);
+    snprintf(path, sizeof(path), "/tmp/fas_test_safetensors.%d", (int)getpid());
+    snprintf(beside, sizeof(beside), "%s.part", path);
+    ck_assert_int_eq(mkfifo(path, 0600), 0);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    ck_assert(safetensors_write(path, &item, 1, why));
+    ck_assert(stat(path, &status) == 0 && S_ISFIFO(status.st_mode));
+    ck_assert_int_ne(access(beside, F_OK), 0);
+    ck_assert_int_eq(read(fd, bytes, sizeof(bytes)), 8 + 64 + 16);
+    ck_assert_int_eq(bytes[8 + 64 + 15], 7);
+    close(fd);
+    unlink(path);
 }
 END_TEST
 
@@ -146,6 +171,7 @@ END_TEST
 
 static const struct check_row rows[] = {
     {"written is read back", &written_is_read_back},
+    {"a pipe is written to", &a_pipe_is_written_to},
     {"other types and metadata are skipped", &other_types_and_metadata_are_skipped},
     {"lies are refused", &lies_are_refused},
     {"headers that do not fit are refused", &headers_that_do_not_fit_are_refused},

@@ -150,6 +150,7 @@ def check_errors(folder, tensors):
         ({"cu_seqlens_q": ("I32", [4], [0, 6, 5, 8])}, "cu_seqlens"),
         ({"cu_seqlens_q": ("I32", [3], [0, 5, 8])}, "is of 3 sequences, others are of 2"),
         ({"cu_seqlens_k": ("I32", [2], [0, 8])}, "is of 1 sequence, others are of 3"),
+        ({"cu_seqlens_q": ("I32", [0], [])}, "cu_seqlens_q: is empty"),
         ({"cu_seqlens_q": ("F32", [4], [0, 5, 5, 8])}, "cu_seqlens_q: is not a list"),
         ({"q": ("F32", [8, HQ * D], [0.0] * 8 * HQ * D)}, "q: has neither"),
         ({"v": None}, "v: is missing"),

@@ -13,7 +13,7 @@
 
 using cudaStream_t = sim::device *;
 
-enum cudaError_t { cudaSuccess, cudaErrorMemoryAllocation };
+enum cudaError_t { cudaSuccess, cudaErrorMemoryAllocation, cudaErrorLaunchFailure };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 enum cudaDeviceAttr {
     cudaDevAttrMultiProcessorCount,
@@ -56,19 +56,24 @@ inline cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes, cudaSt
     return cudaMemset(memory, value, bytes);
 }
 
+/* Copies happen at once, but one that is not on the stream of kernels waits for none of them. */
 inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind,
-                                   cudaStream_t)
+                                   cudaStream_t stream)
 {
+    if (stream == nullptr) {
+        return sim::memory_copy(to, from, bytes) ? cudaSuccess : cudaErrorLaunchFailure;
+    }
     memcpy(to, from, bytes);
     return cudaSuccess;
 }
 
 inline cudaError_t cudaStreamSynchronize(cudaStream_t)
 {
+    sim::memory_settle();
     return cudaSuccess;
 }
 
-/* Streams and events of the host side's own: copies happen at once, so nothing waits. */
+/* Streams and events of the host side's own: copies happen at once, so nothing waits for them. */
 enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
 using cudaEvent_t = void *;
 

@@ -90,7 +90,16 @@ int64_t device_unwritten(const device *d, const void *base);
  */
 void *memory_take(size_t bytes);
 void memory_give(void *memory);
-bool memory_holds(uintptr_t address, size_t bytes);
+/* Does a kernel use such memory here? */
+bool memory_use(uintptr_t address, size_t bytes, bool write);
+
+/*
+ * Kernels run at once, but what a stream of copies does not wait for may still run on a GPU. A copy
+ * on such a stream is refused, with an error of the device, where a kernel since the last settle
+ * has read what it would overwrite.
+ */
+bool memory_copy(void *to, const void *from, size_t bytes);
+void memory_settle();
 
 constexpr int PROCESSORS = 3;       /* that the host side is told of, */
 extern thread_local int processors; /* unless a test wants others */

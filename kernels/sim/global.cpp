@@ -64,7 +64,7 @@ bool global_usable(const void *at_address, size_t bytes, bool write, std::string
 {
     uintptr_t address = reinterpret_cast<uintptr_t>(at_address);
     buffer *b = global_buffer(address, bytes);
-    if (b == nullptr && memory_holds(address, bytes)) {
+    if (b == nullptr && memory_use(address, bytes, write)) {
         return true;
     }
     if (b == nullptr) {

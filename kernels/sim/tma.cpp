@@ -200,6 +200,7 @@ void fill(tensor_copy *c, const char *what, const gpu::tensor_shape &map, uint32
           const int32_t *coordinates, int rank, where at)
 {
     const char *wrong = gpu::tensor_shape_error(map);
+    memory_use(reinterpret_cast<uintptr_t>(&map), sizeof map, false);
     if (wrong != nullptr) {
         fail_at(at, "%s with a bad tensor map: %s", what, wrong);
     }

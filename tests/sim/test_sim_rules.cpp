@@ -633,6 +633,22 @@ START_TEST(flags_that_never_come_are_a_deadlock)
 }
 END_TEST
 
+START_TEST(a_copy_waits_for_kernels_that_read_there)
+{
+    constexpr size_t PIECE = 256;
+    uint8_t *memory = static_cast<uint8_t *>(sim::memory_take(2 * PIECE));
+    const uint8_t news[2 * PIECE] = {};
+    sim::device d;
+    sim::device_run(&d, {{1, 1, 1}, 32, BYTES, 0}, [=] { global_load<float>(memory + PIECE); });
+    ck_assert(sim::memory_copy(memory, news, PIECE));
+    ck_assert(!sim::memory_copy(memory, news, PIECE + 1));
+    ck_assert_ptr_nonnull(strstr(d.error.c_str(), "what a kernel may still read"));
+    sim::memory_settle();
+    ck_assert(sim::memory_copy(memory, news, 2 * PIECE));
+    sim::memory_give(memory);
+}
+END_TEST
+
 } // namespace
 
 int main()
@@ -656,6 +672,7 @@ int main()
     tcase_add_test(tests, a_flag_orders_threads_of_a_block_too);
     tcase_add_test(tests, what_is_discarded_is_gone);
     tcase_add_test(tests, flags_that_never_come_are_a_deadlock);
+    tcase_add_test(tests, a_copy_waits_for_kernels_that_read_there);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);

@@ -220,26 +220,33 @@ struct backward_bag {
     cuda_plan keys, queries;
 };
 
-static inline bool backward_luggage_take(attn_context *context, const attn_launch *launch,
-                                         backward_luggage *out)
+/* Where the parts of the luggage begin. */
+struct backward_luggage_layout {
+    size_t preprocess, fill, query_fill, dsink, bytes;
+};
+
+static inline backward_luggage_layout backward_luggage_layout_of(const attn_launch *launch)
 {
     size_t sets = static_cast<size_t>(launch->set_count);
     size_t sequences = launch->shape.has_sink ? static_cast<size_t>(launch->sequence_count) : 0;
-    size_t preprocess = backward_round((sets - 1) * sizeof(backward_set));
-    size_t fill = preprocess + backward_round(sets * sizeof(preprocess_set));
-    size_t query_fill = fill + backward_round(sets * sizeof(fill_set));
-    size_t dsink = query_fill + backward_round(sets * sizeof(fill_set));
-    out->piece = cuda_piece_take(context, dsink + sequences * sizeof(dsink_sequence));
-    uint8_t *host = out->piece.host;
-    if (host == nullptr) {
-        return false;
-    }
-    out->more = reinterpret_cast<backward_set *>(host);
-    out->preprocess = reinterpret_cast<preprocess_set *>(host + preprocess);
-    out->fill = reinterpret_cast<fill_set *>(host + fill);
-    out->query_fill = reinterpret_cast<fill_set *>(host + query_fill);
-    out->dsink = reinterpret_cast<dsink_sequence *>(host + dsink);
-    return true;
+    backward_luggage_layout at = {};
+    at.preprocess = backward_round((sets - 1) * sizeof(backward_set));
+    at.fill = at.preprocess + backward_round(sets * sizeof(preprocess_set));
+    at.query_fill = at.fill + backward_round(sets * sizeof(fill_set));
+    at.dsink = at.query_fill + backward_round(sets * sizeof(fill_set));
+    at.bytes = at.dsink + sequences * sizeof(dsink_sequence);
+    return at;
+}
+
+static inline backward_luggage backward_luggage_in(const cuda_piece &piece,
+                                                   const backward_luggage_layout &at)
+{
+    return {piece,
+            reinterpret_cast<backward_set *>(piece.host),
+            reinterpret_cast<preprocess_set *>(piece.host + at.preprocess),
+            reinterpret_cast<fill_set *>(piece.host + at.fill),
+            reinterpret_cast<fill_set *>(piece.host + at.query_fill),
+            reinterpret_cast<dsink_sequence *>(piece.host + at.dsink)};
 }
 
 static inline bool backward_luggage_pack(attn_context *context, const attn_launch *launch,
@@ -393,34 +400,20 @@ static inline bool backward_dsink_run(attn_context *context, const attn_launch *
                        static_cast<const float *>(p.scratch.dsink), p.hq) == nullptr;
 }
 
-static inline bool backward_bag_pack(attn_context *context, const attn_launch *launch,
-                                     const backward_kernel &kernel, backward_bag *bag,
-                                     backward_params *p)
+static inline bool backward_bag_take(attn_context *context, const attn_launch *launch,
+                                     const backward_kernel &kernel, backward_bag *bag)
 {
     plan_shape keys = backward_keys_shape(launch->shape, kernel);
     plan_shape queries = backward_queries_shape(launch->shape, kernel);
-    return backward_luggage_take(context, launch, &bag->luggage) &&
-           backward_luggage_pack(context, launch, kernel, bag->luggage, p) &&
-           cuda_plan_take(context, &keys, launch, &bag->keys) &&
-           (kernel.queries == nullptr || cuda_plan_take(context, &queries, launch, &bag->queries));
-}
-
-/* All of it is there at once: when the ring wraps, what was taken before may be overwritten. Then
- * the lists just made are found again, and the next try needs room for less. */
-static inline bool backward_bag_take(attn_context *context, const attn_launch *launch,
-                                     const backward_kernel &kernel, backward_bag *bag,
-                                     backward_params *p)
-{
-    for (int tries = 0; tries < 3; tries++) {
-        int64_t round = context->round;
-        if (!backward_bag_pack(context, launch, kernel, bag, p)) {
-            return false;
-        }
-        if (context->round == round) {
-            return true;
-        }
-    }
-    return false;
+    backward_luggage_layout at = backward_luggage_layout_of(launch);
+    cuda_piece piece = {};
+    bool taken = cuda_take_together(context, at.bytes, &piece, [&] {
+        return cuda_plan_take(context, &keys, launch, &bag->keys) &&
+               (kernel.queries == nullptr ||
+                cuda_plan_take(context, &queries, launch, &bag->queries));
+    });
+    bag->luggage = taken ? backward_luggage_in(piece, at) : backward_luggage{};
+    return taken;
 }
 
 /* dQ, when this part of the launch has added its shares, or by its own kernel. */
@@ -448,7 +441,8 @@ static inline attn_status backward_launch(attn_context *context, const attn_laun
     if (!cuda_launch_fits(launch)) {
         return ATTN_INVALID;
     }
-    if (!backward_bag_take(context, launch, kernel, &bag, &p)) {
+    if (!backward_bag_take(context, launch, kernel, &bag) ||
+        !backward_luggage_pack(context, launch, kernel, bag.luggage, &p)) {
         return ATTN_LAUNCH_FAILED;
     }
     const cuda_plan &plan = bag.keys;

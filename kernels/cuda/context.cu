@@ -82,17 +82,32 @@ cuda_plan_entry *find_plan(attn_context *context, const plan_shape *shape,
     return nullptr;
 }
 
-/* Lists whose bytes the new piece takes are gone, once no kernel reads them any more. */
-bool forget_overlapping(attn_context *context, size_t first, size_t last)
+/* All that was launched before has ended; what was taken before may be overwritten. */
+bool end_round(attn_context *context)
 {
-    bool in_use = false;
+    context->round++;
+    return cudaStreamSynchronize(context->stream) == cudaSuccess;
+}
+
+/* Lists of this round that the ring has still to come to may be read while it does. */
+bool retire(attn_context *context, cuda_plan_entry *entry)
+{
+    bool in_use = entry->sequences != nullptr && entry->round == context->round &&
+                  entry->last > context->ring_head;
+    forget(entry);
+    return !in_use || end_round(context);
+}
+
+/* Lists whose bytes the new piece takes are gone, once no kernel reads them any more. */
+bool retire_overlapping(attn_context *context, size_t first, size_t last)
+{
+    bool retired = true;
     for (cuda_plan_entry &entry : context->plans) {
         if (entry.sequences != nullptr && entry.first < last && first < entry.last) {
-            in_use = in_use || entry.round == context->round;
-            forget(&entry);
+            retired = retire(context, &entry) && retired;
         }
     }
-    return !in_use || cudaStreamSynchronize(context->stream) == cudaSuccess;
+    return retired;
 }
 
 int64_t count_stripes(const plan_shape *shape, const attn_launch *launch)
@@ -166,14 +181,16 @@ cuda_plan part_of(const attn_context *context, const cuda_plan_entry *entry, int
     return plan;
 }
 
-/* An entry for the launch, without lists; nullptr: no memory. */
+/* An entry for the launch, without lists; nullptr: no memory, or the stream failed. */
 cuda_plan_entry *new_entry(attn_context *context, const plan_shape *shape,
                            const attn_launch *launch, uint64_t hash)
 {
     size_t bytes = static_cast<size_t>(launch->sequence_count) * sizeof(attn_sequence);
     cuda_plan_entry *entry = &context->plans[context->next_plan];
     context->next_plan = (context->next_plan + 1) % CUDA_PLANS;
-    forget(entry);
+    if (!retire(context, entry)) {
+        return nullptr;
+    }
     entry->shape = *shape;
     entry->sequence_count = launch->sequence_count;
     entry->hash = hash;
@@ -198,14 +215,13 @@ cuda_piece cuda_piece_take(attn_context *context, size_t bytes)
         return {};
     }
     if (context->ring_head + bytes > context->ring.bytes) {
-        if (cudaStreamSynchronize(context->stream) != cudaSuccess) {
+        if (!end_round(context)) {
             return {};
         }
         context->ring_head = 0;
-        context->round++;
     }
     size_t first = context->ring_head;
-    if (!forget_overlapping(context, first, first + bytes)) {
+    if (!retire_overlapping(context, first, first + bytes)) {
         return {};
     }
     context->ring_head = first + bytes;
@@ -275,7 +291,7 @@ struct attn_context *attn_cuda_open(void *stream, size_t plan_bytes)
         cudaGetDevice(&device) == cudaSuccess &&
         cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device) == cudaSuccess &&
         cudaMalloc(&context->counters, PIECE_ALIGNMENT) == cudaSuccess &&
-        cudaMemset(context->counters, 0, PIECE_ALIGNMENT) == cudaSuccess &&
+        cudaMemsetAsync(context->counters, 0, PIECE_ALIGNMENT, context->stream) == cudaSuccess &&
         cudaMalloc(&context->ring.device, context->ring.bytes) == cudaSuccess &&
         cudaMallocHost(&context->ring.host, context->ring.bytes) == cudaSuccess &&
         cudaStreamCreateWithFlags(&context->copies, cudaStreamNonBlocking) == cudaSuccess &&

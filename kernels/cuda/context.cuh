@@ -7,7 +7,8 @@
  * their own, so that what the next launch brings along arrives under the kernel before it (in one
  * stream a copy stands between two kernels: 5 to 10 us without work); the launch waits for its
  * copies alone. Overwriting is safe because the stream of kernels is drained each time the ring
- * wraps, and when the ring comes to lists that were used since.
+ * wraps, when the ring comes to lists that were used since, and when such lists, still ahead of it,
+ * are forgotten for newer ones. From one such time to the next is a round.
  */
 #ifndef CUDA_CONTEXT_CUH
 #define CUDA_CONTEXT_CUH
@@ -39,7 +40,7 @@ struct cuda_plan_entry {
     int32_t sequence_count;
     uint64_t hash;
     size_t first, last; /* bytes of the ring */
-    int64_t round;      /* of the ring: when it was last used */
+    int64_t round;      /* when it was last used */
     int32_t parts;
     int64_t *cuts; /* parts + 1, owned; end marks follow each part */
     cuda_plan plan;
@@ -56,7 +57,7 @@ struct attn_context {
     bool first_runs;   /* of two kernels that share this launch the first was started */
     cuda_piece ring;
     size_t ring_head;
-    int64_t round; /* how often it wrapped */
+    int64_t round;
     cuda_plan_entry plans[CUDA_PLANS];
     int32_t next_plan; /* the entry that is overwritten next */
 };
@@ -70,6 +71,30 @@ cuda_piece cuda_piece_take(attn_context *context, size_t bytes);
 
 /* Copy a piece to the device: kernels launched after this see it. */
 bool cuda_piece_send(attn_context *context, const cuda_piece *piece);
+
+/*
+ * A piece, and the lists that take_lists() takes, all there at once. Lists may be taken where the
+ * piece or other lists lie, when the ring wraps or comes to lists that were found ahead of it: a
+ * round ends then, and all is taken again. Two lists that fit the ring with the piece are there
+ * with the third try at the latest.
+ */
+template <typename TAKE>
+bool cuda_take_together(attn_context *context, size_t bytes, cuda_piece *piece,
+                        const TAKE &take_lists)
+{
+    constexpr int TRIES = 3;
+    for (int tries = 0; tries < TRIES; tries++) {
+        *piece = cuda_piece_take(context, bytes);
+        int64_t round = context->round;
+        if (piece->host == nullptr || !take_lists()) {
+            return false;
+        }
+        if (context->round == round) {
+            return true;
+        }
+    }
+    return false;
+}
 
 /* Can ragged maps and 32-bit rows address the launch? */
 bool cuda_launch_fits(const attn_launch *launch);

@@ -102,50 +102,59 @@ static inline void forward_scales(forward_params *p, const attn_shape &shape)
                 clamp_reach(shape.mask.has_right, shape.mask.right)};
 }
 
-/* Rows that no tile writes. */
-static inline bool forward_fill(attn_context *context, const attn_launch *launch,
-                                const cuda_plan &plan, const cuda_piece &piece)
+/* What a launch brings along, one piece of the context's ring: sets 1 and up, then fill sets. */
+static inline size_t forward_more_bytes(const attn_launch *launch)
 {
-    const attn_shape &shape = launch->shape;
-    fill_set *sets = reinterpret_cast<fill_set *>(piece.host);
-    for (int32_t i = 0; i < launch->set_count; i++) {
-        const attn_set &in = launch->sets[i];
-        sets[i] = {{static_cast<uint8_t *>(in.o.data), nullptr},
-                   {in.o.row_stride, 0},
-                   {in.o.head_stride, 0},
-                   {shape.dv * 2, 0},
-                   static_cast<uint8_t *>(in.lse.data),
-                   in.lse.row_stride,
-                   in.lse.head_stride,
-                   shape.has_sink ? in.sink : nullptr};
-    }
-    gpu::launch_config config = {plan.fill_count, shape.hq,       1, FILL_THREADS, 0, 0,
-                                 false,           context->stream};
-    return cuda_piece_send(context, &piece) &&
-           gpu::launch(config, fill_kernel, reinterpret_cast<const fill_set *>(piece.device),
-                       plan.fills) == nullptr;
+    constexpr size_t ALIGNMENT = 256;
+    size_t bytes = static_cast<size_t>(launch->set_count - 1) * sizeof(forward_set);
+    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 }
 
-static inline bool forward_sets_make(attn_context *context, const attn_launch *launch,
-                                     const forward_kernel &kernel, forward_params *p)
+static inline size_t forward_luggage_bytes(const attn_launch *launch)
 {
-    const attn_shape &shape = launch->shape;
-    if (!forward_set_make(&p->first, kernel, shape, launch->sets[0])) {
-        return false;
-    }
-    if (launch->set_count == 1) {
-        return true;
-    }
-    cuda_piece piece =
-        cuda_piece_take(context, static_cast<size_t>(launch->set_count - 1) * sizeof(forward_set));
-    forward_set *more = reinterpret_cast<forward_set *>(piece.host);
-    for (int32_t i = 1; more != nullptr && i < launch->set_count; i++) {
-        if (!forward_set_make(&more[i - 1], kernel, shape, launch->sets[i])) {
+    return forward_more_bytes(launch) + static_cast<size_t>(launch->set_count) * sizeof(fill_set);
+}
+
+static inline fill_set forward_fill_set(const attn_shape &shape, const attn_set &in)
+{
+    return {{static_cast<uint8_t *>(in.o.data), nullptr},
+            {in.o.row_stride, 0},
+            {in.o.head_stride, 0},
+            {shape.dv * 2, 0},
+            static_cast<uint8_t *>(in.lse.data),
+            in.lse.row_stride,
+            in.lse.head_stride,
+            shape.has_sink ? in.sink : nullptr};
+}
+
+/* Sent only if a kernel will look at it: one set alone is a parameter. */
+static inline bool forward_luggage_pack(attn_context *context, const attn_launch *launch,
+                                        const forward_kernel &kernel, const cuda_plan &plan,
+                                        const cuda_piece &luggage, forward_params *p)
+{
+    forward_set *more = reinterpret_cast<forward_set *>(luggage.host);
+    fill_set *fills = reinterpret_cast<fill_set *>(luggage.host + forward_more_bytes(launch));
+    for (int32_t i = 0; i < launch->set_count; i++) {
+        const attn_set &in = launch->sets[i];
+        if (!forward_set_make(i == 0 ? &p->first : &more[i - 1], kernel, launch->shape, in)) {
             return false;
         }
+        fills[i] = forward_fill_set(launch->shape, in);
     }
-    p->more = reinterpret_cast<const forward_set *>(piece.device);
-    return more != nullptr && cuda_piece_send(context, &piece);
+    p->more = reinterpret_cast<const forward_set *>(luggage.device);
+    bool read = launch->set_count > 1 || plan.fill_count > 0;
+    return !read || cuda_piece_send(context, &luggage);
+}
+
+/* Rows that no tile writes. */
+static inline bool forward_fill(attn_context *context, const attn_launch *launch,
+                                const cuda_plan &plan, const cuda_piece &luggage)
+{
+    const uint8_t *sets = luggage.device + forward_more_bytes(launch);
+    gpu::launch_config config = {plan.fill_count, launch->shape.hq, 1, FILL_THREADS, 0, 0,
+                                 false,           context->stream};
+    return gpu::launch(config, fill_kernel, reinterpret_cast<const fill_set *>(sets), plan.fills) ==
+           nullptr;
 }
 
 static inline bool forward_run(attn_context *context, const attn_launch *launch,
@@ -204,13 +213,13 @@ static inline attn_status forward_launch(attn_context *context, const attn_launc
     if (!cuda_launch_fits(launch)) {
         return ATTN_INVALID;
     }
-    /* Pieces before the plan: a piece taken later could overwrite its lists. */
-    cuda_piece fill_sets =
-        cuda_piece_take(context, static_cast<size_t>(launch->set_count) * sizeof(fill_set));
-    bool done = fill_sets.host != nullptr && forward_sets_make(context, launch, kernel, &p) &&
-                cuda_plan_take(context, &wanted, launch, &plan) &&
-                (plan.tile_count == 0 || forward_run(context, launch, plan, kernel, &p)) &&
-                (plan.fill_count == 0 || forward_fill(context, launch, plan, fill_sets));
+    cuda_piece luggage = {};
+    bool done =
+        cuda_take_together(context, forward_luggage_bytes(launch), &luggage,
+                           [&] { return cuda_plan_take(context, &wanted, launch, &plan); }) &&
+        forward_luggage_pack(context, launch, kernel, plan, luggage, &p) &&
+        (plan.tile_count == 0 || forward_run(context, launch, plan, kernel, &p)) &&
+        (plan.fill_count == 0 || forward_fill(context, launch, plan, luggage));
     return done ? ATTN_OK : ATTN_LAUNCH_FAILED;
 }
 

@@ -236,7 +236,8 @@ def check_killed(folder):
         daemon = subprocess.Popen([FASERVED, "--listen-ipc", path, "--device", "cpu:0",
                                    "--arena-bytes", "16MiB", "--log-level", "error"])
         own = {**ENVIRONMENT, "FASERVE_URL": "ipc://" + path}
-        while subprocess.run([FASCTL, "ping"], env=own, capture_output=True, check=False).returncode:
+        ping = [FASCTL, "ping"]
+        while subprocess.run(ping, env=own, capture_output=True, check=False).returncode:
             time.sleep(0.05)
         bench = subprocess.Popen([FASCTL, "bench", "--lengths", "4x64", "--seconds", "30", "--json",
                                   *load], env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -106,7 +106,8 @@ struct config_command {
 };
 
 /* Places beyond connections-max, for peers that are greeted only to be told that it is reached.
- * With these taken, too, a newcomer is closed without a word. Who stays may be in any of them. */
+ * Once one of these is taken, who has not said HELLO makes way; with all of them taken, a newcomer
+ * is closed without a word. Who stays may be in any of them. */
 #define CONNECTIONS_SPARE 8u
 
 static inline uint32_t config_connections(const struct config *config)

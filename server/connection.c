@@ -230,6 +230,26 @@ static void on_ended(struct server *server, struct connection *connection, uint6
 
 /* ---- its beginning ---- */
 
+/* With more of them than connections-max, who has said nothing for longest makes way for those to
+ * come: else whoever can connect could keep everybody out, without a token, by saying nothing. A
+ * client says HELLO at once. */
+static void make_way(struct server *server, const struct connection *newcomer, uint64_t now_us)
+{
+    struct connection *oldest = NULL;
+    for (uint32_t i = 0; i < server->connections.count; i++) {
+        struct connection *one = &server->connections.entries[i];
+        if (one->state == CONNECTION_GREETING && one != newcomer &&
+            (!oldest || one->number < oldest->number)) {
+            oldest = one;
+        }
+    }
+    if (oldest) {
+        struct fas_error error;
+        fas_fail(&error, FAS_RESOURCE_EXHAUSTED, "hello", "none came, and others came instead");
+        connection_fail(server, oldest, &error, now_us);
+    }
+}
+
 static void on_accepted(struct server *server, struct stream *stream, uint64_t now_us)
 {
     struct connection *connection = &server->connections.entries[stream_index(stream)];
@@ -251,6 +271,9 @@ static void on_accepted(struct server *server, struct stream *stream, uint64_t n
     log_debug("connection_accepted", log_u64("connection", connection->number),
               log_str("peer", stream_peer(stream)->address));
     stream_start(stream);
+    if (server->connections.open > server->config.connections_max) {
+        make_way(server, connection, now_us);
+    }
 }
 
 /* ---- other messages ---- */

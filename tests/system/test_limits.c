@@ -120,6 +120,24 @@ START_TEST(one_principal_leaves_a_quarter_of_the_places_and_is_told)
 }
 END_TEST
 
+/* All places, and those beyond them: nobody waits until these have had their time to say HELLO. */
+START_TEST(who_says_nothing_keeps_nobody_out)
+{
+    enum { SILENT = 30 };
+    start((const char *const[]){"--device", "cpu:0", "--arena-bytes", "16MiB", "--connections-max",
+                                "4", "--hello-timeout", "10min", NULL});
+    connect_soon(&peers[0]);
+    for (int i = 1; i < SILENT; i++) {
+        ck_assert(peer_connect(&peers[i], server.socket));
+        usleep(2000); /* taken in one by one: a crowd at once is another matter */
+    }
+    connect_soon(&peers[SILENT]);
+    check_served(&peers[SILENT], 1);
+    check_served(&peers[0], 1); /* who was there before is not disturbed */
+    stop();
+}
+END_TEST
+
 static double cpu_seconds(void)
 {
     clockid_t clock;
@@ -519,6 +537,7 @@ int main(void)
     tcase_set_timeout(tcase, 30);
     tcase_add_test(tcase, one_connection_too_many_is_told_and_the_others_are_served);
     tcase_add_test(tcase, one_principal_leaves_a_quarter_of_the_places_and_is_told);
+    tcase_add_test(tcase, who_says_nothing_keeps_nobody_out);
     tcase_add_test(tcase, without_descriptors_it_waits_and_does_not_spin);
     tcase_add_test(tcase, a_full_arena_says_when_to_come_back);
     tcase_add_test(tcase, requests_beyond_the_connections_share_wait);

@@ -226,14 +226,16 @@ static enum fas_status lane_greet(struct lane *lane, const struct timespec *unti
     return status;
 }
 
-/* The calls that HELLO_ACK allows. */
+/* The calls that HELLO_ACK allows. The connection may be lost already. */
 static enum fas_status make_calls(struct fas_client *client, struct fas_error *error)
 {
+    connection_lock(client->connection);
     uint32_t allowed = client->server.calls_max;
     client->call_count = client->calls_wanted < allowed ? client->calls_wanted : allowed;
     client->call_count = client->call_count < CALLS_MAX ? client->call_count : CALLS_MAX;
     client->server.calls_max = client->call_count;
     enum fas_status status = call_open_all(client);
+    connection_unlock(client->connection);
     return status == FAS_OK ? FAS_OK
                             : fas_fail(error, status, "calls_max", "out of memory for %u calls",
                                        client->call_count);

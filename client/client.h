@@ -185,6 +185,7 @@ enum fas_status receiver_on_frame(void *context, const struct frame *frame,
                                   struct fas_error *error);
 
 /* call.c */
+/* Under the lock. */
 enum fas_status call_open_all(struct fas_client *client);
 void call_free_all(struct fas_client *client);
 /* An OPEN call that the daemon has heard of, by its id, or NULL. Under the lock. */

@@ -639,6 +639,22 @@ static void on_alarm(int number)
 
 /* A listener that takes nobody, and a program that gets a signal every 10 ms, as profilers send
  * them: the time is the caller's all the same. */
+/* fas_connect is not through when the connection is lost (thread sanitizer watches). */
+START_TEST(a_daemon_that_hangs_up_on_greeting)
+{
+    start(FAKE_LEAVES);
+    for (int i = 0; i < 50; i++) {
+        if (connect_for(0) == FAS_OK) {
+            ck_assert_int_eq(fas_ping(client, 0, NULL, &error), FAS_UNAVAILABLE);
+            fas_close(client);
+        }
+        ck_assert_int_eq(error.status, FAS_UNAVAILABLE);
+    }
+    client = NULL;
+    stop();
+}
+END_TEST
+
 START_TEST(signals_do_not_end_a_connect)
 {
     const struct sigaction action = {.sa_handler = on_alarm};
@@ -794,6 +810,7 @@ int main(void)
                         sizeof(faults) / sizeof(faults[0]));
     tcase_add_loop_test(bad, a_region_is_what_was_asked_for, 0, 4);
     tcase_add_loop_test(bad, connect_says_what_is_wrong, 0, 4);
+    tcase_add_test(bad, a_daemon_that_hangs_up_on_greeting);
     tcase_add_test(bad, signals_do_not_end_a_connect);
     tcase_add_test(bad, connect_checks_its_options);
     suite_add_tcase(suite, good);

@@ -331,7 +331,7 @@ static bool on_frame(struct fake_server *s, const struct frame *frame)
     switch (frame->type) {
     case FRAME_HELLO:
         return s->fault == FAKE_REFUSES ? send_error(s, 0, FAS_UNAUTHENTICATED, "token")
-                                        : send_ack(s);
+                                        : send_ack(s) && s->fault != FAKE_LEAVES;
     case FRAME_REQUEST:
         return on_request(s, frame);
     case FRAME_DATA:

@@ -16,6 +16,7 @@ enum fake_fault {
     FAKE_GARBAGE,      /* says something else than the SP hello */
     FAKE_NEWER,        /* HELLO_ACK of a version from the future */
     FAKE_REFUSES,      /* ERROR UNAUTHENTICATED for the connection */
+    FAKE_LEAVES,       /* greets, and hangs up */
     FAKE_STALLS,       /* greets, then reads nothing and says nothing */
     FAKE_DIES,         /* closes in the middle of a RESULT's payload */
     FAKE_LIES_LENGTH,  /* a RESULT's payload is longer than its rows */

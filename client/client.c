@@ -202,16 +202,17 @@ static struct fas_client *client_alloc(const struct fas_connect_options *options
 }
 
 /* Waits for HELLO_ACK. */
-static enum fas_status lane_greet(struct lane *lane, const struct timespec *until,
-                                  struct fas_error *error)
+static enum fas_status lane_greet(struct lane *lane, uint32_t timeout_ms, struct fas_error *error)
 {
     struct fas_client *client = lane->client;
+    const struct timespec until =
+        client_in_ms(timeout_ms ? timeout_ms : CONNECT_TIMEOUT_MS_DEFAULT);
     int failed = 0;
     enum fas_status status = FAS_OK;
     connection_lock(client->connection);
     while (!lane->greeted && !client->lost && failed == 0) {
         failed =
-            pthread_cond_timedwait(&client->changed, connection_mutex(client->connection), until);
+            pthread_cond_timedwait(&client->changed, connection_mutex(client->connection), &until);
     }
     if (client->lost) {
         status = client->failure.status;
@@ -243,7 +244,7 @@ static enum fas_status make_calls(struct fas_client *client, struct fas_error *e
 
 /* Dials, says HELLO, is greeted. */
 static enum fas_status lane_open(struct lane *lane, const struct fas_connect_options *options,
-                                 const struct timespec *until, struct fas_error *error)
+                                 struct fas_error *error)
 {
     struct fas_client *client = lane->client;
     const struct connection_owner owner = {.context = lane,
@@ -265,7 +266,7 @@ static enum fas_status lane_open(struct lane *lane, const struct fas_connect_opt
     client->lane_count++;
     connection_unlock(client->connection);
     status = connection_start(lane->connection, tick_ms(client), error);
-    return status == FAS_OK ? lane_greet(lane, until, error) : status;
+    return status == FAS_OK ? lane_greet(lane, options->connect_timeout_ms, error) : status;
 }
 
 enum fas_status fas_connect(const struct fas_connect_options *options, struct fas_client **client,
@@ -277,14 +278,12 @@ enum fas_status fas_connect(const struct fas_connect_options *options, struct fa
         return status;
     }
     uint32_t lanes = options->connections ? options->connections : 1;
-    uint32_t timeout_ms = options->connect_timeout_ms;
     struct fas_client *c = client_alloc(options, lanes);
     if (!c) {
         return fas_fail(error, FAS_RESOURCE_EXHAUSTED, "", "out of memory or descriptors");
     }
     for (uint32_t i = 0; i < lanes && status == FAS_OK; i++) {
-        struct timespec until = client_in_ms(timeout_ms ? timeout_ms : CONNECT_TIMEOUT_MS_DEFAULT);
-        status = lane_open(&c->lanes[i], options, &until, error);
+        status = lane_open(&c->lanes[i], options, error);
     }
     c->token = NULL;
     if (status == FAS_OK) {

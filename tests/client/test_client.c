@@ -639,6 +639,21 @@ static void on_alarm(int number)
 
 /* A listener that takes nobody, and a program that gets a signal every 10 ms, as profilers send
  * them: the time is the caller's all the same. */
+/* Each in time, both together not. */
+START_TEST(a_slow_connect_and_a_slow_greeting)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    start(FAKE_SLOW);
+    memcpy(address.sun_path, path, sizeof(path));
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0); /* the one that may wait */
+    ck_assert_int_eq(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+    close(fd);
+    struct fas_connect_options options = {.url = url, .connect_timeout_ms = FAKE_SLOW_MS + 400};
+    ck_assert_msg(fas_connect(&options, &client, &error) == FAS_OK, "%s", error.text);
+    stop();
+}
+END_TEST
+
 /* fas_connect is not through when the connection is lost (thread sanitizer watches). */
 START_TEST(a_daemon_that_hangs_up_on_greeting)
 {
@@ -810,6 +825,7 @@ int main(void)
                         sizeof(faults) / sizeof(faults[0]));
     tcase_add_loop_test(bad, a_region_is_what_was_asked_for, 0, 4);
     tcase_add_loop_test(bad, connect_says_what_is_wrong, 0, 4);
+    tcase_add_test(bad, a_slow_connect_and_a_slow_greeting);
     tcase_add_test(bad, a_daemon_that_hangs_up_on_greeting);
     tcase_add_test(bad, signals_do_not_end_a_connect);
     tcase_add_test(bad, connect_checks_its_options);

@@ -326,10 +326,18 @@ static bool on_open(struct fake_server *s, const struct frame *frame)
     return sent;
 }
 
+static void be_slow(const struct fake_server *s)
+{
+    if (s->fault == FAKE_SLOW) {
+        usleep(FAKE_SLOW_MS * 1000);
+    }
+}
+
 static bool on_frame(struct fake_server *s, const struct frame *frame)
 {
     switch (frame->type) {
     case FRAME_HELLO:
+        be_slow(s);
         return s->fault == FAKE_REFUSES ? send_error(s, 0, FAS_UNAUTHENTICATED, "token")
                                         : send_ack(s) && s->fault != FAKE_LEAVES;
     case FRAME_REQUEST:
@@ -400,6 +408,7 @@ static void *run(void *context)
 {
     struct fake_server *s = context;
     int peer;
+    be_slow(s);
     while (!s->closing && (peer = accept(s->listener, NULL, NULL)) >= 0) {
         s->peer = peer;
         serve(s);
@@ -421,7 +430,7 @@ struct fake_server *fake_server_open(const char *path, enum fake_fault fault)
     unlink(path);
     s->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     int failed = bind(s->listener, (struct sockaddr *)&address, sizeof(address));
-    failed = failed ? failed : listen(s->listener, 8);
+    failed = failed ? failed : listen(s->listener, fault == FAKE_SLOW ? 0 : 8);
     failed = failed ? failed : pthread_create(&s->thread, NULL, run, s);
     assert(!failed);
     (void)failed;

@@ -16,6 +16,8 @@ enum fake_fault {
     FAKE_GARBAGE,      /* says something else than the SP hello */
     FAKE_NEWER,        /* HELLO_ACK of a version from the future */
     FAKE_REFUSES,      /* ERROR UNAUTHENTICATED for the connection */
+    FAKE_SLOW,         /* takes FAKE_SLOW_MS until it accepts the first, and again to greet each;
+                          keeps hardly any waiting */
     FAKE_LEAVES,       /* greets, and hangs up */
     FAKE_STALLS,       /* greets, then reads nothing and says nothing */
     FAKE_DIES,         /* closes in the middle of a RESULT's payload */
@@ -34,6 +36,7 @@ enum fake_fault {
     FAKE_WAITS_CANCEL, /* answers a request only when it is cancelled */
 };
 
+#define FAKE_SLOW_MS 600
 #define FAKE_CHUNK_BYTES (64u << 10)
 
 struct fake_server;

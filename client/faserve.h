@@ -25,11 +25,12 @@
  * the library refuses on its own only what would endanger the caller's memory, so rules live in one
  * place. A request is a pure function of its bytes: submitting it again is always safe.
  *
- * Lost connections. Nothing reconnects by itself. All calls of the connection end with UNAVAILABLE,
- * later ones are refused with it; fas_close, then fas_connect again and resubmit. A daemon that has
- * hung or become unreachable is found out by pings, within silence_ms. A call whose tensors the
- * daemon uses where they are (fas_alloc, CUDA memory) ends when the daemon has hung up or is dead,
- * as one that only seems dead may write there yet.
+ * Lost connections. Nothing reconnects by itself. All calls of the connection end with UNAVAILABLE
+ * (INTERNAL: the daemon broke the protocol), later ones are refused with it; fas_close, then
+ * fas_connect again and resubmit. A daemon that has hung or become unreachable is found out by
+ * pings, within silence_ms and a quarter of it. A call whose tensors the daemon uses where they are
+ * (fas_alloc, CUDA memory) ends when the daemon has hung up or is dead, as one that only seems dead
+ * may write there yet.
  *
  * Threads. A client and its calls may be used from any number of threads at once; exceptions stand
  * at the function. Callbacks run on threads of the library with no lock held, those of one call one
@@ -241,8 +242,8 @@ struct fas_report {
 /*
  * Hands a request over and returns at once; *call (NULL: not wanted) is to be closed by
  * fas_call_close. An error means that the call does not exist: no callback runs.
- * RESOURCE_EXHAUSTED, field "calls_max": that many are in flight already. The end of the call is
- * learnt by any of: on_end; fas_wait; with request.queue, fas_fd and fas_take.
+ * RESOURCE_EXHAUSTED, field "calls_max": that many are in flight, or ended and not closed. The end
+ * of the call is learnt by any of: on_end; fas_wait; with request.queue, fas_fd and fas_take.
  */
 enum fas_status fas_submit(struct fas_client *client, const struct fas_request *request,
                            struct fas_call **call, struct fas_error *error);

@@ -130,18 +130,16 @@ enum fas_status question_release(struct fas_client *client, uint64_t handle, uin
     release->handle = handle;
     release->place = place;
     connection_lock(client->connection);
-    bool lost = client->lost;
-    if (lost) {
-        if (error) {
-            *error = client->failure;
-        }
-    } else {
+    enum fas_status status = client->failure.status; /* OK: the connection is not lost */
+    if (status == FAS_OK) {
         STAILQ_INSERT_TAIL(&client->releases, release, link);
+    } else if (error) {
+        *error = client->failure;
     }
     connection_unlock(client->connection);
-    if (lost) {
+    if (status != FAS_OK) {
         free(release);
-        return FAS_UNAVAILABLE;
+        return status;
     }
     connection_push(client->connection);
     return FAS_OK;

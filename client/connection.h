@@ -36,6 +36,17 @@ struct batch {
     bool borrowed; /* some are the caller's memory: too much to be sent in passing */
 };
 
+/* Of a frame that can not be read: no caller's argument is invalid, the daemon broke the protocol.
+ */
+static inline enum fas_status frame_is_broken(enum fas_status status, struct fas_error *error)
+{
+    if (status != FAS_INVALID_ARGUMENT) {
+        return status;
+    }
+    error->status = FAS_INTERNAL;
+    return FAS_INTERNAL;
+}
+
 struct connection_owner {
     void *context;
     /* A frame's head and header are here: *payload is where its payload goes (frame->payload_bytes

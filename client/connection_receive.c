@@ -87,7 +87,7 @@ static enum fas_status rx_head(struct connection *c, bool *more, struct fas_erro
     const uint8_t *at = c->buffer + c->start;
     enum fas_status status = frame_decode(at, c->kind->ipc, FRAME_SERVER, &c->frame, error);
     if (status != FAS_OK) {
-        return status;
+        return frame_is_broken(status, error);
     }
     *more = have >= head + c->frame.header_bytes;
     if (!*more) {

@@ -270,7 +270,7 @@ static enum fas_status head_error(struct lane *lane, const struct frame *frame,
     (void)payload;
     enum fas_status status = wire_decode_error(header, frame->header_bytes, &told, error);
     if (status != FAS_OK) {
-        return status;
+        return frame_is_broken(status, error);
     }
     if (told.status == FAS_OK || frame->request == 0) { /* the connection itself failed */
         *error = told;
@@ -501,7 +501,9 @@ enum fas_status receiver_on_head(void *context, const struct frame *frame, const
     if (!lane->greeted && !first) {
         return violation(error, frame, "frame.type", "before HELLO_ACK");
     }
-    return rows[frame->type](lane, frame, header, payload, error);
+    enum fas_status status = rows[frame->type](lane, frame, header, payload, error);
+    /* What an ERROR says is the daemon's judgement; of its other frames it is ours. */
+    return frame->type == FRAME_ERROR ? status : frame_is_broken(status, error);
 }
 
 enum fas_status receiver_on_frame(void *context, const struct frame *frame, struct fas_error *error)

@@ -205,6 +205,9 @@ static bool answer(struct fake_server *s, struct open_request *open)
     struct frame frame = {.type = FRAME_DONE, .request = open->id};
     frame.request += s->fault == FAKE_UNKNOWN_ID ? UINT64_C(1) << 32 : 0;
     frame.header_bytes = (uint32_t)wire_encode_done(&done, s->header);
+    if (s->fault == FAKE_BAD_HEADER) {
+        memset(s->header, 0xff, frame.header_bytes);
+    }
     open->id = 0;
     return send_frame(s, frame, NULL);
 }

@@ -29,6 +29,7 @@ enum fake_fault {
     FAKE_ENQUEUED,     /* ENQUEUED for a request without events */
     FAKE_UNKNOWN_ID,   /* DONE of a request nobody made */
     FAKE_LYING_PREFIX, /* the message's length is not that of its parts */
+    FAKE_BAD_HEADER,   /* DONE's header is no protobuf */
     FAKE_REJECTS,      /* ERROR RESOURCE_EXHAUSTED as soon as the REQUEST is there */
     FAKE_HALF_REGION,  /* a region's memory is half as long as was asked for */
     FAKE_LOOSE_REGION, /* it may be cut off later */

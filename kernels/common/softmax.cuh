@@ -172,7 +172,7 @@ struct softmax_result {
 GPU_INLINE softmax_result softmax_finish_row(float top, float sum, float scale, float sink)
 {
     float sink2 = sink * LOG2E;
-    if (!(sum > 0.0f) && top == -gpu::infinity()) {
+    if (sum == 0.0f && top == -gpu::infinity()) { /* with NaN scores alone the sum is NaN */
         return {0.0f, sink};
     }
     float shift = top * scale;

@@ -84,7 +84,7 @@ START_TEST(nan_costs_the_rows_that_see_it)
                 row.name, &row, shape_of(ATTN_BF16, 1, 1, row.d, row.dv), {{0, 400, 400, 0, 0, 1}}};
             c.shape.mask = attention_masks[mask];
             c.shape.softcap = capped ? 5.0f : 0.0f;
-            for (int key : {128 + 6, 128 + 64, 398}) {
+            for (int key : {0, 128 + 6, 128 + 64, 398}) {
                 attention_check_nan(c, 1, key);
             }
         }

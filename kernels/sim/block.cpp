@@ -72,6 +72,7 @@ void thread_reset(thread *t, block *b, warp *w, int index)
     t->multiply_next = 0;
     t->bulk.clear();
     t->bulk_waited = 0;
+    t->waited = false;
     t->tensor_loads_waited = t->tensor_stores_waited = 0;
     t->tensor_loads_fenced = t->tensor_stores_fenced = 0;
     t->tensor_fenced = false;

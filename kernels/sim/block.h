@@ -181,6 +181,7 @@ struct thread {
     int lane, index;
     fiber context;
     bool done, asleep;
+    bool waited; /* for the launch ahead: grid_wait_previous */
     clock known;
     uint32_t trace; /* of warp-wide calls; lanes that meet must agree */
 

@@ -41,8 +41,9 @@ struct buffer {
     uintptr_t base;
     size_t bytes;
     usage use;
-    std::vector<uint8_t> writes;  /* per 4 bytes, stops counting at 255 */
-    std::vector<global_tag> tags; /* ordered: per 16 bytes */
+    std::vector<uint8_t> writes;   /* per 4 bytes, stops counting at 255 */
+    std::vector<uint64_t> writers; /* per 4 bytes: the launch that wrote them last */
+    std::vector<global_tag> tags;  /* ordered: per 16 bytes */
 };
 
 /* A protocol step of a kernel: what it calls and where. */
@@ -69,6 +70,7 @@ struct device {
     std::string error;
     uint64_t launches = 0;
     uint64_t overlapping = 0; /* of them might have begun before the one ahead had ended */
+    uint64_t ahead = 0;       /* the first that may still run while the newest one does */
     uint64_t switches = 0;    /* fiber switches of all launches */
     uint64_t multiplies = 0;  /* 16 x N x 16 products of all launches */
 
@@ -90,8 +92,8 @@ int64_t device_unwritten(const device *d, const void *base);
  */
 void *memory_take(size_t bytes);
 void memory_give(void *memory);
-/* Does a kernel use such memory here? */
-bool memory_use(uintptr_t address, size_t bytes, bool write);
+/* A kernel uses such memory: per 4 bytes the launch that wrote them last; nullptr: it is none. */
+uint64_t *memory_use(uintptr_t address, size_t bytes, bool write);
 
 /*
  * Kernels run at once, but what a stream of copies does not wait for may still run on a GPU. A copy
@@ -108,7 +110,8 @@ struct launch_shape {
     int grid[3];
     int threads;
     uint32_t smem_bytes;
-    int cluster; /* blocks of one, along x; 0 or 1: none */
+    int cluster;           /* blocks of one, along x; 0 or 1: none */
+    bool overlaps = false; /* may begin before the launch ahead has ended */
 };
 
 /* Runs the grid to its end; body is called once in each thread. False: see d->error. */

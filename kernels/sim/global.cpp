@@ -27,6 +27,23 @@ bool count_write(buffer &b, uintptr_t address, size_t bytes, std::string *why)
     return true;
 }
 
+/*
+ * The launch ahead of one that overlaps it may still run: what it has written is not there, and
+ * what both write is whose comes last. For these words, in which their writers are noted.
+ */
+bool settled(uint64_t *writers, uintptr_t address, size_t bytes, bool write)
+{
+    const machine &m = the_machine();
+    bool waited = m.in_engine ? m.stepping->waited : m.running->waited;
+    for (size_t i = 0; i < (address % 4 + bytes + 3) / 4; i++) {
+        if (writers[i] >= m.on->ahead && writers[i] < m.on->launches && !waited) {
+            return false;
+        }
+        writers[i] = write ? m.on->launches : writers[i];
+    }
+    return true;
+}
+
 void check(const char *what, const void *at_address, size_t bytes, bool write, where at)
 {
     std::string why;
@@ -64,10 +81,9 @@ bool global_usable(const void *at_address, size_t bytes, bool write, std::string
 {
     uintptr_t address = reinterpret_cast<uintptr_t>(at_address);
     buffer *b = global_buffer(address, bytes);
-    if (b == nullptr && memory_use(address, bytes, write)) {
-        return true;
-    }
-    if (b == nullptr) {
+    uint64_t *writers =
+        b != nullptr ? &b->writers[(address - b->base) / 4] : memory_use(address, bytes, write);
+    if (writers == nullptr) {
         *why = "touches global memory outside every registered buffer";
         for (const buffer &near : the_machine().on->buffers) {
             if (address + bytes + 4096 > near.base && address < near.base + near.bytes + 4096) {
@@ -78,11 +94,25 @@ bool global_usable(const void *at_address, size_t bytes, bool write, std::string
         }
         return false;
     }
-    if (write && b->use == usage::input) {
+    if (write && b != nullptr && b->use == usage::input) {
         *why = std::string("writes the input \"") + b->name + "\"";
         return false;
     }
-    return !write || count_write(*b, address, bytes, why);
+    if (!settled(writers, address, bytes, write)) {
+        *why = "touches what the launch ahead has written, which may still run: no "
+               "grid_wait_previous";
+        return false;
+    }
+    return !write || b == nullptr || count_write(*b, address, bytes, why);
+}
+
+void grid_wait_previous(where at)
+{
+    machine &m = the_machine();
+    if (m.shape.overlaps && !dropped("grid_wait_previous", at)) {
+        self().waited = true;
+        m.waited = true;
+    }
 }
 
 void global_read(const void *from, void *to, size_t bytes, where at)

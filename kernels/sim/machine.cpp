@@ -258,6 +258,8 @@ void yield()
 
 void start(std::unique_ptr<pending> operation)
 {
+    const machine &m = *current;
+    operation->waited = m.in_engine ? m.stepping->waited : m.running->waited;
     current->operations.push_back(std::move(operation));
 }
 
@@ -318,6 +320,7 @@ void device_add(device *d, const char *name, const void *base, size_t bytes, usa
 {
     d->buffers.push_back({name, reinterpret_cast<uintptr_t>(base), bytes, use,
                           std::vector<uint8_t>(use == usage::output ? (bytes + 3) / 4 : 0),
+                          std::vector<uint64_t>(bytes / 4 + 2),
                           std::vector<global_tag>(use == usage::ordered ? bytes / 16 + 2 : 0)});
 }
 
@@ -350,6 +353,8 @@ bool device_run(device *d, const launch_shape &shape, const std::function<void()
     static const int EAGERNESS[] = {0, 10, 50, 95}; /* the lazy one finds nearly everything */
     static const uint32_t LAGS[] = {0, 50, 2000, 1u << 30}; /* none, short, long, to the end */
     d->launches++;
+    d->ahead = shape.overlaps ? d->ahead : d->launches;
+    d->overlapping += shape.overlaps ? 1 : 0;
     clock_use(cluster);
     machine m = {};
     m.on = d;
@@ -363,6 +368,10 @@ bool device_run(device *d, const launch_shape &shape, const std::function<void()
     m.lag = LAGS[random_below(4)];
     fiber_open(&m.engine, engine_main, nullptr);
     run_grid(m);
+    if (m.error.empty() && shape.overlaps && !m.waited) {
+        m.error = "no thread of a launch that overlaps the one ahead has called "
+                  "grid_wait_previous: what comes after it does not wait for that one either";
+    }
     fiber_close(&m.engine);
     for (auto &b : m.blocks) {
         close_block(m, std::move(b));

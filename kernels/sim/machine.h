@@ -20,6 +20,7 @@ namespace sim
 
 /* An asynchronous operation in flight. */
 struct pending {
+    bool waited = false; /* its thread had, see thread */
     virtual ~pending() = default;
     /* Do the next part; true when nothing is left. */
     virtual bool step() = 0;
@@ -43,6 +44,7 @@ struct machine {
     std::vector<thread *> late;                 /* can run, but are held back */
     std::map<const int32_t *, std::shared_ptr<const published>> flags;
     std::vector<thread *> polling; /* wait for a change of global memory */
+    bool waited;                   /* a thread has called grid_wait_previous */
     std::string error;
     uint64_t version; /* of shared memory, unique over all blocks */
 };

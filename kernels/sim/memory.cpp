@@ -17,7 +17,8 @@ constexpr size_t ALIGNMENT = 256;
 
 struct piece {
     size_t bytes;
-    std::vector<uint64_t> read; /* per ALIGNMENT bytes: in which period a kernel last did */
+    std::vector<uint64_t> read;    /* per ALIGNMENT bytes: in which period a kernel last did */
+    std::vector<uint64_t> writers; /* per 4 bytes */
 };
 
 std::map<uintptr_t, piece> &taken()
@@ -50,8 +51,8 @@ void *memory_take(size_t bytes)
     void *memory = aligned_alloc(ALIGNMENT, all > 0 ? all : ALIGNMENT);
     if (memory != nullptr) {
         memset(memory, 0xff, all);
-        taken()[reinterpret_cast<uintptr_t>(memory)] = {bytes,
-                                                        std::vector<uint64_t>(all / ALIGNMENT + 1)};
+        taken()[reinterpret_cast<uintptr_t>(memory)] = {
+            bytes, std::vector<uint64_t>(all / ALIGNMENT + 1), std::vector<uint64_t>(all / 4 + 1)};
     }
     return memory;
 }
@@ -62,7 +63,7 @@ void memory_give(void *memory)
     free(memory);
 }
 
-bool memory_use(uintptr_t address, size_t bytes, bool write)
+uint64_t *memory_use(uintptr_t address, size_t bytes, bool write)
 {
     size_t offset = 0;
     piece *p = piece_of(address, bytes, &offset);
@@ -72,7 +73,7 @@ bool memory_use(uintptr_t address, size_t bytes, bool write)
         }
         reader = the_machine().on;
     }
-    return p != nullptr;
+    return p != nullptr ? &p->writers[offset / 4] : nullptr;
 }
 
 bool memory_copy(void *to, const void *from, size_t bytes)

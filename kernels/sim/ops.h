@@ -183,6 +183,7 @@ void order_acquire(const int32_t *flag);
 void fence_async_global(where at);
 
 /* global memory (global.cpp) */
+void grid_wait_previous(where at);
 void global_read(const void *from, void *to, size_t bytes, where at);
 void global_write(void *to, const void *from, size_t bytes, where at);
 void global_discard(void *line, where at); /* which holds NaN then */

@@ -14,6 +14,7 @@
 #include "gpu/descriptor.cuh"
 #include "gpu/fence.cuh"
 #include "gpu/global.cuh"
+#include "gpu/grid.cuh"
 #include "gpu/index.cuh"
 #include "gpu/launch.cuh"
 #include "gpu/mbarrier.cuh"
@@ -633,6 +634,44 @@ START_TEST(flags_that_never_come_are_a_deadlock)
 }
 END_TEST
 
+/* What is said of a second launch that overlaps a first one, which adds to a counter. */
+std::string overlap(const std::function<void(int32_t *counters)> &second)
+{
+    static int32_t counters[2];
+    sim::device d;
+    sim::device_add(&d, "counters", counters, sizeof counters, sim::usage::scratch);
+    auto first = [] {
+        if (thread_index() == 0) {
+            atomic_add(counters, 1);
+        }
+    };
+    sim::device_run(&d, {{1, 1, 1}, 32, BYTES, 0}, first);
+    sim::device_run(&d, {{1, 1, 1}, 32, BYTES, 0, true}, [&] {
+        if (thread_index() == 0) {
+            second(counters);
+        }
+    });
+    return d.error;
+}
+
+START_TEST(a_launch_that_overlaps_waits_for_the_one_ahead)
+{
+    std::string early = overlap([](int32_t *counters) {
+        atomic_add(counters, 1);
+        grid_wait_previous();
+    });
+    std::string never = overlap([](int32_t *counters) { atomic_add(counters + 1, 1); });
+    std::string late = overlap([](int32_t *counters) {
+        atomic_add(counters + 1, 1);
+        grid_wait_previous();
+        atomic_add(counters, 1);
+    });
+    ck_assert_ptr_nonnull(strstr(early.c_str(), "what the launch ahead has written"));
+    ck_assert_ptr_nonnull(strstr(never.c_str(), "no thread of a launch"));
+    ck_assert_msg(late.empty(), "%s", late.c_str());
+}
+END_TEST
+
 START_TEST(a_copy_waits_for_kernels_that_read_there)
 {
     constexpr size_t PIECE = 256;
@@ -672,6 +711,7 @@ int main()
     tcase_add_test(tests, a_flag_orders_threads_of_a_block_too);
     tcase_add_test(tests, what_is_discarded_is_gone);
     tcase_add_test(tests, flags_that_never_come_are_a_deadlock);
+    tcase_add_test(tests, a_launch_that_overlaps_waits_for_the_one_ahead);
     tcase_add_test(tests, a_copy_waits_for_kernels_that_read_there);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

@@ -15,6 +15,7 @@ namespace
 {
 
 constexpr uint64_t SEEDS = 20;
+constexpr uint64_t IN_PARTS = 15; /* a seed with which attention_check launches three of them */
 
 void nothing(sim::device &)
 {
@@ -121,7 +122,8 @@ START_TEST(bits_do_not_depend_on_the_schedule)
 END_TEST
 
 /* Without a mask 192 rows are a tile of three consumers, 256 two of two: kernels of their own. The
- * second overlaps the first of its own launch, never whatever ran before that. */
+ * second overlaps the first of its own launch, never whatever ran before that: in parts that is the
+ * same kernel, whose counter it shares. */
 START_TEST(only_the_second_kernel_of_a_launch_overlaps)
 {
     attn_shape shape = attention_hazards(attention_rows_sm90)[0].shape;
@@ -138,6 +140,7 @@ START_TEST(only_the_second_kernel_of_a_launch_overlaps)
         for (const item &alone : {tall, small}) {
             c.items = {alone};
             ck_assert_uint_eq(attention_run(c, 1, nothing).overlapping, 0);
+            attention_check(c, IN_PARTS);
         }
     }
 }

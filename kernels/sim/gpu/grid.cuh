@@ -3,13 +3,15 @@
 #define SIM_GPU_GRID_CUH
 
 #include "gpu/types.cuh"
+#include "sim/ops.h"
 
 namespace gpu
 {
 
-/* Launches run one after another. */
-GPU_INLINE void grid_wait_previous()
+/* Launches run one after another, but what one that overlaps touches before this is watched. */
+GPU_INLINE void grid_wait_previous(sim::where at = SIM_HERE)
 {
+    sim::grid_wait_previous(at);
 }
 
 GPU_INLINE void grid_start_next()

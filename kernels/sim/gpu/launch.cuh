@@ -30,8 +30,8 @@ inline const char *launch(const launch_config &config, void (*kernel)(Parameters
         {at_least_one(config.grid_x), at_least_one(config.grid_y), at_least_one(config.grid_z)},
         config.threads,
         config.smem_bytes,
-        config.cluster};
-    config.on->overlapping += config.overlaps_previous ? 1 : 0;
+        config.cluster,
+        config.overlaps_previous};
     bool ran = sim::device_run(config.on, shape, [&] { kernel(Parameters(arguments)...); });
     return ran ? nullptr : config.on->error.c_str();
 }

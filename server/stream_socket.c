@@ -539,14 +539,15 @@ static int descriptor(const void *state)
 static void stop(void *state)
 {
     struct side *side = state;
+    /* While it is this daemon's: once nobody answers there the next one may take the path. */
+    if (side->path[0] != '\0') {
+        unlink(side->path);
+    }
     for (uint32_t i = 0; i < DOORS; i++) {
         if (side->doors[i].listener >= 0) {
             close(side->doors[i].listener);
             side->doors[i].listener = -1;
         }
-    }
-    if (side->path[0] != '\0') {
-        unlink(side->path);
     }
 }
 

@@ -128,10 +128,11 @@ GPU_INLINE gpu::f32x2 softmax_exponentials(float (&s)[N / 2], const softmax_stat
  */
 constexpr float SUM_HELD = 0x1p60f, SUM_FP16 = 0x1p15f;
 
-/* One of both rows is more than that, or NaN. */
+/* One of both rows is more than that. Not so a NaN, which no other maximum would mend: a launch of
+ * nothing else must not take all of its exponentials again. */
 GPU_INLINE bool sums_past(gpu::f32x2 sums, float most)
 {
-    return !(sums.x <= most && sums.y <= most);
+    return sums.x > most || sums.y > most;
 }
 
 /*

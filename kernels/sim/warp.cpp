@@ -232,6 +232,7 @@ void warp_multiply(float *d, const uint32_t *a, const uint32_t *b, bool bf16, wh
     fragment_rows low = bring_rows(a[0], a[2], bf16, at);
     fragment_rows high = bring_rows(a[1], a[3], bf16, at);
     fragment_rows columns = bring_rows(b[0], b[1], bf16, at);
+    the_machine().on->multiplies += self().lane == 0 ? 1 : 0;
     int row = self().lane / 4, column = 2 * (self().lane % 4);
     for (int i = 0; i < 2; i++) {
         d[i] += dot(low.row[row], columns.row[column + i]);

@@ -56,8 +56,8 @@ attention_outcome attention_run(const attention_case &c, uint64_t seed,
                                 const std::function<void(sim::device &)> &setup);
 
 /* One launch of a case without window whose sequences' key `key` is NaN: rows that see it are NaN,
- * o and lse, all others are numbers. For Check tests. */
-void attention_check_nan(const attention_case &c, uint64_t seed, int key);
+ * o and lse, all others are numbers. For Check tests. Returns how many products it took. */
+uint64_t attention_check_nan(const attention_case &c, uint64_t seed, int key);
 
 /* One launch against the fp64 answer and with canaries; for Check tests. */
 void attention_check(const attention_case &c, uint64_t seed);

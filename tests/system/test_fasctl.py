@@ -350,6 +350,9 @@ def main():
         expect(done.returncode == 0, done)
         (row,) = json.loads(done.stdout)
         expect(row["requests"] >= 20 and row["p99_us"] >= row["p50_us"] > 0, row)
+    done = fasctl("bench", "--lengths", "8", "--callers", "200", "--seconds", "0.2", "--json")
+    (row,) = json.loads(done.stdout)  # a connection has 64 calls: no room for some is no failure
+    expect(done.returncode == 0 and row["failed"] > 0 and "calls_max" in done.stderr, done)
     check_interrupt()
     check_baseline()
     check_sets()

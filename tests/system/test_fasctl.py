@@ -3,6 +3,7 @@
 written out in plain Python; bad files and bad usage get a clear error and the right exit code.
 usage: test_fasctl.py FASCTL EXAMPLE FASERVED SOCKET"""
 
+import atexit
 import json
 import math
 import os
@@ -235,6 +236,7 @@ def check_killed(folder):
         path, began = folder + "/killed.sock", time.monotonic()
         daemon = subprocess.Popen([FASERVED, "--listen-ipc", path, "--device", "cpu:0",
                                    "--arena-bytes", "16MiB", "--log-level", "error"])
+        atexit.register(daemon.kill)
         own = {**ENVIRONMENT, "FASERVE_URL": "ipc://" + path}
         ping = [FASCTL, "ping"]
         while subprocess.run(ping, env=own, capture_output=True, check=False).returncode:
@@ -270,7 +272,9 @@ def check_plain(folder):
             file.write(line + "\n")
     own = {**ENVIRONMENT, "FASERVE_URL": "tcp://" + address, "FASERVE_TOKEN_FILE": secret}
     daemon = subprocess.Popen([FASERVED, "--listen-ipc=", "--listen-tcp", address, "--token-file",
-                               tokens, "--device", "cpu:0", "--log-level", "error"])
+                               tokens, "--device", "cpu:0", "--arena-bytes", "256MiB",
+                               "--log-level", "error"])
+    atexit.register(daemon.kill)
     while subprocess.run([FASCTL, "ping"], env=own, capture_output=True, check=False).returncode:
         time.sleep(0.05)
     bench = subprocess.Popen([FASCTL, "bench", "--bulk"], env=own, stdout=subprocess.DEVNULL)

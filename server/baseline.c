@@ -536,7 +536,8 @@ static enum fas_status answer_copies(struct device *device, const struct config 
 {
     double in = number(spec, "copy_in_bytes", 0), out = number(spec, "copy_out_bytes", 0);
     double seconds = number(spec, "seconds", 1);
-    double most = COPY_PIECES_MAX * (double)(device_staging_bytes(config) / 2);
+    uint64_t half_bytes = device_staging_bytes(config) / 2;
+    double most = (double)(COPY_PIECES_MAX * half_bytes);
     if (!(in >= 0 && in <= most && out >= 0 && out <= most)) {
         return fas_fail(error, FAS_INVALID_ARGUMENT,
                         in >= 0 && in <= most ? "copy_out_bytes" : "copy_in_bytes", "not 0 to %.0f",

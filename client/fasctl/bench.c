@@ -250,7 +250,9 @@ static void print_row(struct table *table, const struct row *row)
         table_cell(table, "%.0f", o->tokens_per_s);
     }
     table_cell(table, "%.2f", o->gbytes_per_s);
-    if (row->bulk) {
+    if (row->bulk && row->plain_gbytes_per_s == 0) {
+        table_cell(table, "no plain sockets to be had");
+    } else if (row->bulk) {
         table_cell(table, "plain sockets: %.2f GB/s, so %.0f %%", row->plain_gbytes_per_s,
                    100 * o->gbytes_per_s / row->plain_gbytes_per_s);
     } else {

@@ -108,7 +108,7 @@ static bool rounds_run(struct bulk *bulk, struct flights *flights)
     bulk->outcome.p50_us = ours[ROUNDS / 2] * 1e6;
     bulk->outcome.p90_us = ours[ROUNDS * 9 / 10] * 1e6;
     bulk->outcome.gbytes_per_s = bulk->bytes * 1e-9 / ours[ROUNDS / 2];
-    bulk->plain_gbytes_per_s = bulk->bytes * 1e-9 / plain[ROUNDS / 2];
+    bulk->plain_gbytes_per_s = plain[0] > 0 ? bulk->bytes * 1e-9 / plain[ROUNDS / 2] : 0;
     return true;
 }
 

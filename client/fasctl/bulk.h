@@ -19,8 +19,8 @@ struct bulk {
 
     double bytes; /* out: of one round, both ways */
     struct outcome outcome;
-    double plain_gbytes_per_s;
-    struct fas_error error; /* when it failed */
+    double plain_gbytes_per_s; /* 0: they failed */
+    struct fas_error error;    /* when it failed */
 };
 
 /* False: it failed. */

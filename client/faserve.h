@@ -153,7 +153,8 @@ struct fas_buffer {
  * How one side's rows form sequences. With cu_seqlens, sequence b is rows cu_seqlens[b] up to
  * cu_seqlens[b + 1]; the first is 0, the last total. Without, sequence b starts at b * max_len.
  * With seqused, only the first seqused[b] rows of it count; the others' results are 0 (lse: -inf).
- * The two sides choose freely. The arrays must stay as they are until the call ends.
+ * The two sides choose freely; a GPU takes sequences of up to 2^24 rows. The arrays must stay as
+ * they are until the call ends.
  */
 struct fas_lengths {
     const int32_t *cu_seqlens; /* batch + 1, or NULL */

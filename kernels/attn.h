@@ -61,6 +61,10 @@ struct attn_mask {
 
 enum { ATTN_HEAD_DIM_STEP = 8, ATTN_HEAD_DIM_MAX = 256 };
 
+/* Rows of the longest span that a kernel on a GPU reaches (gpu/tensor_shape.cuh): a launch with a
+ * longer one is ATTN_INVALID there. The CPU has no such limit. */
+enum { ATTN_GPU_SPAN_MAX = 1 << 24 };
+
 /* Requests whose shapes compare equal (attn_shape_equal) may share a launch. */
 struct attn_shape {
     enum attn_pass pass;

@@ -156,8 +156,8 @@ static enum fas_status reserve(struct server *server, struct connection *connect
                         "%" PRIu64 " bytes, the limit is %" PRIu64, slot->request.layout.bytes,
                         connection->limits.request_bytes);
     }
-    enum fas_status status = FAS_OK;
-    if (slot->request.wire.retain) {
+    enum fas_status status = request_check_spans(&slot->request, lengths, error);
+    if (status == FAS_OK && slot->request.wire.retain) {
         status = hold_check(server, connection, executor->index, slot->request.layout.bytes, error);
     }
     if (status == FAS_OK) {

@@ -72,6 +72,27 @@ enum fas_status request_shape(struct request *request, const struct wire_request
     return request->row ? FAS_OK : refuse_shape(reason, arch, error);
 }
 
+static enum fas_status check_span(enum attn_arch arch, const char *field, int32_t rows,
+                                  struct fas_error *error)
+{
+    if (arch == ATTN_CPU || rows <= ATTN_GPU_SPAN_MAX) {
+        return FAS_OK;
+    }
+    return fas_fail(error, FAS_UNSUPPORTED, field,
+                    "a sequence of %d rows, the longest here is %d (%s)", rows, ATTN_GPU_SPAN_MAX,
+                    request_arch_name(arch));
+}
+
+enum fas_status request_check_spans(const struct request *request,
+                                    const struct wire_lengths *lengths, struct fas_error *error)
+{
+    enum attn_arch arch = request->row->arch;
+    const char *q = lengths->cu_seqlens_q ? "cu_seqlens_q" : "q.max_len";
+    const char *k = lengths->cu_seqlens_k ? "cu_seqlens_k" : "k.max_len";
+    enum fas_status status = check_span(arch, q, lengths->max_len_q, error);
+    return status == FAS_OK ? check_span(arch, k, lengths->max_len_k, error) : status;
+}
+
 uint64_t request_sequences_bytes(const struct request *request)
 {
     return (uint64_t)request->sequence_count * sizeof(struct attn_sequence);

@@ -43,6 +43,10 @@ struct request {
 enum fas_status request_shape(struct request *request, const struct wire_request *wire,
                               enum attn_arch arch, struct fas_error *error);
 
+/* Are its sequences short enough for its row's device? */
+enum fas_status request_check_spans(const struct request *request,
+                                    const struct wire_lengths *lengths, struct fas_error *error);
+
 /* The tensor is at `data`, with the strides the request says: where the kernels use it, or else
  * (copied) where it is copied from or to. */
 void request_place(struct request *request, enum fas_tensor tensor, uint8_t *data, bool copied);

@@ -11,6 +11,7 @@ namespace
 {
 
 constexpr size_t PIECE_ALIGNMENT = 256;
+static_assert(gpu::RAGGED_ROWS == ATTN_GPU_SPAN_MAX, "one number, said to both sides");
 static_assert(ATTN_CUDA_SMS_MIN >= PLAN_GROUP, "who waits in a group finds all of it");
 
 size_t round_up(size_t bytes)

@@ -56,6 +56,27 @@ START_TEST(shape_and_sequences_are_what_was_asked)
 }
 END_TEST
 
+/* Past that a launch on a GPU is refused, which there looks like a lost device. */
+START_TEST(a_sequence_is_as_long_as_its_device_reaches)
+{
+    const struct attn_row cpu = {.arch = ATTN_CPU}, gpu = {.arch = ATTN_SM90};
+    const struct request here = {.row = &cpu}, there = {.row = &gpu};
+    struct wire_lengths lengths = {.batch = 3,
+                                   .cu_seqlens_q = cu_q,
+                                   .max_len_q = ATTN_GPU_SPAN_MAX,
+                                   .max_len_k = ATTN_GPU_SPAN_MAX};
+    struct fas_error error = {0};
+    ck_assert_int_eq(request_check_spans(&there, &lengths, &error), FAS_OK);
+    lengths.max_len_k++;
+    ck_assert_int_eq(request_check_spans(&there, &lengths, &error), FAS_UNSUPPORTED);
+    ck_assert_str_eq(error.field, "k.max_len");
+    lengths.max_len_q++;
+    ck_assert_int_eq(request_check_spans(&there, &lengths, &error), FAS_UNSUPPORTED);
+    ck_assert_str_eq(error.field, "cu_seqlens_q");
+    ck_assert_int_eq(request_check_spans(&here, &lengths, &error), FAS_OK);
+}
+END_TEST
+
 START_TEST(tensors_lie_apart_and_aligned)
 {
     struct wire_request wire = backward();
@@ -293,6 +314,7 @@ int main(void)
 {
     static const struct check_row rows[] = {
         {"sequences", &shape_and_sequences_are_what_was_asked},
+        {"spans", &a_sequence_is_as_long_as_its_device_reaches},
         {"layout", &tensors_lie_apart_and_aligned},
         {"bind", &the_kernels_see_the_layout},
         {"in_place", &tensors_in_place_are_bound_where_they_are},

@@ -69,6 +69,7 @@ struct device_completion {
     enum device_lane lane;
     uint64_t tag;
     bool failed;
+    bool refused; /* a launch of which nothing was begun: the device is as before */
     /* On clock.h; one that waited behind another of its lane began when that was over. */
     uint64_t started_us, ended_us;
 };

@@ -54,6 +54,7 @@
 struct work {
     uint64_t tag, issued_us;
     bool is_record; /* of the download lane */
+    bool refused;   /* a launch: as in device_completion */
     union {
         struct device_copy copy;
         struct device_launch launch;
@@ -164,13 +165,16 @@ static void issue_record(struct cuda *cuda, const struct device_record *record, 
                    .lane = DEVICE_RECORD, .tag = record->tag, .failed = result != cudaSuccess});
 }
 
-static cudaError_t issue_launch(const struct device *device, const struct device_launch *work)
+/* What the kernel's host part turns down (attn_status) is no error of CUDA's. */
+static cudaError_t issue_launch(const struct device *device, const struct device_launch *work,
+                                bool *refused)
 {
     const struct cuda *cuda = device->state;
     if (work->launch.sequence_count > 0 &&
         work->row->launch(cuda->context, &work->launch) != ATTN_OK) {
         cudaError_t result = cudaGetLastError();
-        return result != cudaSuccess ? result : cudaErrorLaunchFailure;
+        *refused = result == cudaSuccess;
+        return result;
     }
     return attn_cuda_sum_dsink(cuda->context, work->sums, work->sum_count) == ATTN_OK
                ? cudaSuccess
@@ -196,7 +200,7 @@ static void issue(struct device *device, enum device_lane which, struct work *wo
     cudaError_t result = fault(device, which) ? cudaErrorUnknown : cudaSuccess;
     work->issued_us = clock_us();
     if (result == cudaSuccess && !cuda->failed && !work->is_record) {
-        result = which == DEVICE_LAUNCH ? issue_launch(device, &work->launch)
+        result = which == DEVICE_LAUNCH ? issue_launch(device, &work->launch, &work->refused)
                                         : issue_copy(device, which, &work->copy, lane->stream);
     }
     if (result == cudaSuccess && !cuda->failed) {
@@ -249,8 +253,11 @@ static bool report_one(struct device *device, enum device_lane which)
         return false;
     }
     const struct work *work = &lane->ring[lane->first % cuda->room];
-    struct device_completion completion = {
-        .lane = which, .tag = work->tag, .failed = cuda->failed, .ended_us = clock_us()};
+    struct device_completion completion = {.lane = which,
+                                           .tag = work->tag,
+                                           .failed = cuda->failed,
+                                           .refused = work->refused,
+                                           .ended_us = clock_us()};
     completion.started_us = work->issued_us > lane->ended_us ? work->issued_us : lane->ended_us;
     lane->ended_us = completion.ended_us;
     bool is_record = work->is_record; /* which was told of when it was issued */

@@ -382,9 +382,10 @@ static void account(struct server *server, struct executor *executor, struct fli
         slot->batch_index != index || slot->batch.id != flight->batch.id) {
         return; /* over with an earlier launch, and perhaps somebody else's by now */
     }
-    if (completion->failed) {
+    if (completion->failed || completion->refused) {
         struct fas_error error;
-        fas_fail(&error, FAS_DEVICE_FAULT, "", "%s failed", executor->device.name);
+        fas_fail(&error, completion->failed ? FAS_DEVICE_FAULT : FAS_INTERNAL, "",
+                 completion->failed ? "%s failed" : "%s refused the launch", executor->device.name);
         intake_end(server, slot, &error); /* if it has not ended before */
     }
     if (slot->error.status != FAS_OK) {
@@ -408,7 +409,12 @@ static void launch_done(struct server *server, struct executor *executor,
 {
     struct flight *flight = flight_at(executor, 0);
     assert(executor->launches > 0 && flight->batch.id == completion->tag);
-    measure(executor, completion, flight_step_flops(flight));
+    if (completion->refused) {
+        log_warn("launch_refused", log_str("device", executor->device.name),
+                 log_u64("batch", flight->batch.id));
+    } else {
+        measure(executor, completion, flight_step_flops(flight));
+    }
     stats_add(&server->stats, STATS_SLICES, 1);
     stats_record(&server->stats, STATS_SLICE_US, completion->ended_us - completion->started_us);
     for (int32_t i = 0; i < flight->batch.request_count; i++) {

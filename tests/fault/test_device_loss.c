@@ -246,6 +246,28 @@ START_TEST(batches_of_two_devices_are_not_taken_for_each_other)
 }
 END_TEST
 
+/* What the kernel's host part turns down, for a reason that nobody thought of. */
+START_TEST(a_refused_launch_is_its_requests_loss_alone)
+{
+    struct daemon daemon;
+    struct random random = random_open(3);
+    struct job job;
+    struct fas_report report;
+    start(&daemon, "far:0", "far:0/refuse 2");
+    struct fas_client *client = connect_to(&daemon);
+    job_forward(&job, &shape, &random);
+    ck_assert_int_eq(fas_run(client, &job.request, NULL), FAS_OK);
+    for (int i = 0; i < 3; i++) {
+        ck_assert_int_eq(fas_run(client, &job.request, &report), FAS_INTERNAL);
+        ck_assert_str_eq(report.error.text, "far:0 refused the launch");
+    }
+    ck_assert_int_eq(fas_ping(client, 5000, NULL, NULL), FAS_OK);
+    job_close(&job);
+    fas_close(client);
+    ck_assert_int_eq(daemon_stop(&daemon), 0);
+}
+END_TEST
+
 START_TEST(without_a_device_the_daemon_ends)
 {
     struct daemon daemon;
@@ -269,6 +291,7 @@ int main(void)
         {"cancels", &cancels_at_every_stage_give_everything_back},
         {"id", &an_id_is_free_after_its_device_failed},
         {"batches", &batches_of_two_devices_are_not_taken_for_each_other},
+        {"refused", &a_refused_launch_is_its_requests_loss_alone},
         {"last", &without_a_device_the_daemon_ends},
     };
     return check_main("device_loss", rows, sizeof rows / sizeof rows[0]);

@@ -5,7 +5,8 @@
  * Copies go through memcpy, so that sanitizers see every access to a slab.
  *
  * Fault sites: "far:0" for launches, "far:0/upload", "far:0/download": a failed device completes
- * everything as failed. "far:0/hang": the launch never ends; "far:0/slow": after SLOW_US.
+ * everything as failed. "far:0/hang": the launch never ends; "far:0/slow": after SLOW_US;
+ * "far:0/refuse": it is not begun.
  */
 #include <assert.h>
 #include <fcntl.h>
@@ -122,6 +123,14 @@ static bool fails(struct far_lane *lane)
     return atomic_load(&far->failed);
 }
 
+/* A launch that is not begun. */
+static bool refuses(const struct far_lane *lane)
+{
+    char site[sizeof lane->device->name + 16];
+    snprintf(site, sizeof site, "%s/refuse", lane->device->name);
+    return lane->which == DEVICE_LAUNCH && fault_here(site);
+}
+
 /* Launches that take their time. */
 static void linger(const struct far_lane *lane)
 {
@@ -219,9 +228,10 @@ static void *run(void *argument)
         record_all(lane, &work);
         linger(lane);
         completion.failed = fails(lane);
-        if (!completion.failed && lane->which == DEVICE_LAUNCH) {
+        completion.refused = refuses(lane);
+        if (!completion.failed && !completion.refused && lane->which == DEVICE_LAUNCH) {
             launch(lane->device->state, &work.launch);
-        } else if (!completion.failed) {
+        } else if (!completion.failed && !completion.refused) {
             copy(lane->device, lane->which, &work.copy);
         }
         pause_a_while(lane);

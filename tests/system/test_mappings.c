@@ -16,7 +16,7 @@ enum { ROWS = 128, HEADS = 2, WIDTH = 64, TENSOR_BYTES = ROWS * HEADS * WIDTH * 
 
 #define SMALL_BYTES ((size_t)4 << 20)
 #define LARGE_BYTES ((size_t)1 << 30)
-/* What else may come and go meanwhile. */
+/* What else may come and go meanwhile, with no other test beside it. */
 #define SLACK_BYTES ((size_t)128 << 20)
 
 static const char *const options[] = {

@@ -84,7 +84,9 @@ static void *run(void *argument)
         struct work work = next_work(cpu);
         struct device_completion completion = {.lane = DEVICE_LAUNCH, .tag = work.tag};
         completion.started_us = clock_us();
-        completion.failed = compute(device, &work.launch) != ATTN_OK;
+        enum attn_status status = compute(device, &work.launch);
+        completion.refused = status == ATTN_INVALID;
+        completion.failed = status != ATTN_OK && !completion.refused;
         completion.ended_us = clock_us();
         report(cpu, &completion);
         device->wake(device->wake_context);

@@ -345,6 +345,12 @@ struct rounds {
     uint64_t begun, copies[2], over[2]; /* copies: of a round, up and down */
 };
 
+/* Of copies one way: each over the same bytes again. */
+struct ends {
+    uint64_t arena_offset;
+    uint8_t *host;
+};
+
 static uint64_t rounds_over(const struct rounds *rounds)
 {
     uint64_t over = rounds->begun;
@@ -355,14 +361,14 @@ static uint64_t rounds_over(const struct rounds *rounds)
     return over;
 }
 
-/* `bytes` in pieces to or from the end of the arena, where no request lies; returns how many. */
+/* `bytes` in pieces between the host and a place in the arena; returns how many. */
 static uint64_t begin_copies(struct device *device, bool up, uint64_t bytes, uint64_t piece_bytes,
-                             uint8_t *host)
+                             const struct ends *ends)
 {
     uint64_t count = 0;
     for (uint64_t at = 0; at < bytes; at += piece_bytes, count++) {
-        const struct device_copy copy = {.arena_offset = device->arena_bytes - piece_bytes,
-                                         .host = host,
+        const struct device_copy copy = {.arena_offset = ends->arena_offset,
+                                         .host = ends->host,
                                          .width =
                                              bytes - at < piece_bytes ? bytes - at : piece_bytes,
                                          .height = 1};
@@ -376,16 +382,18 @@ static uint64_t begin_copies(struct device *device, bool up, uint64_t bytes, uin
 }
 
 /* Two rounds are with the device at once, as of a client with two requests in flight. */
-static enum fas_status pace_copies(struct device *device, uint64_t piece_bytes, uint8_t *host[2],
-                                   double seconds, struct copies *copies, struct fas_error *error)
+static enum fas_status pace_copies(struct device *device, uint64_t piece_bytes,
+                                   const struct ends ends[2], double seconds, struct copies *copies,
+                                   struct fas_error *error)
 {
     struct rounds rounds = {0};
     struct device_completion completion;
     uint64_t end_us = clock_us() + (uint64_t)(seconds * 1e6), began_us = 0, over = 0;
     while (over < rounds.begun || more((int64_t)rounds.begun, end_us)) {
         if (rounds.begun - over < 2 && more((int64_t)rounds.begun, end_us)) {
-            rounds.copies[0] = begin_copies(device, true, copies->in_bytes, piece_bytes, host[0]);
-            rounds.copies[1] = begin_copies(device, false, copies->out_bytes, piece_bytes, host[1]);
+            rounds.copies[0] = begin_copies(device, true, copies->in_bytes, piece_bytes, &ends[0]);
+            rounds.copies[1] =
+                begin_copies(device, false, copies->out_bytes, piece_bytes, &ends[1]);
             rounds.begun++;
             continue;
         }
@@ -400,7 +408,8 @@ static enum fas_status pace_copies(struct device *device, uint64_t piece_bytes, 
     return FAS_OK;
 }
 
-/* The host's side is the device's own pinned memory; a piece is as large as may be. */
+/* The host's side is the device's own pinned memory, the other the end of the arena, where no
+ * request lies; a piece is as large as may be. */
 static enum fas_status time_copies(struct device *device, const struct config *config,
                                    uint64_t used_bytes, double seconds, struct copies *copies,
                                    struct fas_error *error)
@@ -408,15 +417,19 @@ static enum fas_status time_copies(struct device *device, const struct config *c
     uint64_t half_bytes = device_staging_bytes(config) / 2;
     uint64_t most = copies->in_bytes > copies->out_bytes ? copies->in_bytes : copies->out_bytes;
     uint64_t piece_bytes = most < half_bytes ? most : half_bytes;
-    uint8_t *host[2] = {device->staging, device->staging + half_bytes};
     if (most == 0 || device->host_reaches_arena) {
         return FAS_OK;
     }
-    if (used_bytes + piece_bytes > device->arena_bytes) {
+    if (used_bytes + 2 * piece_bytes > device->arena_bytes) {
         return fas_fail(error, FAS_INVALID_ARGUMENT, "arena-bytes",
-                        "no room for copies of %llu bytes", (unsigned long long)piece_bytes);
+                        "no room for copies of %llu bytes each way",
+                        (unsigned long long)piece_bytes);
     }
-    return pace_copies(device, piece_bytes, host, seconds, copies, error);
+    const struct ends ends[2] = {
+        {device->arena_bytes - 2 * piece_bytes, device->staging},
+        {device->arena_bytes - piece_bytes, device->staging + half_bytes},
+    };
+    return pace_copies(device, piece_bytes, ends, seconds, copies, error);
 }
 
 /* ---- a request of the spec ---- */

@@ -250,7 +250,8 @@ def check_killed(folder):
         printed, complaint = bench.communicate(timeout=60)
         expect(bench.returncode == 1 and "UNAVAILABLE" in complaint, bench.returncode, complaint)
         (row,) = json.loads(printed)
-        expect(row["requests"] > 0 and 0 < row["failed"] <= 64, row)
+        # At most 64 are under way, and a few more come before it is known; not millions.
+        expect(row["requests"] > 0 and 0 < row["failed"] <= 200, row)
         expect(time.monotonic() - began < 20, "it went on without a daemon")
 
 

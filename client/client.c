@@ -34,13 +34,6 @@ const char *fas_version(void)
     return FAS_LIBRARY_VERSION;
 }
 
-struct timespec client_in_ms(uint64_t ms)
-{
-    uint64_t at = ns_in_ms(ms);
-    return (struct timespec){.tv_sec = (time_t)(at / 1000000000u),
-                             .tv_nsec = (long)(at % 1000000000u)};
-}
-
 void client_cond_init(pthread_cond_t *cond)
 {
     pthread_condattr_t attributes;
@@ -206,7 +199,7 @@ static enum fas_status lane_greet(struct lane *lane, uint32_t timeout_ms, struct
 {
     struct fas_client *client = lane->client;
     const struct timespec until =
-        client_in_ms(timeout_ms ? timeout_ms : CONNECT_TIMEOUT_MS_DEFAULT);
+        at_ns(ns_in_ms(timeout_ms ? timeout_ms : CONNECT_TIMEOUT_MS_DEFAULT));
     int failed = 0;
     enum fas_status status = FAS_OK;
     connection_lock(client->connection);

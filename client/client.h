@@ -249,8 +249,6 @@ enum fas_status question_release(struct fas_client *client, uint64_t handle, uin
                                  struct fas_error *error);
 
 /* client.c */
-/* An absolute CLOCK_MONOTONIC time in so many ms, for condition variables of client_cond_init. */
-struct timespec client_in_ms(uint64_t ms);
 void client_cond_init(pthread_cond_t *cond);
 
 #endif

@@ -23,4 +23,11 @@ static inline uint64_t ns_in_ms(uint64_t ms)
     return now_ns() + (ms < most ? ms : most) * NS_PER_MS;
 }
 
+/* For condition variables of client_cond_init. */
+static inline struct timespec at_ns(uint64_t ns)
+{
+    return (struct timespec){.tv_sec = (time_t)(ns / 1000000000u),
+                             .tv_nsec = (long)(ns % 1000000000u)};
+}
+
 #endif

@@ -34,12 +34,6 @@
  * nobody waits for) lies so long at most. */
 #define LINGER_NS 5000000u
 
-static struct timespec at_ns(uint64_t ns)
-{
-    return (struct timespec){.tv_sec = (time_t)(ns / 1000000000u),
-                             .tv_nsec = (long)(ns % 1000000000u)};
-}
-
 /* Rounded up; what lies in the past is 0. No more than poll takes. */
 static uint32_t ms_until(uint64_t ns)
 {

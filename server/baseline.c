@@ -408,13 +408,11 @@ static enum fas_status pace_copies(struct device *device, uint64_t piece_bytes,
     return FAS_OK;
 }
 
-/* The host's side is the device's own pinned memory, the other the end of the arena, where no
- * request lies; a piece is as large as may be. */
-static enum fas_status time_copies(struct device *device, const struct config *config,
-                                   uint64_t used_bytes, double seconds, struct copies *copies,
-                                   struct fas_error *error)
+/* The host's side is the device's own pinned memory, half of it each way, the other the end of the
+ * arena, where no request lies; a piece is as large as may be. */
+static enum fas_status time_copies(struct device *device, uint64_t half_bytes, uint64_t used_bytes,
+                                   double seconds, struct copies *copies, struct fas_error *error)
 {
-    uint64_t half_bytes = device_staging_bytes(config) / 2;
     uint64_t most = copies->in_bytes > copies->out_bytes ? copies->in_bytes : copies->out_bytes;
     uint64_t piece_bytes = most < half_bytes ? most : half_bytes;
     if (most == 0 || device->host_reaches_arena) {
@@ -558,7 +556,7 @@ static enum fas_status answer_copies(struct device *device, const struct config 
     }
     struct copies copies = {.in_bytes = (uint64_t)in, .out_bytes = (uint64_t)out};
     enum fas_status status =
-        time_copies(device, config, used_bytes,
+        time_copies(device, half_bytes, used_bytes,
                     seconds < COPY_SECONDS_MAX ? seconds : COPY_SECONDS_MAX, &copies, error);
     if (status == FAS_OK && copies.us > 0) {
         cJSON_AddNumberToObject(answer, "copies_us", copies.us);

@@ -3,8 +3,6 @@
  * every size is what plan_make says, all of it at once, however lists were found, forgotten and
  * made again before.
  */
-#include <check.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include <vector>
@@ -13,6 +11,7 @@
 #include "gpu/launch.cuh"
 #include "kernels/cuda/context.cuh"
 #include "tests/sim/attention.h"
+#include "tests/support/check_main.h"
 
 namespace
 {
@@ -186,20 +185,12 @@ START_TEST(a_forward_reads_its_own_sets_and_lists)
 }
 END_TEST
 
+const check_row tests[] = {
+    {"together", &what_a_launch_takes_is_there_at_once},
+    {"forgotten", &forgotten_lists_are_not_overwritten_early},
+    {"own", &a_forward_reads_its_own_sets_and_lists},
+};
+
 } // namespace
 
-int main()
-{
-    Suite *suite = suite_create("sim_context");
-    TCase *tests = tcase_create("ring");
-    tcase_set_timeout(tests, 60);
-    tcase_add_test(tests, what_a_launch_takes_is_there_at_once);
-    tcase_add_test(tests, forgotten_lists_are_not_overwritten_early);
-    tcase_add_test(tests, a_forward_reads_its_own_sets_and_lists);
-    suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
-}
+CHECK_MAIN("sim_context", tests)
